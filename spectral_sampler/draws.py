@@ -1,8 +1,9 @@
 """The one owner of randomness: draws that are a function of where they are used, not of what was drawn before.
 
-A draw is keyed by ``(seed, epoch, batch, stream, dataset index)`` and nothing else, so a run resumed at any batch, with any
-number of workers, ranks or batches looked ahead, sees the same numbers, and no global generator is read or advanced.
-The keys pass through SplitMix64's finaliser (Steele, Lea and Flood 2014), whose output is equidistributed over 64 bits.
+A draw is keyed by ``(seed, epoch, batch, stream, dataset index)`` and nothing else, so a run resumed at any batch,
+with any number of workers, ranks or batches looked ahead, sees the same numbers, and no global generator is read or
+advanced. The keys pass through SplitMix64's finaliser (Steele, Lea and Flood 2014), whose output is equidistributed
+over 64 bits.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def uniforms(seed: int, epoch: int, batch: int, indices: NDArray[np.int64], stre
     """Uniform draws in the open interval (0, 1), one for each dataset index.
 
     Args:
-        seed, epoch, batch: integers that say where the draw is used (batch = number of the candidate batch in its epoch).
+        seed, epoch, batch: integers that say where the draw is used (batch = number of the candidate batch in its
+            epoch).
         indices: (n,) dataset indices; equal indices get equal draws.
         stream: separates draws made for different purposes at the same place.
 

@@ -1,0 +1,100 @@
+"""What a selection is: scores for a whole batch of candidate batches, then a choice within a budget for each of them.
+
+Scores depend on the reference store and the candidates alone, so they can be computed many candidate batches at a
+time, ahead of training, and kept for a fixed partition. The choice may depend on anything known when the batch is due.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+from spectral_sampler import draws
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from spectral_sampler.store import ReferenceStore
+
+__all__ = ["KINDS", "CandidateBatch", "Choice", "Scores", "Selection"]
+
+KINDS = ("spectral", "weighted", "uniform")
+"""Why a sample was selected: its rank by a graph score, a weighted draw, a plain draw."""
+
+
+class Scores(NamedTuple):
+    """Scores of B candidate batches of N candidates, with the evidence of how far they can be trusted."""
+
+    values: NDArray[np.float64]
+    """(B, N), larger is selected first."""
+    error: NDArray[np.float64]
+    """(B,) bound on the error of a score; infinite where the scores carry no order."""
+    status: NDArray[np.int64]
+    """(B,) `spectral_sampler.fiedler.Status` bits."""
+    matvecs: NDArray[np.int64]
+    """(B,) products with the Laplacian that were needed."""
+
+
+class CandidateBatch(NamedTuple):
+    """All that is known about one candidate batch when its selection is due."""
+
+    indices: NDArray[np.int64]
+    """(N,) dataset indices, unique."""
+    scores: NDArray[np.float64] | None = None
+    """(N,), None for a selection that computes none."""
+    error: float = 0.0
+    """Bound on the error of a score."""
+    losses: NDArray[np.float64] | None = None
+    """(N,) losses of the reference model."""
+    labels: NDArray[np.int64] | None = None
+    """(N,) class labels."""
+    learner_losses: NDArray[np.float64] | None = None
+    """(N,) last losses given to ``sampler.observe``, NaN where none was."""
+    seed: int = 0
+    epoch: int = 0
+    batch: int = 0
+    """Number of the candidate batch within its epoch, over all ranks."""
+    progress: float = 0.0
+    """Share of the training horizon that has passed, in [0, 1]."""
+
+    def uniforms(self, stream: int = 0) -> NDArray[np.float64]:
+        """(N,) draws in (0, 1), a function of (seed, epoch, batch, dataset index, stream)."""
+        return draws.uniforms(self.seed, self.epoch, self.batch, self.indices, stream)
+
+
+class Choice(NamedTuple):
+    """The selected candidates."""
+
+    positions: NDArray[np.int64]
+    """(n,) positions in the candidate batch, unique, in the order in which they are yielded."""
+    kinds: NDArray[np.int8]
+    """(n,) positions in `KINDS`."""
+    certified: bool = True
+    """The ranked part is the one exact arithmetic would give: the gap at the cut exceeds the scores' error."""
+    zero_weight_draws: int = 0
+    """Draws that had to take a candidate of weight zero because no other was left."""
+    weights: NDArray[np.float64] | None = None
+    """(n,) factors for the loss that make an importance sample unbiased; None means ones."""
+
+
+@runtime_checkable
+class Selection(Protocol):
+    """One way to select; see `spectral_sampler.selection.saln` for the shortest complete example."""
+
+    @property
+    def name(self) -> str:
+        """Lower-case name, as in result tables and ``spectral-sampler compare --policies``."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What must be there: a subset of {"features", "losses", "labels", "learner_losses"}."""
+        ...
+
+    def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores | None:
+        """Scores for the candidates ``indices`` (B, N), or None where the selection needs none."""
+        ...
+
+    def select(self, batch: CandidateBatch, budget: int) -> Choice:
+        """Exactly ``budget`` of the N candidates, 1 ≤ budget ≤ N."""
+        ...

@@ -1,0 +1,48 @@
+"""SALN: keep the candidates with the highest Fiedler scores (arXiv 2412.17069)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spectral_sampler.selection.protocol import CandidateBatch, Choice, Scores
+from spectral_sampler.selection.ranking import top
+from spectral_sampler.selection.spectral import check_orientation, fiedler_scores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from spectral_sampler.store import ReferenceStore
+
+__all__ = ["SALN"]
+
+
+class SALN:
+    """The ``n`` largest entries of the Fiedler vector of ``L = D − S``, S the cosine similarity of the reference
+    features.
+
+    No losses and no schedule: pair it with a constant keep ratio. The paper publishes neither the ratio, nor the sign
+    of the eigenvector, nor which end it keeps; ``score`` offers every reading
+    (`spectral_sampler.selection.spectral.ORIENTATIONS`).
+    """
+
+    name = "saln"
+    needs = frozenset({"features"})
+
+    def __init__(self, score: str = "signed") -> None:
+        self.orientation = check_orientation(score)
+
+    def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores:
+        """Fiedler scores, (B, N)."""
+        return fiedler_scores(store, indices, score=self.orientation, backend=backend)
+
+    def select(self, batch: CandidateBatch, budget: int) -> Choice:
+        """The ``budget`` highest scores."""
+        if batch.scores is None:
+            raise ValueError("SALN.select needs the scores that SALN.score computed")
+        ranked = top(batch.scores, budget, batch.indices, batch.error)
+        return Choice(ranked.positions, np.zeros(budget, dtype=np.int8), ranked.certified)
+
+    def __repr__(self) -> str:
+        return f"SALN(score={self.orientation!r})"

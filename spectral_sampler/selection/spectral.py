@@ -1,0 +1,73 @@
+"""Fiedler scores of candidate batches: what SALN and GSTDS share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from spectral_sampler.errors import argument_error
+from spectral_sampler.fiedler import Status, fiedler_rows
+from spectral_sampler.selection.protocol import Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from spectral_sampler.store import ReferenceStore
+
+__all__ = ["ORIENTATIONS", "check_orientation", "fiedler_scores"]
+
+ORIENTATIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "signed": lambda vector: vector,
+    "negated": lambda vector: -vector,
+    "abs": np.abs,
+    "boundary": lambda vector: -np.abs(vector),
+}
+"""From the Fiedler vector to a score. The sign of an eigenvector is arbitrary and neither paper fixes it; ours is
+canonical (see `spectral_sampler.fiedler`): "signed" ranks the smaller, farther group first, "negated" the larger one,
+"abs" both extremes, "boundary" the entries nearest to the cut."""
+
+
+def check_orientation(score: str) -> str:
+    """``score`` itself, or one sentence."""
+    if score not in ORIENTATIONS:
+        raise argument_error("score", f"one of {sorted(ORIENTATIONS)}", repr(score), 'The papers rank by "signed".')
+    return score
+
+
+def fiedler_scores(store: ReferenceStore, indices: NDArray[np.int64], *, score: str, backend: str) -> Scores:
+    """Oriented Fiedler vectors of the cosine graphs of B candidate batches.
+
+    Args:
+        store: reference features (M, d).
+        indices: (B, N) dataset indices.
+        score: a key of `ORIENTATIONS`.
+        backend: see `spectral_sampler.ops`.
+
+    Returns:
+        Scores with ``error = 2 · residual / gap``, the first-order bound on an entry of the unit eigenvector. A
+        degenerate
+        eigenspace has no order of its own: its scores are all equal, which ranks by dataset index.
+
+    Raises:
+        RuntimeError: a candidate's features are zero or not finite, which a `ReferenceStore` rules out when it is made.
+    """
+    result = fiedler_rows(store.features_tensor, torch.from_numpy(np.ascontiguousarray(indices)), backend=backend)
+    status = result.status.cpu().numpy().astype(np.int64)
+    invalid = np.flatnonzero(status & int(Status.INVALID))
+    if invalid.size:
+        raise RuntimeError(
+            f"the features of a candidate among dataset indices {indices[invalid[0]].tolist()} are zero or not finite; "
+            "the reference store changed after it was checked"
+        )
+    values = ORIENTATIONS[score](result.vector.cpu().numpy().astype(np.float64))
+    residual, gap = result.residual.cpu().numpy().astype(np.float64), result.gap.cpu().numpy().astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.where(gap > 0, 2.0 * residual / gap, np.inf)
+    degenerate = (status & int(Status.DEGENERATE)) != 0
+    values[degenerate] = 0.0
+    error[degenerate] = np.inf
+    return Scores(values, error, status, result.num_matvecs.cpu().numpy().astype(np.int64))
