@@ -181,6 +181,34 @@ class SigmoidSchedule(FittedSchedule):
         mean: float = 0.30,
         steepness: float = 10.0,
     ) -> None:
+        super().__init__(min, max, mean=mean)
+        if not 0.0 < steepness < float("inf"):
+            raise argument_error("steepness", "a positive number", steepness, "10 is a gentle slope, 30 nearly a step.")
+        self.steepness = float(steepness)
+
+    def shape(self, progress: Array, parameter: float) -> Array:
+        """``1 / (1 + exp(−k (t − x0)))`` with p = x0."""
+        exponent = np.clip(-self.steepness * (progress - parameter), -700.0, 700.0)  # e^709 overflows
+        return np.asarray(1.0 / (1.0 + np.exp(exponent)))
+
+    def coefficients(self) -> tuple[float, float, float]:
+        """(a, b, x0) for the continuous horizon."""
+        x0 = self.continuous_parameter()
+        first, last = (float(s) for s in self.shape(np.array([0.0, 1.0]), x0))
+        span = (self.max - self.min) / (last - first)  # b − a
+        a = self.min - span * first
+        return a, a + span, x0
+
+    def __repr__(self) -> str:
+        return f"SigmoidSchedule({self.min}, {self.max}, mean={self.mean}, steepness={self.steepness})"
+
+
+class LinearSchedule(FittedSchedule):
+    """A straight rise from min to max, held at min before it or at max after it for as long as the mean asks."""
+
+    bracket: ClassVar[tuple[float, float]] = (-0.999, 0.999)
+
+    def __init__(self, min: float, max: float, *, mean: float | None = None) -> None:  # noqa: A002
         super().__init__(min, max, mean=0.5 * (min + max) if mean is None else mean)
 
     def shape(self, progress: Array, parameter: float) -> Array:
