@@ -9,15 +9,26 @@ import spectral_sampler
 
 ROOT = Path(spectral_sampler.__file__).parent
 LAYERS = [
-    names.split(",")
-    for names in (
-        "errors draws graph kernels ops lanczos fiedler store,schedule selection sampler loader extraction experiment cli"
-    ).split()
+    ["errors"],
+    ["draws"],
+    ["graph"],
+    ["kernels"],
+    ["ops"],
+    ["lanczos"],
+    ["fiedler"],
+    ["store", "schedule"],
+    ["selection"],
+    ["sampler"],
+    ["loader"],
+    ["extraction"],
+    ["experiment"],
+    ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-FREE = {"__init__", "__main__"}  # the public face and the command's entry: they see everything and nothing sees them
+# The public face and the command's entry: they see everything and nothing sees them.
+FREE = {"__init__", "__main__"}
 
-# The one edge against the direction: ReferenceStore.from_model is a convenience that calls the extraction above it, lazily.
+# The one edge against the direction: ReferenceStore.from_model calls the extraction above it, lazily.
 ALLOWED = {("store", "extraction")}
 
 

@@ -1,0 +1,73 @@
+"""The README's code is run as it stands, its claims about itself are checked, and its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(path: Path) -> list[str]:
+    return FENCE.findall(path.read_text(encoding="utf-8"))
+
+
+def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    script = folder / "example.py"
+    script.write_text(code, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=folder,
+        check=False,
+    )
+
+
+def test_readme_is_short_and_shows_code_early():
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert lines.index("```python") < 20
+
+
+def test_the_first_block_runs_on_its_own_and_prints_what_it_says(tmp_path):
+    code = blocks(README)[0]
+    finished = run(code, tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    promised = re.findall(r"#\s*→\s*(.+)$", code, re.MULTILINE)
+    assert promised, "the first block says what it prints"
+    for line in promised:
+        assert line.strip() in finished.stdout
+
+
+def test_all_blocks_run_one_after_the_other(tmp_path):
+    finished = run("\n".join(blocks(README)), tmp_path)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_the_runner_sees_a_broken_block(tmp_path):
+    assert run(blocks(README)[0] + "\nraise SystemExit(3)\n", tmp_path).returncode == 3
+    assert run("import warnings\nwarnings.warn('x')\n", tmp_path).returncode != 0
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_pictures_exist(document):
+    text = document.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    for target in targets:
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (document.parent / target).exists(), f"{document.name} points at {target}"
+
+
+def test_make_targets_named_in_documents_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))
+    for document in DOCUMENTS:
+        for target in re.findall(r"`make ([a-z][\w-]*)", document.read_text(encoding="utf-8")):
+            assert target in targets, f"{document.name} names make {target}"
