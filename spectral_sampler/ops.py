@@ -1,0 +1,119 @@
+"""Which backend solves: the names, the order of preference, and why one cannot be used here.
+
+A backend is a module ``spectral_sampler.kernels.<name>`` with ``unusable_reason() -> str | None`` and
+``solve(features (M, d), indices (B, N)) -> (vector, value, residual, num_matvecs, status, gap)``; it is imported when it is
+first asked about. It may add ``DEVICES``, the types of device it takes, and ``unsupported(features, indices) -> str | None``.
+"auto" may fall back, as far as ``eager``; a backend asked for by name may not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from spectral_sampler.errors import BackendUnavailable, argument_error
+
+__all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "explain", "kernel", "resolve", "unusable_reason", "use_backend"]
+
+BACKENDS = ("eager", "native", "triton", "cuda", "cupy")
+ENVIRONMENT_VARIABLE = "SPECTRAL_SAMPLER_BACKEND"
+_PREFERENCE = {"cpu": ("native",), "cuda": ("triton", "cuda", "cupy")}  # then eager, which runs everywhere
+_DEVICES = {"native": ("cpu",), "triton": ("cuda",), "cuda": ("cuda",), "cupy": ("cuda",)}
+_chosen: ContextVar[str | None] = ContextVar("spectral_sampler_backend", default=None)
+
+
+def _checked(name: str, argument: str) -> str:
+    if name != "auto" and name not in BACKENDS:
+        raise argument_error(argument, f'"auto" or one of {", ".join(BACKENDS)}', repr(name), "See spectral_sampler.explain().")
+    return name
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within this context, in this thread, calls that name no backend use ``name``."""
+    token = _chosen.set(_checked(name, "backend"))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def requested(backend: str | None = None) -> str:
+    """The name asked for: the argument, else `use_backend`, else the environment variable, else "auto"."""
+    if backend is not None and _checked(backend, "backend") != "auto":
+        return backend
+    return _chosen.get() or _checked(os.environ.get(ENVIRONMENT_VARIABLE) or "auto", ENVIRONMENT_VARIABLE)
+
+
+def kernel(name: str) -> ModuleType:
+    """The module of a backend other than ``eager``; ImportError where it is absent."""
+    return importlib.import_module(f"spectral_sampler.kernels.{name}")
+
+
+def unusable_reason(name: str, device: torch.device | str | None = None) -> str | None:
+    """Why ``name`` cannot run here (on tensors of ``device``, where one is given), or None where it can."""
+    if name == "eager":
+        return None
+    try:
+        if importlib.util.find_spec(f"spectral_sampler.kernels.{name}") is None:
+            return "this installation does not contain it"
+        module = kernel(name)
+        reason: str | None = module.unusable_reason()
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"it cannot be loaded ({error})"
+    devices = getattr(module, "DEVICES", _DEVICES[name])
+    if reason is None and device is not None and torch.device(device).type not in devices:
+        return f"it takes tensors on {' or '.join(devices)} and these are on {torch.device(device).type}"
+    return reason
+
+
+def resolve(backend: str | None, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
+    """The name of the backend that will run on tensors of ``device``.
+
+    Raises:
+        BackendUnavailable: where a backend asked for by name cannot run. "auto" never raises.
+    """
+    name = requested(backend)
+    if name == "auto":
+        if dtype == torch.float64:  # the kernels compute in float32
+            return "eager"
+        order = _PREFERENCE.get(torch.device(device).type, ())
+        return next((option for option in order if unusable_reason(option, device) is None), "eager")
+    reason = unusable_reason(name, device)
+    if reason is None and dtype == torch.float64 and name != "eager":
+        reason = "it computes in float32 and these features are float64"
+    if reason is not None:
+        raise BackendUnavailable(f'Backend "{name}" cannot be used: {reason}. Pass backend="auto" to fall back, or see explain().')
+    return name
+
+
+def solver_module(backend: str | None, features: Tensor, indices: Tensor) -> ModuleType | None:
+    """The kernel module that will solve ``indices`` (B, N) into ``features`` (M, d), or None for eager."""
+    name = resolve(backend, features.device, features.dtype)
+    if name == "eager":
+        return None
+    module = kernel(name)
+    reason = module.unsupported(features, indices) if hasattr(module, "unsupported") else None
+    if reason is None:
+        return module
+    if requested(backend) == "auto":
+        return None
+    raise BackendUnavailable(f'Backend "{name}" cannot be used: {reason}. Pass backend="auto" to fall back.')
+
+
+def explain() -> str:
+    """Every backend on a line of its own: usable, or why not; and what "auto" and the present request come to."""
+    lines = []
+    for name in BACKENDS:
+        reason = unusable_reason(name)
+        lines.append(f"{name:7s} usable" if reason is None else f"{name:7s} not usable: {reason}")
+    lines.append(f'asked for: "{requested()}"; "auto" on cpu means {resolve("auto", "cpu") if requested() == "auto" else requested()}')
+    return "\n".join(lines)
