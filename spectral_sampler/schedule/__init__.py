@@ -1,0 +1,23 @@
+"""Schedules: how much of a candidate batch to keep, as a function of training progress."""
+
+from spectral_sampler.schedule.fitted import ConstantSchedule, FittedSchedule
+from spectral_sampler.schedule.plan import RATIO_GROUPS, plan_ratios
+from spectral_sampler.schedule.shapes import (
+    GammaSchedule,
+    LinearSchedule,
+    SigmoidSchedule,
+    SincSchedule,
+    SinusoidSchedule,
+)
+
+__all__ = [
+    "RATIO_GROUPS",
+    "ConstantSchedule",
+    "FittedSchedule",
+    "GammaSchedule",
+    "LinearSchedule",
+    "SigmoidSchedule",
+    "SincSchedule",
+    "SinusoidSchedule",
+    "plan_ratios",
+]
