@@ -1,0 +1,139 @@
+"""What may enter a store: every refusal names the argument, the rule, and the offending rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from spectral_sampler.errors import argument_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["FEATURE_DTYPES", "checked_features", "checked_labels", "checked_losses", "feature_dtype", "rows_text"]
+
+FEATURE_DTYPES = ("float16", "float32")
+_BLOCK_BYTES = 8 << 20  # rows are cast and checked in blocks of about this size, so a mapped file stays on disk
+_NAMED_ROWS = 5
+
+
+def rows_text(rows: NDArray[np.int64], total: int | None = None) -> str:
+    """``rows 3, 17, 40 and 12 more``."""
+    total = len(rows) if total is None else total
+    named = ", ".join(str(int(row)) for row in rows[:_NAMED_ROWS])
+    more = f" and {total - _NAMED_ROWS} more" if total > _NAMED_ROWS else ""
+    return f"{'row' if total == 1 else 'rows'} {named}{more}"
+
+
+def _as_array(argument: str, values: Any) -> NDArray[Any]:
+    """A NumPy view of a tensor, array or nested sequence; bfloat16 has no NumPy type and becomes float32."""
+    if isinstance(values, torch.Tensor):
+        if values.layout != torch.strided:
+            raise argument_error(argument, "a dense tensor", values.layout, "Call .to_dense() on it first.")
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).resolve_conj().resolve_neg()
+        array: NDArray[Any] = values.numpy()
+    else:
+        try:
+            array = np.asarray(values)
+        except ValueError as error:  # ragged nested lists
+            raise argument_error(argument, "a rectangular array", "rows of different length", str(error)) from None
+    if array.dtype.kind not in "fiub":
+        raise argument_error(argument, "an array of real numbers", f"dtype {array.dtype}",
+                             "Convert it to float32 first.")
+    return array
+
+
+def feature_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """The little-endian dtype that ``dtype`` names, if a store can hold features of it."""
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else np.dtype(dtype).name
+    if name not in FEATURE_DTYPES:
+        raise argument_error("dtype", "float16 or float32", name, "A store holds features in one of these two.")
+    little: np.dtype[Any] = np.dtype(name).newbyteorder("<")
+    return little
+
+
+def _blocks(rows: int, row_bytes: int) -> Iterator[slice]:
+    step = max(1, _BLOCK_BYTES // max(1, row_bytes))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def _refuse_rows(argument: str, rule: str, what: str, found: list[NDArray[np.int64]], remedy: str) -> None:
+    total = sum(len(rows) for rows in found)
+    if total:
+        named = rows_text(np.concatenate(found), total)
+        raise argument_error(argument, rule, f"{what} in {named}", remedy)
+
+
+def checked_features(features: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """Features (M, d) as a C-contiguous little-endian float16 or float32 array, without a copy where none is needed.
+
+    float16 and float32 stay as they are; bool, integers, bfloat16 and float64 become float32; ``dtype`` overrides.
+    A row is refused by number if it holds a NaN or an Inf, is zero throughout, or becomes so in the stored dtype.
+    """
+    array = _as_array("features", features)
+    if array.ndim != 2 or 0 in array.shape:
+        raise argument_error("features", "a non-empty (M, d) array", f"shape {array.shape}",
+                             "Flatten each sample's features to one row.")
+    kept = array.dtype.name if array.dtype.name in FEATURE_DTYPES else "float32"
+    target = feature_dtype(kept if dtype is None else dtype)
+    ready = array.dtype == target and array.flags.c_contiguous
+    result = array if ready else np.empty(array.shape, target)
+    bad: list[NDArray[np.int64]] = []
+    zero: list[NDArray[np.int64]] = []
+    overflow: list[NDArray[np.int64]] = []
+    underflow: list[NDArray[np.int64]] = []
+    for rows in _blocks(len(array), array.shape[1] * 8):
+        source = array[rows]
+        finite, nonzero = np.isfinite(source).all(axis=1), source.any(axis=1)
+        bad.append(rows.start + np.flatnonzero(~finite))
+        zero.append(rows.start + np.flatnonzero(~nonzero))
+        if not ready:
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                result[rows] = source
+            overflow.append(rows.start + np.flatnonzero(finite & ~np.isfinite(result[rows]).all(axis=1)))
+            underflow.append(rows.start + np.flatnonzero(nonzero & ~result[rows].any(axis=1)))
+    _refuse_rows("features", "finite", "NaN or Inf", bad, "Repair or drop these rows.")
+    _refuse_rows("features", "non-zero in every row", "only zeros", zero,
+                 "A zero row has no direction, hence no cosine; drop these rows.")
+    _refuse_rows("features", f"within the range of {target.name}", "overflow", overflow,
+                 "Rescale these rows (cosines do not change) or store a wider dtype.")
+    _refuse_rows("features", f"within the range of {target.name}", "underflow to zero", underflow,
+                 "Rescale these rows (cosines do not change) or store a wider dtype.")
+    return result
+
+
+def _one_per_row(argument: str, array: NDArray[Any], rows: int) -> None:
+    if array.shape != (rows,):
+        raise argument_error(argument, f"of shape ({rows},), one value per row of features", f"shape {array.shape}",
+                             "Pass them in the order of the data set.")
+
+
+def checked_losses(losses: Any, rows: int) -> NDArray[np.float32]:
+    """Reference losses (M,) as float32, finite and at least 0."""
+    array = _as_array("losses", losses)
+    _one_per_row("losses", array, rows)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        result = np.ascontiguousarray(array, dtype="<f4")
+    bad = np.flatnonzero(~np.isfinite(result))
+    _refuse_rows("losses", "finite (in float32)", "NaN, Inf or overflow", [bad], "Repair or drop these rows.")
+    _refuse_rows("losses", "at least 0", "negative values", [np.flatnonzero(result < 0)],
+                 "A loss used as weight 1/(loss + eps) cannot be negative; subtract its minimum.")
+    return result
+
+
+def checked_labels(labels: Any, rows: int) -> NDArray[np.int64]:
+    """Labels (M,) as int64."""
+    array = _as_array("labels", labels)
+    _one_per_row("labels", array, rows)
+    if array.dtype.kind == "f":
+        raise argument_error("labels", "integers", f"dtype {array.dtype}", "Cast class numbers with .astype('int64').")
+    if array.dtype == np.uint64:
+        _refuse_rows("labels", "below 2**63", "larger values", [np.flatnonzero(array > np.iinfo(np.int64).max)],
+                     "Renumber the classes from 0.")
+    return np.ascontiguousarray(array, dtype="<i8")

@@ -1,0 +1,192 @@
+"""The manifest of a store: what each file must be, to the byte, before NumPy is shown any of it.
+
+A store is a directory with ``manifest.json`` and up to three ``.npy`` files (format 1.0, C order, little-endian) that
+any NumPy program can read. The manifest holds for each file its bare name, dtype, shape, size and one SHA-256 per 8 MiB
+of data, and a SHA-256 of itself. Headers are written by :func:`npy_header` and compared byte by byte, never parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectral_sampler.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["FILE_NAME", "FORMAT", "MANIFEST", "ArrayEntry", "Manifest", "data_chunks", "data_digests", "map_array",
+           "npy_header", "read_manifest", "verify_data"]
+
+MANIFEST = "manifest.json"
+FORMAT, VERSION = "spectral_sampler reference store", 1
+CHUNK_BYTES = 8 << 20
+_HEADER_BYTES = 128
+_MANIFEST_LIMIT = 32 << 20  # 8 MiB chunks: enough for four terabytes of features
+_DTYPES = {"features": ("float16", "float32"), "losses": ("float32",), "labels": ("int64",)}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+FILE_NAME = re.compile(r"(features|losses|labels)(-[0-9a-f]{16})?\.npy")
+
+
+@dataclass(frozen=True)
+class ArrayEntry:
+    """One ``.npy`` file: its bare name, dtype, shape, size in bytes, and the SHA-256 of each chunk of its data."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+    sha256: tuple[str, ...]
+
+    @staticmethod
+    def of(file: str, array: NDArray[Any], sha256: tuple[str, ...]) -> ArrayEntry:
+        """The entry for ``array`` stored as ``file``."""
+        return ArrayEntry(file, array.dtype.name, array.shape, _HEADER_BYTES + array.nbytes, sha256)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is known of a store without reading its arrays; ``source`` says what an extraction was made from."""
+
+    arrays: Mapping[str, ArrayEntry]
+    source: Mapping[str, Any] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, dtypes, shapes and data of the arrays: equal stores have equal fingerprints."""
+        content = {name: [entry.dtype, entry.shape, entry.sha256] for name, entry in self.arrays.items()}
+        return hashlib.sha256(_canonical(content)).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The JSON text of the manifest."""
+        body = {"format": FORMAT, "version": VERSION, "byte_order": "little", "chunk_bytes": CHUNK_BYTES,
+                "fingerprint": self.fingerprint, "source": self.source,
+                "arrays": {name: asdict(entry) for name, entry in self.arrays.items()}}
+        body["sha256"] = hashlib.sha256(_canonical(body)).hexdigest()
+        return json.dumps(body, indent=1, allow_nan=False).encode()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """The 128 bytes before the data. Our own, because NumPy's padding has changed between versions."""
+    descr = np.dtype(dtype).newbyteorder("<").str
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape!r}, }}"
+    length = _HEADER_BYTES - 10
+    return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + f"{text:<{length - 1}}\n".encode()
+
+
+def data_chunks(array: NDArray[Any]) -> Iterator[memoryview]:
+    """The data of a C-contiguous array in pieces of ``CHUNK_BYTES``."""
+    data = array.reshape(-1).view(np.uint8).data
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield data[start : start + CHUNK_BYTES]
+
+
+def data_digests(array: NDArray[Any]) -> tuple[str, ...]:
+    """SHA-256 of each chunk of the data."""
+    return tuple(hashlib.sha256(chunk).hexdigest() for chunk in data_chunks(array))
+
+
+def verify_data(path: Path, entry: ArrayEntry, array: NDArray[Any]) -> None:
+    """Raises StoreError unless every chunk of the mapped data has the checksum that was written."""
+    for number, (chunk, digest) in enumerate(zip(data_chunks(array), entry.sha256, strict=True)):
+        if hashlib.sha256(chunk).hexdigest() != digest:
+            start = _HEADER_BYTES + number * CHUNK_BYTES
+            raise StoreError(f"{path / entry.file} was changed after it was written: bytes {start} to "
+                             f"{start + len(chunk)} do not match their checksum. Make the store again.")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the store at ``path``; StoreError unless it is complete and unchanged."""
+    try:
+        with _open_regular(path / MANIFEST) as file:
+            text = file.read(_MANIFEST_LIMIT + 1)
+    except OSError as error:
+        raise StoreError(f"{path} holds no readable {MANIFEST} ({error.strerror}): "
+                         f"it is not a store, or its writing never finished.") from error
+    if len(text) > _MANIFEST_LIMIT:
+        raise StoreError(f"{path / MANIFEST} is larger than {_MANIFEST_LIMIT} bytes, so it is not ours.")
+    try:
+        body = json.loads(text)
+        digest = body.pop("sha256")
+        if body["format"] != FORMAT:
+            raise ValueError(f"the format is {body['format']!r}")  # noqa: TRY301
+        if body["version"] != VERSION:
+            raise StoreError(f"{path / MANIFEST} has format version {body['version']!r}, this package reads {VERSION}. "
+                             f"Install a package of the right version or make the store again.")
+        if hashlib.sha256(_canonical(body)).hexdigest() != digest:
+            raise ValueError("its checksum does not match")  # noqa: TRY301
+        manifest = Manifest({name: _entry(name, fields) for name, fields in body["arrays"].items()}, body["source"])
+        _check(manifest, body)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{path / MANIFEST} is damaged ({type(error).__name__}: {error}). "
+                         f"Make the store again.") from error
+    return manifest
+
+
+def _entry(name: str, fields: dict[str, Any]) -> ArrayEntry:
+    entry = ArrayEntry(fields["file"], fields["dtype"], tuple(fields["shape"]), fields["size"], tuple(fields["sha256"]))
+    if FILE_NAME.fullmatch(entry.file) is None:
+        raise ValueError(f"{entry.file!r} is not the name of a store's file")
+    if entry.dtype not in _DTYPES[name]:
+        raise ValueError(f"{name} cannot have dtype {entry.dtype!r}")
+    if len(entry.shape) != (2 if name == "features" else 1) or not all(type(n) is int and n > 0 for n in entry.shape):
+        raise ValueError(f"{name} cannot have shape {entry.shape!r}")
+    data_bytes = math.prod(entry.shape) * np.dtype(entry.dtype).itemsize
+    if entry.size != _HEADER_BYTES + data_bytes or len(entry.sha256) != -(-data_bytes // CHUNK_BYTES):
+        raise ValueError(f"size or checksums of {name} do not fit its shape")
+    if not all(_DIGEST.fullmatch(digest) for digest in entry.sha256):
+        raise ValueError(f"a checksum of {name} is not a SHA-256")
+    return entry
+
+
+def _check(manifest: Manifest, body: dict[str, Any]) -> None:
+    rows = manifest.arrays["features"].shape[0]
+    if any(entry.shape[0] != rows for entry in manifest.arrays.values()):
+        raise ValueError("the arrays differ in length")
+    if body["byte_order"] != "little" or body["chunk_bytes"] != CHUNK_BYTES:
+        raise ValueError("byte order or chunk size is not the one of this version")
+    if body["fingerprint"] != manifest.fingerprint:
+        raise ValueError("the fingerprint does not belong to the checksums")
+
+
+def _open_regular(path: Path) -> Any:
+    """Opens a regular file for reading, never through a symbolic link and never waiting on a pipe."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(0, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def map_array(path: Path, entry: ArrayEntry) -> NDArray[Any]:
+    """The data of one file, mapped copy-on-write: nobody's write reaches the disk, and torch sees writable memory."""
+    name = path / entry.file
+    try:
+        with _open_regular(name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry.size:
+                raise StoreError(f"{name} has {size} bytes where its manifest says {entry.size}: "
+                                 f"it was truncated or changed. Make the store again.")
+            if file.read(_HEADER_BYTES) != npy_header(entry.dtype, entry.shape):
+                raise StoreError(f"{name} has another header than the one that was written. Make the store again.")
+            dtype = np.dtype(entry.dtype).newbyteorder("<")
+            mapped = np.memmap(file, dtype, "c", offset=_HEADER_BYTES, shape=entry.shape)
+    except OSError as error:
+        raise StoreError(f"cannot read {name}: {error.strerror or error}. Make the store again.") from error
+    return mapped.view(np.ndarray)

@@ -1,0 +1,172 @@
+"""ReferenceStore: what a frozen reference model says about every sample of a data set, one row per sample."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from spectral_sampler.errors import StoreError
+from spectral_sampler.store import atomic, checks, writing
+from spectral_sampler.store import manifest as manifests
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    from numpy.typing import DTypeLike, NDArray
+
+    from spectral_sampler.store.manifest import Manifest
+
+__all__ = ["ReferenceStore"]
+
+_VERIFY_BELOW = 1 << 30
+
+
+class ReferenceStore:
+    """Features (M, d), and optionally losses (M,) and labels (M,), of a frozen reference model over M samples.
+
+    Make one with :meth:`from_arrays`, :meth:`open` or :meth:`from_model`. Row i belongs to sample i of the data set.
+    A store is not changed after it was made. It pickles as its path and fingerprint if it has a path, else with its arrays.
+
+    Attributes:
+        features: (M, d) float16 or float32. From :meth:`open`, mapped copy-on-write.
+        losses: (M,) float32, finite and at least 0, or None.
+        labels: (M,) int64, or None.
+        path: the directory it was opened from, or None.
+        source: what an extraction recorded about model and data set, or None.
+    """
+
+    def __init__(self, features: NDArray[Any], losses: NDArray[np.float32] | None, labels: NDArray[np.int64] | None, *,
+                 path: Path | None = None, source: Mapping[str, Any] | None = None,
+                 fingerprint: str | None = None) -> None:
+        """Takes checked arrays as they are; use the class methods."""
+        self.features, self.losses, self.labels = features, losses, labels
+        self.path, self.source = path, source
+        self._fingerprint = fingerprint
+        self._tensor: torch.Tensor | None = None
+
+    @classmethod
+    def from_arrays(cls, features: Any, losses: Any = None, labels: Any = None, *,
+                    dtype: DTypeLike | None = None) -> ReferenceStore:
+        """A store in memory from arrays, tensors or nested lists; an array that fits already is not copied.
+
+        Args:
+            features: (M, d). float16 and float32 stay, other real types become float32, unless ``dtype`` says which.
+            losses: (M,) reference losses, finite and at least 0.
+            labels: (M,) integers.
+            dtype: ``"float16"`` or ``"float32"``.
+
+        Raises:
+            ArgumentError: naming the rows, if any is not finite, zero, or out of the dtype's range; or for wrong shapes.
+        """
+        checked = checks.checked_features(features, dtype)
+        return cls(checked,
+                   None if losses is None else checks.checked_losses(losses, len(checked)),
+                   None if labels is None else checks.checked_labels(labels, len(checked)))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, verify: bool | None = None) -> ReferenceStore:
+        """Opens a store on disk without reading it into memory.
+
+        The manifest, the sizes and the headers are always compared. ``verify=True`` also reads all data and compares
+        its checksums (about a second per gigabyte), which alone sees a changed byte inside a file of the right size.
+        ``verify=None`` does so below 1 GiB; above, waiting for the disk at every start would cost more than it
+        protects: we write by rename, so a file of the wrong content takes a fault of the disk or of a hand.
+
+        Raises:
+            StoreError: if there is no finished store, or any file differs from what was written.
+        """
+        directory = Path(path)
+        for attempt in range(3):
+            manifest = manifests.read_manifest(directory)
+            try:
+                arrays = {name: manifests.map_array(directory, entry) for name, entry in manifest.arrays.items()}
+                break
+            except StoreError:  # replaced between reading its manifest and opening its files?
+                if attempt == 2 or manifests.read_manifest(directory) == manifest:
+                    raise
+        if verify or (verify is None and sum(entry.size for entry in manifest.arrays.values()) < _VERIFY_BELOW):
+            for name, entry in manifest.arrays.items():
+                manifests.verify_data(directory, entry, arrays[name])
+        return cls(arrays["features"], arrays.get("losses"), arrays.get("labels"),
+                   path=directory, source=manifest.source, fingerprint=manifest.fingerprint)
+
+    def save(self, path: str | os.PathLike[str]) -> ReferenceStore:
+        """Writes the store to the directory ``path`` and returns it opened from there.
+
+        Until the last rename a reader sees the previous store, or none; afterwards this one, whole. Another writer of
+        the same path waits; if what it finds then is equal to what it would write, it writes nothing.
+
+        Raises:
+            StoreError: if the disk is full (with needed and free bytes), the directory not writable, or not a store's.
+        """
+        directory = Path(path)
+        arrays = self._arrays()
+        needed = sum(array.nbytes for array in arrays.values())
+        with atomic.disk_errors(directory, needed), atomic.writer_lock(directory):
+            writing.claim(directory)
+            if not writing.holds(directory, self.fingerprint, self.source):
+                digests = {name: entry.sha256 for name, entry in self._manifest.arrays.items()}
+                writing.write_store(directory, arrays, digests, self.source)
+        return ReferenceStore.open(directory, verify=False)
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        named = {"features": self.features, "losses": self.losses, "labels": self.labels}
+        return {name: array for name, array in named.items() if array is not None}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over dtypes, shapes and data; equal for a store in memory and the same store on disk."""
+        if self._fingerprint is None:
+            self._fingerprint = self._manifest.fingerprint
+        return self._fingerprint
+
+    @property
+    def _manifest(self) -> Manifest:
+        entries = {name: manifests.ArrayEntry.of(f"{name}.npy", array, manifests.data_digests(array))
+                   for name, array in self._arrays().items()}
+        return manifests.Manifest(entries, self.source)
+
+    @property
+    def features_tensor(self) -> torch.Tensor:
+        """The features as a tensor (M, d) on the same memory."""
+        if self._tensor is None:
+            with warnings.catch_warnings():  # torch warns of read-only arrays; nothing here writes
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                self._tensor = torch.from_numpy(self.features)
+        return self._tensor
+
+    @property
+    def width(self) -> int:
+        """d, the number of features of a sample."""
+        return int(self.features.shape[1])
+
+    def __len__(self) -> int:
+        return int(self.features.shape[0])
+
+    def __repr__(self) -> str:
+        columns = [name for name in ("losses", "labels") if getattr(self, name) is not None]
+        holds = f"{len(self)} x {self.width} {self.features.dtype.name}" + "".join(f", {name}" for name in columns)
+        return f"ReferenceStore({holds}, {'in memory' if self.path is None else self.path})"
+
+    def __reduce__(self) -> tuple[Callable[..., ReferenceStore], tuple[Any, ...]]:
+        if self.path is not None:
+            return _reopen, (str(self.path.absolute()), self.fingerprint)
+        return _rebuild, (self.features, self.losses, self.labels, self.source)
+
+
+def _reopen(path: str, fingerprint: str) -> ReferenceStore:
+    store = ReferenceStore.open(path, verify=False)
+    if store.fingerprint != fingerprint:
+        raise StoreError(f"the store at {path} was replaced since it was pickled: its fingerprint is "
+                         f"{store.fingerprint[:12]}, not {fingerprint[:12]}. Open the new one by its path.")
+    return store
+
+
+def _rebuild(features: NDArray[Any], losses: NDArray[np.float32] | None, labels: NDArray[np.int64] | None,
+             source: Mapping[str, Any] | None) -> ReferenceStore:
+    return ReferenceStore(features, losses, labels, source=source)
