@@ -1,8 +1,8 @@
 """The definition: cosine affinity S, degrees and Laplacian L = diag(S1) − S of a candidate batch, in eager PyTorch.
 
 Every kernel of this package is tested against this text; it is also the fallback where no kernel runs.
-``L`` is never changed by the diagonal of S, so S is used without it: degrees are sums over the *other* rows, which keeps
-their digits where a self-similarity of 1 would cancel them (nearly orthogonal rows, centred features).
+The diagonal of S never changes L, so S is used without it: degrees are sums over the *other* rows, which keeps their
+digits where a self-similarity of 1 would cancel them (nearly orthogonal rows, centred features).
 
     S_ij = x_i·x_j / (|x_i| |x_j|),   d_i = Σ_{j≠i} S_ij,   (L x)_i = d_i x_i − Σ_{j≠i} S_ij x_j          (GSTDS §3.2)
 
@@ -11,22 +11,58 @@ Shapes: features (…, N, d), affinity (…, N, N), degrees and vectors (…, N)
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from spectral_sampler.errors import argument_error
 
 __all__ = [
     "DenseLaplacian",
     "FactoredLaplacian",
+    "as_features",
+    "canonical_sign",
     "cosine_affinity",
     "degrees",
     "faulty_rows",
+    "gram",
     "laplacian",
     "laplacian_norm",
+    "refuse_faulty",
+    "start_vectors",
     "unit_rows",
     "working_precision",
 ]
 
 _NORM_ROWS = 16  # rows of S summed to estimate ‖L‖_∞ where S is never formed
+_SIGN_LIMIT = 1e-2
+_EVEN = 16.0  # degrees closer than this · N · ulp · ‖L‖_∞ are equal
+
+
+def as_features(source: Any) -> Tensor:
+    """Features as a tensor: real, dense, of shape (N, d) or (B, N, d) with N ≥ 2, or an error that says what is wrong.
+
+    Arrays may have any layout, byte order or real dtype; what torch shares with them is never written to.
+    """
+    remedy = "Pass real numbers of shape (N, d) or (B, N, d)."
+    if isinstance(source, Tensor):
+        features = source
+    else:
+        array = np.asarray(source)
+        if array.dtype.kind not in "biuf":
+            raise argument_error("features", "real numbers", f"dtype {array.dtype}", remedy)
+        dtype: np.dtype[Any] = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+        features = torch.from_numpy(np.require(array, dtype=dtype, requirements=["C", "W"]))
+    if features.is_complex() or features.layout != torch.strided:
+        raise argument_error("features", "real and dense", f"{features.dtype}, {features.layout}", remedy)
+    if features.dim() not in (2, 3) or 0 in features.shape:
+        raise argument_error("features", "of shape (N, d) or (B, N, d), not empty", tuple(features.shape), remedy)
+    if features.shape[-2] < 2:
+        raise argument_error("features", "at least 2 rows for each graph", features.shape[-2], "One row has no rank.")
+    return features.detach()
 
 
 def working_precision(features: Tensor) -> Tensor:
@@ -35,35 +71,52 @@ def working_precision(features: Tensor) -> Tensor:
 
 
 def faulty_rows(features: Tensor) -> Tensor:
-    """Rows without a direction, (…, N) bool: those that are all zero or hold a NaN or an infinity in the working precision."""
+    """Rows without a direction, (…, N) bool: all zero, or with a NaN or an infinity in the working precision."""
     largest = working_precision(features).abs().amax(dim=-1)
     return ~((largest > 0) & torch.isfinite(largest))
+
+
+def refuse_faulty(features: Tensor, faulty: Tensor) -> None:
+    """Say which rows of ``features`` (B, N, d) keep its members ``faulty`` (B,) bool from being solved."""
+    numbers = faulty.nonzero()[:, 0].tolist()
+    if numbers:
+        rows = faulty_rows(features[numbers[0]]).nonzero()[:, 0].tolist()
+        got = f"rows {rows[:10]}{' and more' if len(rows) > 10 else ''} of member {numbers[0]}"
+        if len(numbers) > 1:
+            got += f" (faulty members: {numbers[:10]}{' and more' if len(numbers) > 10 else ''})"
+        rule = "finite, with something other than zero in every row"
+        raise argument_error("features", rule, got, 'Remove these rows, or pass invalid="mark".')
 
 
 def unit_rows(features: Tensor) -> Tensor:
     """x_i / |x_i|, shape (…, N, d), in the working precision.
 
-    Each row is divided by its largest magnitude before it is squared, so rows of norm 1e30 do not overflow and rows of norm
-    1e-30 or below do not vanish. A faulty row (`faulty_rows`) comes back as zeros.
+    Each row is divided by its largest magnitude before it is squared, so rows of norm 1e30 do not overflow and rows of
+    norm 1e-30 or below do not vanish. A faulty row (`faulty_rows`) comes back as zeros.
     """
     rows = working_precision(features)
     largest = rows.abs().amax(dim=-1, keepdim=True)
-    faulty = ~((largest > 0) & torch.isfinite(largest))
     # Division and not a product with 1 / largest: the reciprocal of a subnormal number is infinite.
-    scaled = rows / largest
-    scaled = scaled / torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled.masked_fill_(faulty, 0.0)
+    units = rows / largest
+    units /= torch.linalg.vector_norm(units, dim=-1, keepdim=True)
+    faulty = ~((largest > 0) & torch.isfinite(largest))
+    return units.masked_fill_(faulty, 0.0) if faulty.any() else units
 
 
 def cosine_affinity(features: Tensor) -> Tensor:
-    """S_ij = cos(x_i, x_j), shape (…, N, N). One product per member: its bits must not depend on its batch neighbours."""
+    """S_ij = cos(x_i, x_j), shape (…, N, N). One product per member: no neighbour may change its bits."""
     units = unit_rows(features)
     *batch, count, width = units.shape
-    members = units.reshape(-1, count, width)
-    affinity = units.new_empty((members.shape[0], count, count))
-    for member, target in zip(members, affinity, strict=True):
-        torch.mm(member, member.T, out=target)
-    return affinity.reshape(*batch, count, count)
+    members = [gram(member) for member in units.reshape(-1, count, width)]
+    return torch.stack(members).reshape(*batch, count, count)
+
+
+def gram(units: Tensor) -> Tensor:
+    """U Uᵀ for one member's unit rows U (N, d). The operand is copied where its address is not that of a fresh tensor,
+    because matrix products may round differently by alignment.
+    """
+    units = units if units.data_ptr() % 64 == 0 else units.clone()
+    return torch.mm(units, units.T)
 
 
 def _without_diagonal(affinity: Tensor) -> Tensor:
@@ -89,64 +142,90 @@ def laplacian_norm(affinity: Tensor) -> Tensor:
     return (others.sum(dim=-1).abs() + others.abs().sum(dim=-1)).amax(dim=-1)
 
 
-class DenseLaplacian:
-    """L of a batch of graphs, from the affinities (B, N, N), whose diagonals are ignored and overwritten by zeros."""
+def start_vectors(indices: Tensor, salt: int = 0) -> Tensor:
+    """White noise in [−1, 1), float32 (B, N): a hash of each dataset index, counted from its member's lowest one.
 
-    def __init__(self, affinity: Tensor) -> None:
+    So a batch in another order starts from the same vector in that order, and a member starts alike wherever it lies.
+    x ^= x>>16; x *= 0x7feb352d; x ^= x>>15; x *= 0x846ca68b; x ^= x>>16 on 32 bits (C. Wellons, lowbias32), upper 24.
+    """
+    word = (indices - indices.amin(dim=-1, keepdim=True) + (1 + salt)) & 0xFFFFFFFF
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        word = ((word ^ (word >> shift)) * factor) & 0xFFFFFFFF
+    word = word ^ (word >> 16)
+    return (word >> 8).to(torch.float32) * 2.0**-23 - 1.0
+
+
+def canonical_sign(vector: Tensor, degrees: Tensor, indices: Tensor, norm: Tensor) -> Tensor:
+    """±1 for each unit vector (B, N): the small far group is positive, else low degrees, else the lowest dataset index.
+
+    t = √N Σ v³ decides where |t| ≥ 1e-2. Else the correlation of v with the degrees (B, N), where it is ≥ 1e-2 and they
+    differ by more than rounding of ‖L‖_∞ (B,). Else the row of lowest index (B, N) that is on a side: √N |v_i| ≥ 1e-2.
+    """
+    size = vector.shape[-1]
+    skew = size**0.5 * (vector**3).sum(dim=-1)
+    centred = degrees - degrees.mean(dim=-1, keepdim=True)
+    spread = torch.linalg.vector_norm(centred, dim=-1)
+    uneven = spread > _EVEN * size * torch.finfo(vector.dtype).eps * norm
+    correlation = (vector * centred).sum(dim=-1) / torch.where(uneven, spread, torch.ones_like(spread))
+    on_a_side = torch.where(size**0.5 * vector.abs() >= _SIGN_LIMIT, indices, torch.iinfo(torch.int64).max)
+    first = vector.gather(-1, on_a_side.argmin(dim=-1, keepdim=True))[:, 0]
+    ruling = torch.where(uneven & (correlation.abs() >= _SIGN_LIMIT), -correlation, first)
+    ruling = torch.where(skew.abs() >= _SIGN_LIMIT, skew, ruling)
+    return torch.where(ruling < 0, -1.0, 1.0).to(vector.dtype)
+
+
+@dataclass(frozen=True)
+class DenseLaplacian:
+    """L of B graphs: affinity (B, N, N) with a zero diagonal, degrees (B, N), norm = ‖L‖_∞ (B,)."""
+
+    affinity: Tensor
+    degrees: Tensor
+    norm: Tensor
+
+    @classmethod
+    def of(cls, affinity: Tensor) -> DenseLaplacian:
+        """From weights (B, N, N), whose diagonal is ignored and overwritten by zeros."""
         affinity.diagonal(dim1=-2, dim2=-1).zero_()
-        self.affinity = affinity
-        self.degrees = affinity.sum(dim=-1)
-        self.norm = (self.degrees.abs() + affinity.abs().sum(dim=-1)).amax(dim=-1)
+        sums = affinity.sum(dim=-1)
+        return cls(affinity, sums, (sums.abs() + affinity.abs().sum(dim=-1)).amax(dim=-1))
 
     def apply(self, vectors: Tensor) -> Tensor:
-        """L x for vectors (B, N)."""
-        return self.degrees * vectors - torch.matmul(self.affinity, vectors[:, :, None])[:, :, 0]
+        """L x for vectors (B, N). A sum and not a batched product, whose bits may depend on the number of members."""
+        return self.degrees * vectors - (self.affinity * vectors[:, None, :]).sum(dim=-1)
 
     def take(self, members: Tensor) -> DenseLaplacian:
         """The graphs whose numbers are in ``members`` (b,) int64."""
-        part = object.__new__(DenseLaplacian)
-        part.affinity = self.affinity.index_select(0, members)
-        part.degrees = self.degrees.index_select(0, members)
-        part.norm = self.norm.index_select(0, members)
-        return part
+        return DenseLaplacian(*(field.index_select(0, members) for field in (self.affinity, self.degrees, self.norm)))
 
 
 class FactoredLaplacian:
-    """The same L without ever forming S: L x = d∘x − U(Uᵀx) with unit rows U (B, N, d), memory O(N·d).
+    """The same L of one graph without ever forming S: L x = d∘x − U(Uᵀx) with unit rows U (N, d), memory O(N·d).
 
     Here the diagonal of S stays inside both terms (d_i = u_i·Σ_j u_j) and cancels; `degrees` is given without it.
     """
 
     def __init__(self, units: Tensor) -> None:
         self.units = units
-        self.row_sums = torch.matmul(units, units.sum(dim=-2)[:, :, None])[:, :, 0]
-        self.degrees = self.row_sums - (units * units).sum(dim=-1)
+        self._row_sums = torch.mv(units, units.sum(dim=0))
+        self.degrees = (self._row_sums - (units * units).sum(dim=-1))[None]
         self.norm = self._norm()
 
     def _norm(self) -> Tensor:
-        """max (|d_i| + Σ_{j≠i} |S_ij|) over some rows: exact where S ≥ 0, from below otherwise, because the row of the
-        largest |d_i| is among them.
+        """max (|d_i| + Σ_{j≠i} |S_ij|) over some rows, at least 1. The row of the largest |d_i| is among them, so it is
+        exact where S ≥ 0, and from below otherwise. At least 1: the cancelled diagonal leaves its rounding behind.
         """
-        count = self.units.shape[-2]
+        count = self.units.shape[0]
         spread = torch.arange(0, count, max(1, count // _NORM_ROWS), device=self.units.device)
-        norms = []
-        for unit, degree in zip(self.units, self.degrees, strict=True):
-            rows = torch.cat((degree.abs().argmax()[None], spread))
-            part = unit.index_select(0, rows)
-            sums = torch.matmul(part, unit.T).abs().sum(dim=-1) - (part * part).sum(dim=-1)
-            norms.append((degree.index_select(0, rows).abs() + sums).amax())
-        return torch.stack(norms)
+        rows = torch.cat((self.degrees[0].abs().argmax()[None], spread))
+        part = self.units.index_select(0, rows)
+        others = torch.mm(part, self.units.T).abs().sum(dim=-1) - (part * part).sum(dim=-1)
+        return (self.degrees[0].index_select(0, rows).abs() + others).amax().clamp(min=1.0)[None]
 
     def apply(self, vectors: Tensor) -> Tensor:
-        """L x for vectors (B, N)."""
-        mixed = torch.matmul(vectors[:, None, :], self.units)
-        return self.row_sums * vectors - torch.matmul(self.units, mixed.transpose(-1, -2))[:, :, 0]
+        """L x for one vector as (1, N)."""
+        vector = vectors[0]
+        return (self._row_sums * vector - torch.mv(self.units, torch.mv(self.units.T, vector)))[None]
 
-    def take(self, members: Tensor) -> FactoredLaplacian:
-        """The graphs whose numbers are in ``members`` (b,) int64."""
-        part = object.__new__(FactoredLaplacian)
-        part.units = self.units.index_select(0, members)
-        part.row_sums = self.row_sums.index_select(0, members)
-        part.degrees = self.degrees.index_select(0, members)
-        part.norm = self.norm.index_select(0, members)
-        return part
+    def take(self, members: Tensor) -> FactoredLaplacian:  # noqa: ARG002, one graph is all there is
+        """The graph itself."""
+        return self

@@ -2,19 +2,20 @@
 
     A Qᵀ = Qᵀ T + r eᵀ,   Q Qᵀ = I,   T = tridiagonal(β_1…β_{k−1}; α_1…α_k)                (Golub and Van Loan §10.1)
 
-Runs on torch, NumPy, CuPy and array-api-strict. It knows no graph: a symmetric operator A comes as a function of vectors
-(B, N). Vectors to stay away from (`deflate`) are removed from *every* new Lanczos vector after its recurrence. Removing them
-from the start vector alone is not enough: rounding feeds them, and they take over after 8 to 20 steps.
-Orthogonalisation is classical Gram-Schmidt, twice (Giraud, Langou, Rozložník and van den Eshof 2005).
+Runs on torch, NumPy, CuPy and array-api-strict. It knows no graph: a symmetric operator A comes as a function of
+vectors (B, N). Vectors to stay away from (`deflate`) are removed from *every* new Lanczos vector after its recurrence.
+Removing them from the start vector alone is not enough: rounding feeds them, and they take over after 8 to 20 steps.
+Orthogonalisation is classical Gram-Schmidt, twice (Giraud, Langou, Rozložník and van den Eshof 2005), by products and
+sums and not by batched matrix products, whose last bits depend on the number of members in most libraries.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-__all__ = ["Lanczos", "Tridiagonal", "array_namespace", "tridiagonalise"]
+__all__ = ["Lanczos", "Tridiagonal", "array_namespace", "checkpoints", "tridiagonalise"]
 
 Array = Any  # an array of any library that follows the array API, or of torch
 Matvec = Callable[[Array], Array]
@@ -56,8 +57,8 @@ class Lanczos:
         matvec: A x for x (B, N), row by row.
         start: (B, N) start vectors, of any length, not changed.
         deflate: (B, m, N) orthonormal rows to stay orthogonal to, which must be eigenvectors of A.
-        tolerance: a remainder no longer than this is a breakdown: an invariant subspace has been found, and this member,
-            and no other, stops with zeros.
+        tolerance: a remainder no longer than this is a breakdown: an invariant subspace has been found, and this
+            member, and no other, stops with zeros.
     """
 
     def __init__(self, matvec: Matvec, start: Array, *, deflate: Array | None = None, tolerance: float = 0.0) -> None:
@@ -81,13 +82,13 @@ class Lanczos:
         return self.xp.sqrt(self.xp.sum(vectors * vectors, axis=-1))
 
     def _orthogonalise(self, vectors: Array) -> tuple[Array, Array]:
-        """Vectors (B, N) less their parts along every row so far, twice, and the length of the part along the last row."""
+        """Vectors (B, N) without their parts along the rows so far, and the length of the part along the last row."""
         rows = self._rows[:, : self.deflated + self.depth, :]
         along = 0.0
         if rows.shape[1]:
             for _ in range(2):
-                parts = self.xp.matmul(rows, vectors[:, :, None])[:, :, 0]
-                vectors = vectors - self.xp.matmul(parts[:, None, :], rows)[:, 0, :]
+                parts = self.xp.sum(rows * vectors[:, None, :], axis=-1)
+                vectors = vectors - self.xp.sum(rows * parts[:, :, None], axis=1)
                 along = along + parts[:, -1]
         return vectors, along
 
@@ -122,12 +123,26 @@ class Lanczos:
         alpha, beta = self.xp.stack(self._alpha, axis=1), self.xp.stack(self._beta, axis=1)
         return Tridiagonal(alpha, beta, basis, self._remainder, self.steps)
 
-    def take(self, matvec: Matvec, select: Callable[[Array], Array]) -> None:
-        """Go on with a part of the members: ``select`` picks them from an array along its first axis."""
+    def take(self, matvec: Matvec, members: Array) -> None:
+        """Go on with the members numbered ``members`` (b,) alone; ``matvec`` is that of the smaller batch."""
+
+        def select(array: Array) -> Array:
+            of_torch = getattr(array, "index_select", None)
+            return self.xp.take(array, members, axis=0) if of_torch is None else of_torch(0, members)
+
         self.matvec = matvec
         self._rows, self._remainder, self._length = select(self._rows), select(self._remainder), select(self._length)
-        self._alpha, self._beta = [select(a) for a in self._alpha], [select(b) for b in self._beta]
+        self._alpha, self._beta = [select(part) for part in self._alpha], [select(part) for part in self._beta]
         self.steps = select(self.steps)
+
+
+def checkpoints(limit: int) -> Iterator[int]:
+    """Depths at which convergence is looked at: a fixed list, so that no member stops by its neighbours' needs."""
+    depth = 8
+    while depth < limit:
+        yield depth
+        depth += 4 if depth < 32 else depth // 32 * 8
+    yield limit
 
 
 def tridiagonalise(

@@ -1,9 +1,9 @@
 """Which backend solves: the names, the order of preference, and why one cannot be used here.
 
 A backend is a module ``spectral_sampler.kernels.<name>`` with ``unusable_reason() -> str | None`` and
-``solve(features (M, d), indices (B, N)) -> (vector, value, residual, num_matvecs, status, gap)``; it is imported when it is
-first asked about. It may add ``DEVICES``, the types of device it takes, and ``unsupported(features, indices) -> str | None``.
-"auto" may fall back, as far as ``eager``; a backend asked for by name may not.
+``solve(features (M, d), indices (B, N)) -> (vector, value, residual, num_matvecs, status, gap)``, imported when first
+asked about. It may add ``DEVICES``, the types of device it takes, and ``unsupported(features, indices) -> str | None``,
+why it declines these shapes. "auto" may fall back, as far as ``eager``; a backend asked for by name may not.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ import contextlib
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator
 from contextvars import ContextVar
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from spectral_sampler.errors import BackendUnavailable, argument_error
 
-__all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "explain", "kernel", "resolve", "unusable_reason", "use_backend"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+    from torch import Tensor
+
+__all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "explain", "kernel", "requested", "resolve"]
+__all__ += ["solver_module", "unusable_reason", "use_backend"]
 
 BACKENDS = ("eager", "native", "triton", "cuda", "cupy")
 ENVIRONMENT_VARIABLE = "SPECTRAL_SAMPLER_BACKEND"
@@ -32,7 +37,8 @@ _chosen: ContextVar[str | None] = ContextVar("spectral_sampler_backend", default
 
 def _checked(name: str, argument: str) -> str:
     if name != "auto" and name not in BACKENDS:
-        raise argument_error(argument, f'"auto" or one of {", ".join(BACKENDS)}', repr(name), "See spectral_sampler.explain().")
+        rule = f'"auto" or one of {", ".join(BACKENDS)}'
+        raise argument_error(argument, rule, repr(name), "See spectral_sampler.explain().")
     return name
 
 
@@ -75,6 +81,10 @@ def unusable_reason(name: str, device: torch.device | str | None = None) -> str 
     return reason
 
 
+def _preferred(device: str) -> str:
+    return next((name for name in _PREFERENCE.get(device, ()) if unusable_reason(name, device) is None), "eager")
+
+
 def resolve(backend: str | None, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
     """The name of the backend that will run on tensors of ``device``.
 
@@ -85,13 +95,12 @@ def resolve(backend: str | None, device: torch.device | str, dtype: torch.dtype 
     if name == "auto":
         if dtype == torch.float64:  # the kernels compute in float32
             return "eager"
-        order = _PREFERENCE.get(torch.device(device).type, ())
-        return next((option for option in order if unusable_reason(option, device) is None), "eager")
+        return _preferred(torch.device(device).type)
     reason = unusable_reason(name, device)
     if reason is None and dtype == torch.float64 and name != "eager":
         reason = "it computes in float32 and these features are float64"
     if reason is not None:
-        raise BackendUnavailable(f'Backend "{name}" cannot be used: {reason}. Pass backend="auto" to fall back, or see explain().')
+        raise BackendUnavailable(f'Backend "{name}" cannot be used: {reason}. Pass backend="auto" to fall back.')
     return name
 
 
@@ -115,5 +124,6 @@ def explain() -> str:
     for name in BACKENDS:
         reason = unusable_reason(name)
         lines.append(f"{name:7s} usable" if reason is None else f"{name:7s} not usable: {reason}")
-    lines.append(f'asked for: "{requested()}"; "auto" on cpu means {resolve("auto", "cpu") if requested() == "auto" else requested()}')
+    lines.extend(f'"auto" on {device} means {_preferred(device)}' for device in _PREFERENCE)
+    lines.append(f'asked for here: "{requested()}"')
     return "\n".join(lines)
