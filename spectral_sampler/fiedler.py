@@ -20,9 +20,11 @@ from torch import Tensor
 
 from spectral_sampler import graph, ops
 from spectral_sampler.errors import argument_error
+from spectral_sampler.graph import canonical_sign, start_vectors
 from spectral_sampler.lanczos import Lanczos, Tridiagonal, checkpoints
 
-__all__ = ["FiedlerResult", "Status", "fiedler_of_affinity", "fiedler_rows", "fiedler_vector"]
+__all__ = ["FiedlerResult", "Status", "canonical_sign", "fiedler_of_affinity", "fiedler_rows", "fiedler_vector"]
+__all__ += ["start_vectors"]  # kernels start and sign as the definition does
 
 DENSE_LIMIT = 1024  # rows; above it S is never formed
 STOP = 1.0  # a run stops where the bound on its residual is below this many ulps of ‖L‖_∞
@@ -173,7 +175,7 @@ def _search(matvec: _Scaled, starts: Tensor, resolution: Tensor, limit: int | No
 def _solve(operator: Operator, indices: Tensor, entry_error: Tensor, limit: int | None) -> FiedlerResult:
     """Solve B graphs. ``entry_error`` (B,): the rounding error of one weight in units of ‖L‖_∞."""
     matvec, degrees, size = _Scaled(operator), operator.degrees, indices.shape[1]
-    starts = torch.stack((graph.start_vectors(indices), graph.start_vectors(indices, _PROBE_SALT))).to(degrees)
+    starts = torch.stack((start_vectors(indices), start_vectors(indices, _PROBE_SALT))).to(degrees)
     resolution = GAP_LIMIT * size * entry_error
     vector, steps, gap = _search(matvec, starts, resolution.cpu().double(), limit, _ROUNDS)
     image = matvec(vector)
@@ -187,7 +189,7 @@ def _solve(operator: Operator, indices: Tensor, entry_error: Tensor, limit: int 
         Status.INDEFINITE: value < -RESIDUAL_LIMIT * size * entry_error,
     }
     status = torch.stack([holds * int(bit) for bit, holds in bits.items()]).sum(dim=0)
-    vector = vector * graph.canonical_sign(vector, degrees, indices, operator.norm)[:, None]
+    vector = vector * canonical_sign(vector, degrees, indices, operator.norm)[:, None]
     return FiedlerResult(vector, value * matvec.norm, residual, (steps + 1).to(status.device), status, gap)
 
 
@@ -266,7 +268,7 @@ def fiedler_rows(features: Tensor, indices: Tensor, *, backend: str = "auto") ->
         raise argument_error("indices", "int64 of shape (B, N) with N ≥ 2", got, "Stack the candidate batches.")
     features = graph.as_features(features)
     if features.dim() != 2:
-        raise argument_error("features", "of shape (M, d)", tuple(features.shape), "Pass the rows of the whole dataset.")
+        raise argument_error("features", "of shape (M, d)", tuple(features.shape), "Pass the whole dataset.")
     indices = indices.to(features.device)
     if indices.device.type == "cpu" and not 0 <= int(indices.min()) <= int(indices.max()) < len(features):
         got = f"{int(indices.min())} to {int(indices.max())}"
