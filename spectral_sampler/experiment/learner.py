@@ -1,0 +1,245 @@
+"""The training loop every policy shares; only the index lists differ."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
+from torch.utils.flop_counter import FlopCounterMode
+
+from spectral_sampler.draws import permutation
+from spectral_sampler.experiment.samples import Samples, TensorSamples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+__all__ = ["CandidateBatches", "Recipe", "Timed", "Trace", "evaluate", "fit", "flops_per_sample", "learning_rate_factor"]
+
+
+class Indexed(Dataset[Any]):
+    """``(input, label, row)``, so that the loop knows which samples it got; a whole batch is read in one call."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        return (*self.samples[row], row)
+
+    def __getitems__(self, rows: list[int]) -> Any:
+        if isinstance(self.samples, TensorSamples):
+            return (*self.samples.gather(rows), torch.tensor(rows))
+        return default_collate([self[row] for row in rows])
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class CandidateBatches(BatchSampler):
+    """The candidate batches of `SpectralBatchSampler` with the same seed, whole: what ordinary training sees."""
+
+    def __init__(self, count: int, size: int, seed: int) -> None:
+        self.count, self.size, self.seed, self.epoch = count, size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order is used next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count // self.size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = permutation(self.seed, self.epoch, self.count)
+        for batch in range(len(self)):
+            yield order[batch * self.size : (batch + 1) * self.size].tolist()
+
+
+class Timed(BatchSampler):
+    """Another batch sampler, and how long its consumer waited for it.
+
+    Attributes:
+        seconds: sum of the waits. Work done ahead by another thread does not count.
+    """
+
+    def __init__(self, batches: Any) -> None:
+        self.batches, self.seconds = batches, 0.0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        iterator = iter(self.batches)
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.perf_counter() - start
+            yield batch
+
+
+class Recipe(NamedTuple):
+    """How to train, the same for every policy of a seed."""
+
+    steps: int
+    learning_rate: float
+    weight_decay: float
+    checkpoints: int
+    """Evaluations, evenly spread over the steps."""
+    device: str = "cpu"
+
+
+class Trace(NamedTuple):
+    """What happened in one training."""
+
+    curve: list[dict[str, float]]
+    """At each checkpoint: steps, samples, loss of the training batches since the last one, test accuracy and loss."""
+    selected: NDArray[np.int64]
+    """(checkpoints, M) times each row was trained on since the last checkpoint."""
+    seconds: dict[str, float]
+    """Waiting for index lists, reading samples, training."""
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up over the first tenth, then half a cosine down to 0: a function of the share of steps done."""
+    warm = max(1, steps // 10)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def evaluate(network: nn.Module, samples: Samples, device: str = "cpu") -> tuple[float, NDArray[np.float64]]:
+    """Accuracy, and the cross-entropy of every sample (M,)."""
+    loader = DataLoader(Indexed(samples.plain()), batch_size=500, collate_fn=_as_it_is)
+    was_training = network.training
+    network.eval()
+    correct, losses = 0, []
+    with torch.inference_mode():
+        for inputs, labels, _ in loader:
+            logits = network(inputs.to(device))
+            correct += int((logits.argmax(1).cpu() == labels).sum())
+            losses.append(nn.functional.cross_entropy(logits.cpu().double(), labels, reduction="none"))
+    network.train(was_training)
+    return correct / len(samples), torch.cat(losses).numpy()
+
+
+def flops_per_sample(network: nn.Module, samples: Samples) -> float:
+    """Floating point operations of forward and backward for one sample, counted on a small batch.
+
+    Convolutions and matrix products only, which is what ``torch.utils.flop_counter`` counts; they are linear in the
+    batch size.
+    """
+    rows = list(range(min(8, len(samples))))
+    inputs, labels, _ = Indexed(samples.plain()).__getitems__(rows)
+    copied = copy.deepcopy(network).cpu().train()  # batch norm's statistics and gradients stay untouched
+    with FlopCounterMode(display=False) as counter:
+        nn.functional.cross_entropy(copied(inputs), labels).backward()
+    return float(counter.get_total_flops()) / len(rows)
+
+
+class _Loop:
+    """State of one training: optimiser, schedule, counts."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe, rows: int) -> None:
+        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.network, self.recipe = network, recipe
+        marks = np.linspace(0, recipe.steps, recipe.checkpoints + 1)[1:]
+        self.marks = sorted({max(1, round(mark)) for mark in marks})
+        self.step = self.samples = 0
+        self.losses: list[float] = []
+        self.counts = np.zeros((len(self.marks), rows), dtype=np.int64)
+
+    def train(self, inputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        """One step; returns the losses (n,) before it."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.learning_rate * learning_rate_factor(self.step, self.recipe.steps)
+        device = self.recipe.device
+        losses = nn.functional.cross_entropy(self.network(inputs.to(device)), labels.to(device), reduction="none")
+        self.optimiser.zero_grad(set_to_none=True)
+        (losses if weights is None else losses * weights.to(device)).mean().backward()
+        self.optimiser.step()
+        self.step += 1
+        self.samples += len(labels)
+        self.losses.append(float(losses.detach().mean()))
+        return losses.detach().cpu()
+
+
+def fit(
+    network: nn.Module,
+    samples: Samples,
+    batches: Any,
+    recipe: Recipe,
+    test: Samples,
+    report: Callable[[], None] = lambda: None,
+) -> Trace:
+    """Trains ``network`` in place for ``recipe.steps`` index lists of ``batches``.
+
+    Args:
+        samples: what the index lists refer to.
+        batches: a batch sampler with ``set_epoch``; ``observe(indices, losses)`` and ``weights_for(indices)`` are used
+            where it has them and its selection asks for them.
+        test: evaluated at every checkpoint; its time is not counted.
+        report: called at every checkpoint.
+    """
+    network.to(recipe.device).train()
+    loop, curve = _Loop(network, recipe, len(samples)), []
+    timed, seconds = Timed(batches), {"selection": 0.0, "data": 0.0, "training": 0.0}
+    observe, weigh = _listeners(batches)
+    loader = DataLoader(Indexed(samples), batch_sampler=timed, collate_fn=_as_it_is)
+    epoch = 0
+    while loop.step < recipe.steps:
+        batches.set_epoch(epoch)
+        epoch += 1
+        start = time.perf_counter()
+        for inputs, labels, rows in loader:
+            seconds["data"] += time.perf_counter() - start
+            start = time.perf_counter()
+            losses = loop.train(inputs, labels, weigh(rows) if weigh else None)
+            if observe:
+                observe(rows, losses)
+            seconds["training"] += time.perf_counter() - start
+            loop.counts[len(curve)][rows.numpy()] += 1
+            if loop.step == loop.marks[len(curve)]:
+                curve.append(_checkpoint(loop, test))
+                report()
+            if loop.step == recipe.steps:
+                break
+            start = time.perf_counter()
+    seconds["selection"] = timed.seconds
+    seconds["data"] -= timed.seconds  # the loader's wait contains the sampler's
+    return Trace(curve, loop.counts, seconds)
+
+
+def _listeners(batches: Any) -> tuple[Callable[[Any, Any], None] | None, Callable[[Any], torch.Tensor | None] | None]:
+    selection = getattr(batches, "selection", None)
+    needs = getattr(selection, "needs", frozenset())
+    observe = getattr(batches, "observe", None) if "learner_losses" in needs else None
+    weigh = getattr(batches, "weights_for", None) if getattr(selection, "weighted", False) else None
+    return observe, weigh
+
+
+def _checkpoint(loop: _Loop, test: Samples) -> dict[str, float]:
+    accuracy, losses = evaluate(loop.network, test, loop.recipe.device)
+    training_loss = float(np.mean(loop.losses))
+    loop.losses.clear()
+    return {
+        "step": loop.step,
+        "samples": loop.samples,
+        "training_loss": training_loss,
+        "test_accuracy": accuracy,
+        "test_loss": float(losses.mean()),
+    }

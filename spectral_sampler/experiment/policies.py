@@ -1,0 +1,65 @@
+"""The policies that can be compared, by name: two that take every candidate, and the selections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from spectral_sampler.errors import argument_error
+from spectral_sampler.selection import GSTDS, SALN, LossWeighted, Uniform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from spectral_sampler.selection import Selection
+
+__all__ = ["CONTROLS", "FULL", "FULL_EQUAL_COMPUTE", "POLICIES", "chosen_policies", "register"]
+
+FULL = "full"
+"""Every candidate batch, whole."""
+FULL_EQUAL_COMPUTE = "full-equal-compute"
+"""Whole candidate batches until as many samples were seen as the curated policies see, learning-rate schedule shortened
+to match: what the same compute buys without any selection."""
+
+CONTROLS = (FULL, FULL_EQUAL_COMPUTE, Uniform.name, LossWeighted.name)
+"""Always compared: without them a difference cannot be put down to the selection."""
+
+POLICIES: dict[str, Callable[[], Selection]] = {
+    Uniform.name: Uniform,
+    LossWeighted.name: LossWeighted,
+    SALN.name: SALN,
+    GSTDS.name: GSTDS,
+    "saln-negated": lambda: SALN(score="negated"),
+    "gstds-negated": lambda: GSTDS(score="negated"),
+    "gstds-boundary": lambda: GSTDS(score="boundary"),
+    "gstds-abs-fiedler": lambda: GSTDS(weights="abs_fiedler"),
+    "gstds-high-loss": lambda: GSTDS(weights="loss"),
+}
+"""A selection by name. `register` adds to it."""
+
+PAPERS = (*CONTROLS, SALN.name, GSTDS.name)
+"""What is compared when nothing is listed."""
+
+
+def register(name: str, factory: Callable[[], Selection]) -> None:
+    """Makes a selection available to ``--policies`` under ``name``.
+
+    Worker processes import the package anew, so a name registered in a script is known to them only if the module that
+    registers it is imported there too (``spectral-sampler compare --plugin MODULE``).
+    """
+    if name in {FULL, FULL_EQUAL_COMPUTE} or POLICIES.get(name, factory) is not factory:
+        raise argument_error("name", "new", repr(name), "That policy exists already.")
+    POLICIES[name] = factory
+
+
+def chosen_policies(names: Iterable[str]) -> tuple[str, ...]:
+    """The controls, then ``names`` in their order, each once.
+
+    Raises:
+        ArgumentError: a name that is neither a control nor registered.
+    """
+    order = dict.fromkeys((*CONTROLS, *names))
+    for name in order:
+        if name not in CONTROLS and name not in POLICIES:
+            known = ", ".join(sorted({*CONTROLS, *POLICIES}))
+            raise argument_error("policies", f"names out of {known}", repr(name), "Separate them by commas.")
+    return tuple(order)

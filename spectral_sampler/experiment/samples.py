@@ -1,0 +1,130 @@
+"""Labelled samples as a map-style data set that can be cut, relabelled and seen without augmentation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, default_collate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["ImageSamples", "Samples", "Task", "TensorSamples"]
+
+
+class Samples(Dataset[Any]):
+    """M samples ``(input, label)`` with their labels at hand.
+
+    Attributes:
+        labels: (M,) int64.
+    """
+
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, rows: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> Samples:
+        """The samples ``rows`` (n,), repeats allowed, with ``labels`` (n,) in place of their own if given."""
+        raise NotImplementedError
+
+    def plain(self) -> Samples:
+        """The same samples without augmentation: what a reference model and an evaluation see."""
+        return self
+
+    def collate(self, batch: Any) -> Any:
+        """For ``DataLoader(collate_fn=)``."""
+        return default_collate(batch)
+
+
+class TensorSamples(Samples):
+    """Samples held in memory; a batch is one gather instead of n reads.
+
+    Args:
+        inputs: (M, ...) tensor.
+        labels: (M,) integers.
+        scale: for uint8 inputs, ``(mean, deviation)`` of the values in [0, 1]; the input becomes
+            ``(x / 255 − mean) / deviation`` in float32.
+    """
+
+    def __init__(
+        self, inputs: torch.Tensor, labels: NDArray[np.int64], scale: tuple[float, float] | None = None
+    ) -> None:
+        self.inputs, self.labels, self.scale = inputs, np.asarray(labels, dtype=np.int64), scale
+        self._labels = torch.from_numpy(self.labels)
+
+    def _prepared(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.scale is None:
+            return inputs
+        mean, deviation = self.scale
+        return (inputs.to(torch.float32) / 255.0 - mean) / deviation
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._prepared(self.inputs[row]), self._labels[row]
+
+    def gather(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs (n, ...) and labels (n,) of ``rows``."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        return self._prepared(self.inputs.index_select(0, index)), self._labels.index_select(0, index)
+
+    def subset(self, rows: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> TensorSamples:
+        """See `Samples.subset`."""
+        inputs = self.inputs.index_select(0, torch.from_numpy(np.asarray(rows, dtype=np.int64)))
+        return TensorSamples(inputs, self.labels[rows] if labels is None else labels, self.scale)
+
+
+class ImageSamples(Samples):
+    """Images of a torchvision data set, decoded when they are read.
+
+    Args:
+        source: data set whose items are ``(PIL image, label)``.
+        rows: (M,) items of ``source``.
+        labels: (M,) integers.
+        augmented, evaluated: transforms from a PIL image to a tensor, with and without augmentation.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        rows: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        augmented: Callable[[Any], torch.Tensor],
+        evaluated: Callable[[Any], torch.Tensor],
+    ) -> None:
+        self.source, self.rows, self.labels = source, np.asarray(rows, dtype=np.int64), np.asarray(labels, np.int64)
+        self.augmented, self.evaluated = augmented, evaluated
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image, _ = self.source[int(self.rows[row])]
+        return self.augmented(image), torch.tensor(int(self.labels[row]))
+
+    def subset(self, rows: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> ImageSamples:
+        """See `Samples.subset`."""
+        chosen = self.labels[rows] if labels is None else labels
+        return ImageSamples(self.source, self.rows[rows], chosen, self.augmented, self.evaluated)
+
+    def plain(self) -> ImageSamples:
+        """See `Samples.plain`."""
+        return ImageSamples(self.source, self.rows, self.labels, self.evaluated, self.evaluated)
+
+
+
+
+class Task(NamedTuple):
+    """A classification task, split so that the reference's rows are never the learner's."""
+
+    name: str
+    train: Samples
+    held_out: Samples
+    """For training the reference only."""
+    test: Samples
+    """Clean labels, whatever happens to the other two."""
+    classes: tuple[str, ...]
+    kind: str = "images"
+    """"images" or "tokens"."""
+    version: str = ""
+    """Names the content, so that cached features of another content are not taken for these."""

