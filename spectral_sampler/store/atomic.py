@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from typing_extensions import Buffer
-
-__all__ = ["TEMPORARY", "allocate", "disk_errors", "publish", "stage", "writer_lock"]
+__all__ = ["PARTIAL", "TEMPORARY", "allocate", "disk_errors", "publish", "stage", "temporary_name", "writer_lock"]
 
 TEMPORARY = ".tmp-"
+PARTIAL = ".partial-"  # directories of extractions that have not finished
 _LOCK = ".lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -40,12 +39,15 @@ def disk_errors(directory: Path, needed: int = 0) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             free = _free_bytes(directory)
-            raise StoreError(f"cannot write the store at {directory}: {needed} bytes needed, {free} bytes free "
-                             f"({error.strerror}); nothing was left behind. Free some space or pass another path."
-                             ) from error
+            raise StoreError(
+                f"cannot write the store at {directory}: {needed} bytes needed, {free} bytes free "
+                f"({error.strerror}); nothing was left behind. Free some space or pass another path."
+            ) from error
         if error.errno in _DENIED:
-            raise StoreError(f"cannot write the store at {directory}: the directory is not writable "
-                             f"({error.strerror}). Pass a path that you may write to.") from error
+            raise StoreError(
+                f"cannot write the store at {directory}: the directory is not writable "
+                f"({error.strerror}). Pass a path that you may write to."
+            ) from error
         raise StoreError(f"cannot write the store at {directory}: {error}.") from error
 
 
@@ -55,7 +57,7 @@ def _free_bytes(directory: Path) -> int:
     return shutil.disk_usage(directory).free
 
 
-def _temporary_name(name: str) -> str:
+def temporary_name(name: str) -> str:
     """A name that nobody can guess and no reader opens; the process number is there for people who find it."""
     return f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}-{name}"
 
@@ -73,9 +75,9 @@ def allocate(descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
 
 
-def stage(directory: Path, name: str, parts: Iterable[Buffer], size: int) -> Path:
+def stage(directory: Path, name: str, parts: Iterable[bytes | memoryview], size: int) -> Path:
     """Writes and syncs ``parts`` (``size`` bytes in all) under a temporary name; removes it again on any failure."""
-    path = directory / _temporary_name(name)
+    path = directory / temporary_name(name)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -112,9 +114,9 @@ def publish(directory: Path, arrays: Mapping[str, Path], manifest: Path, manifes
 def writer_lock(directory: Path, *, shared: bool = False) -> Iterator[None]:
     """Waits for the other writers of ``directory`` (made if missing) and keeps them out; ``shared`` admits its like.
 
-    The lock belongs to the open file, so a killed process drops it. The holder of the exclusive lock removes the
-    lock file when it is done, and the directory too if nothing else is in it; a waiter then sees its file gone and starts
-    over.
+    The lock belongs to the open file, so a killed process drops it. The holder of the exclusive lock
+    removes the lock file when it is done, and the directory too if nothing else is in it; a waiter then sees its file
+    gone and starts over.
     """
     descriptor = _acquire(directory, shared=shared)
     try:

@@ -43,8 +43,9 @@ def _as_array(argument: str, values: Any) -> NDArray[Any]:
         except ValueError as error:  # ragged nested lists
             raise argument_error(argument, "a rectangular array", "rows of different length", str(error)) from None
     if array.dtype.kind not in "fiub":
-        raise argument_error(argument, "an array of real numbers", f"dtype {array.dtype}",
-                             "Convert it to float32 first.")
+        raise argument_error(
+            argument, "an array of real numbers", f"dtype {array.dtype}", "Convert it to float32 first."
+        )
     return array
 
 
@@ -70,16 +71,18 @@ def _refuse_rows(argument: str, rule: str, what: str, found: list[NDArray[np.int
         raise argument_error(argument, rule, f"{what} in {named}", remedy)
 
 
-def checked_features(features: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
+def checked_features(features: Any, dtype: DTypeLike | None = None, first_row: int = 0) -> NDArray[Any]:
     """Features (M, d) as a C-contiguous little-endian float16 or float32 array, without a copy where none is needed.
 
     float16 and float32 stay as they are; bool, integers, bfloat16 and float64 become float32; ``dtype`` overrides.
-    A row is refused by number if it holds a NaN or an Inf, is zero throughout, or becomes so in the stored dtype.
+    A row is refused by number if it holds a NaN or an Inf, is zero throughout, or becomes so in the stored dtype;
+    ``first_row`` is the number of the first one.
     """
     array = _as_array("features", features)
     if array.ndim != 2 or 0 in array.shape:
-        raise argument_error("features", "a non-empty (M, d) array", f"shape {array.shape}",
-                             "Flatten each sample's features to one row.")
+        raise argument_error(
+            "features", "a non-empty (M, d) array", f"shape {array.shape}", "Flatten each sample's features to one row."
+        )
     kept = array.dtype.name if array.dtype.name in FEATURE_DTYPES else "float32"
     target = feature_dtype(kept if dtype is None else dtype)
     ready = array.dtype == target and array.flags.c_contiguous
@@ -91,39 +94,63 @@ def checked_features(features: Any, dtype: DTypeLike | None = None) -> NDArray[A
     for rows in _blocks(len(array), array.shape[1] * 8):
         source = array[rows]
         finite, nonzero = np.isfinite(source).all(axis=1), source.any(axis=1)
-        bad.append(rows.start + np.flatnonzero(~finite))
-        zero.append(rows.start + np.flatnonzero(~nonzero))
+        bad.append(first_row + rows.start + np.flatnonzero(~finite))
+        zero.append(first_row + rows.start + np.flatnonzero(~nonzero))
         if not ready:
             with np.errstate(over="ignore", under="ignore", invalid="ignore"):
                 result[rows] = source
-            overflow.append(rows.start + np.flatnonzero(finite & ~np.isfinite(result[rows]).all(axis=1)))
-            underflow.append(rows.start + np.flatnonzero(nonzero & ~result[rows].any(axis=1)))
+            overflow.append(first_row + rows.start + np.flatnonzero(finite & ~np.isfinite(result[rows]).all(axis=1)))
+            underflow.append(first_row + rows.start + np.flatnonzero(nonzero & ~result[rows].any(axis=1)))
     _refuse_rows("features", "finite", "NaN or Inf", bad, "Repair or drop these rows.")
-    _refuse_rows("features", "non-zero in every row", "only zeros", zero,
-                 "A zero row has no direction, hence no cosine; drop these rows.")
-    _refuse_rows("features", f"within the range of {target.name}", "overflow", overflow,
-                 "Rescale these rows (cosines do not change) or store a wider dtype.")
-    _refuse_rows("features", f"within the range of {target.name}", "underflow to zero", underflow,
-                 "Rescale these rows (cosines do not change) or store a wider dtype.")
+    _refuse_rows(
+        "features",
+        "non-zero in every row",
+        "only zeros",
+        zero,
+        "A zero row has no direction, hence no cosine; drop these rows.",
+    )
+    _refuse_rows(
+        "features",
+        f"within the range of {target.name}",
+        "overflow",
+        overflow,
+        "Rescale these rows (cosines do not change) or store a wider dtype.",
+    )
+    _refuse_rows(
+        "features",
+        f"within the range of {target.name}",
+        "underflow to zero",
+        underflow,
+        "Rescale these rows (cosines do not change) or store a wider dtype.",
+    )
     return result
 
 
 def _one_per_row(argument: str, array: NDArray[Any], rows: int) -> None:
     if array.shape != (rows,):
-        raise argument_error(argument, f"of shape ({rows},), one value per row of features", f"shape {array.shape}",
-                             "Pass them in the order of the data set.")
+        raise argument_error(
+            argument,
+            f"of shape ({rows},), one value per row of features",
+            f"shape {array.shape}",
+            "Pass them in the order of the data set.",
+        )
 
 
-def checked_losses(losses: Any, rows: int) -> NDArray[np.float32]:
+def checked_losses(losses: Any, rows: int, first_row: int = 0) -> NDArray[np.float32]:
     """Reference losses (M,) as float32, finite and at least 0."""
     array = _as_array("losses", losses)
     _one_per_row("losses", array, rows)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         result = np.ascontiguousarray(array, dtype="<f4")
-    bad = np.flatnonzero(~np.isfinite(result))
+    bad = first_row + np.flatnonzero(~np.isfinite(result))
     _refuse_rows("losses", "finite (in float32)", "NaN, Inf or overflow", [bad], "Repair or drop these rows.")
-    _refuse_rows("losses", "at least 0", "negative values", [np.flatnonzero(result < 0)],
-                 "A loss used as weight 1/(loss + eps) cannot be negative; subtract its minimum.")
+    _refuse_rows(
+        "losses",
+        "at least 0",
+        "negative values",
+        [first_row + np.flatnonzero(result < 0)],
+        "A loss used as weight 1/(loss + eps) cannot be negative; subtract its minimum.",
+    )
     return result
 
 
@@ -134,6 +161,11 @@ def checked_labels(labels: Any, rows: int) -> NDArray[np.int64]:
     if array.dtype.kind == "f":
         raise argument_error("labels", "integers", f"dtype {array.dtype}", "Cast class numbers with .astype('int64').")
     if array.dtype == np.uint64:
-        _refuse_rows("labels", "below 2**63", "larger values", [np.flatnonzero(array > np.iinfo(np.int64).max)],
-                     "Renumber the classes from 0.")
+        _refuse_rows(
+            "labels",
+            "below 2**63",
+            "larger values",
+            [np.flatnonzero(array > np.iinfo(np.int64).max)],
+            "Renumber the classes from 0.",
+        )
     return np.ascontiguousarray(array, dtype="<i8")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectral_sampler.errors import StoreError
+from spectral_sampler.store.atomic import PARTIAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,8 +27,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FILE_NAME", "FORMAT", "MANIFEST", "ArrayEntry", "Manifest", "data_chunks", "data_digests", "map_array",
-           "npy_header", "read_manifest", "verify_data"]
+__all__ = [
+    "FILE_NAME",
+    "FORMAT",
+    "MANIFEST",
+    "ArrayEntry",
+    "Manifest",
+    "data_chunks",
+    "data_digests",
+    "map_array",
+    "npy_header",
+    "read_manifest",
+    "verify_data",
+]
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "spectral_sampler reference store", 1
@@ -70,9 +82,15 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The JSON text of the manifest."""
-        body = {"format": FORMAT, "version": VERSION, "byte_order": "little", "chunk_bytes": CHUNK_BYTES,
-                "fingerprint": self.fingerprint, "source": self.source,
-                "arrays": {name: asdict(entry) for name, entry in self.arrays.items()}}
+        body = {
+            "format": FORMAT,
+            "version": VERSION,
+            "byte_order": "little",
+            "chunk_bytes": CHUNK_BYTES,
+            "fingerprint": self.fingerprint,
+            "source": self.source,
+            "arrays": {name: asdict(entry) for name, entry in self.arrays.items()},
+        }
         body["sha256"] = hashlib.sha256(_canonical(body)).hexdigest()
         return json.dumps(body, indent=1, allow_nan=False).encode()
 
@@ -106,8 +124,10 @@ def verify_data(path: Path, entry: ArrayEntry, array: NDArray[Any]) -> None:
     for number, (chunk, digest) in enumerate(zip(data_chunks(array), entry.sha256, strict=True)):
         if hashlib.sha256(chunk).hexdigest() != digest:
             start = _HEADER_BYTES + number * CHUNK_BYTES
-            raise StoreError(f"{path / entry.file} was changed after it was written: bytes {start} to "
-                             f"{start + len(chunk)} do not match their checksum. Make the store again.")
+            raise StoreError(
+                f"{path / entry.file} was changed after it was written: bytes {start} to "
+                f"{start + len(chunk)} do not match their checksum. Make the store again."
+            )
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -116,8 +136,14 @@ def read_manifest(path: Path) -> Manifest:
         with _open_regular(path / MANIFEST) as file:
             text = file.read(_MANIFEST_LIMIT + 1)
     except OSError as error:
-        raise StoreError(f"{path} holds no readable {MANIFEST} ({error.strerror}): "
-                         f"it is not a store, or its writing never finished.") from error
+        if any(path.glob(f"{PARTIAL}*")):
+            raise StoreError(
+                f"the extraction to {path} has not finished. "
+                f"Call from_model again with the same arguments to resume it."
+            ) from error
+        raise StoreError(
+            f"{path} holds no readable {MANIFEST} ({error.strerror}): it is not a store, or its writing never finished."
+        ) from error
     if len(text) > _MANIFEST_LIMIT:
         raise StoreError(f"{path / MANIFEST} is larger than {_MANIFEST_LIMIT} bytes, so it is not ours.")
     try:
@@ -126,15 +152,18 @@ def read_manifest(path: Path) -> Manifest:
         if body["format"] != FORMAT:
             raise ValueError(f"the format is {body['format']!r}")  # noqa: TRY301
         if body["version"] != VERSION:
-            raise StoreError(f"{path / MANIFEST} has format version {body['version']!r}, this package reads {VERSION}. "
-                             f"Install a package of the right version or make the store again.")
+            raise StoreError(
+                f"{path / MANIFEST} has format version {body['version']!r}, this package reads {VERSION}. "
+                f"Install a package of the right version or make the store again."
+            )
         if hashlib.sha256(_canonical(body)).hexdigest() != digest:
             raise ValueError("its checksum does not match")  # noqa: TRY301
         manifest = Manifest({name: _entry(name, fields) for name, fields in body["arrays"].items()}, body["source"])
         _check(manifest, body)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{path / MANIFEST} is damaged ({type(error).__name__}: {error}). "
-                         f"Make the store again.") from error
+        raise StoreError(
+            f"{path / MANIFEST} is damaged ({type(error).__name__}: {error}). Make the store again."
+        ) from error
     return manifest
 
 
@@ -181,8 +210,10 @@ def map_array(path: Path, entry: ArrayEntry) -> NDArray[Any]:
         with _open_regular(name) as file:
             size = os.fstat(file.fileno()).st_size
             if size != entry.size:
-                raise StoreError(f"{name} has {size} bytes where its manifest says {entry.size}: "
-                                 f"it was truncated or changed. Make the store again.")
+                raise StoreError(
+                    f"{name} has {size} bytes where its manifest says {entry.size}: "
+                    f"it was truncated or changed. Make the store again."
+                )
             if file.read(_HEADER_BYTES) != npy_header(entry.dtype, entry.shape):
                 raise StoreError(f"{name} has another header than the one that was written. Make the store again.")
             dtype = np.dtype(entry.dtype).newbyteorder("<")

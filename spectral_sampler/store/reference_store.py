@@ -30,7 +30,8 @@ class ReferenceStore:
     """Features (M, d), and optionally losses (M,) and labels (M,), of a frozen reference model over M samples.
 
     Make one with :meth:`from_arrays`, :meth:`open` or :meth:`from_model`. Row i belongs to sample i of the data set.
-    A store is not changed after it was made. It pickles as its path and fingerprint if it has a path, else with its arrays.
+    A store is not changed after it was made. It pickles as its path and fingerprint if it has a path,
+    else with its arrays.
 
     Attributes:
         features: (M, d) float16 or float32. From :meth:`open`, mapped copy-on-write.
@@ -40,9 +41,16 @@ class ReferenceStore:
         source: what an extraction recorded about model and data set, or None.
     """
 
-    def __init__(self, features: NDArray[Any], losses: NDArray[np.float32] | None, labels: NDArray[np.int64] | None, *,
-                 path: Path | None = None, source: Mapping[str, Any] | None = None,
-                 fingerprint: str | None = None) -> None:
+    def __init__(
+        self,
+        features: NDArray[Any],
+        losses: NDArray[np.float32] | None,
+        labels: NDArray[np.int64] | None,
+        *,
+        path: Path | None = None,
+        source: Mapping[str, Any] | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
         """Takes checked arrays as they are; use the class methods."""
         self.features, self.losses, self.labels = features, losses, labels
         self.path, self.source = path, source
@@ -50,8 +58,9 @@ class ReferenceStore:
         self._tensor: torch.Tensor | None = None
 
     @classmethod
-    def from_arrays(cls, features: Any, losses: Any = None, labels: Any = None, *,
-                    dtype: DTypeLike | None = None) -> ReferenceStore:
+    def from_arrays(
+        cls, features: Any, losses: Any = None, labels: Any = None, *, dtype: DTypeLike | None = None
+    ) -> ReferenceStore:
         """A store in memory from arrays, tensors or nested lists; an array that fits already is not copied.
 
         Args:
@@ -61,12 +70,14 @@ class ReferenceStore:
             dtype: ``"float16"`` or ``"float32"``.
 
         Raises:
-            ArgumentError: naming the rows, if any is not finite, zero, or out of the dtype's range; or for wrong shapes.
+            ArgumentError: naming the rows, if any is not finite, zero or out of the dtype's range; or for wrong shapes.
         """
         checked = checks.checked_features(features, dtype)
-        return cls(checked,
-                   None if losses is None else checks.checked_losses(losses, len(checked)),
-                   None if labels is None else checks.checked_labels(labels, len(checked)))
+        return cls(
+            checked,
+            None if losses is None else checks.checked_losses(losses, len(checked)),
+            None if labels is None else checks.checked_labels(labels, len(checked)),
+        )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool | None = None) -> ReferenceStore:
@@ -92,8 +103,26 @@ class ReferenceStore:
         if verify or (verify is None and sum(entry.size for entry in manifest.arrays.values()) < _VERIFY_BELOW):
             for name, entry in manifest.arrays.items():
                 manifests.verify_data(directory, entry, arrays[name])
-        return cls(arrays["features"], arrays.get("losses"), arrays.get("labels"),
-                   path=directory, source=manifest.source, fingerprint=manifest.fingerprint)
+        return cls(
+            arrays["features"],
+            arrays.get("losses"),
+            arrays.get("labels"),
+            path=directory,
+            source=manifest.source,
+            fingerprint=manifest.fingerprint,
+        )
+
+    @classmethod
+    def from_model(
+        cls, model: torch.nn.Module, dataset: Any, path: str | os.PathLike[str], **options: Any
+    ) -> ReferenceStore:
+        """Runs a frozen ``model`` over ``dataset`` and stores what it says; see :func:`extraction.extract` for options.
+
+        A finished store made of the same model and data set is opened and returned; an interrupted one is resumed.
+        """
+        from spectral_sampler.extraction import extract
+
+        return extract(model, dataset, path, **options)
 
     def save(self, path: str | os.PathLike[str]) -> ReferenceStore:
         """Writes the store to the directory ``path`` and returns it opened from there.
@@ -127,8 +156,10 @@ class ReferenceStore:
 
     @property
     def _manifest(self) -> Manifest:
-        entries = {name: manifests.ArrayEntry.of(f"{name}.npy", array, manifests.data_digests(array))
-                   for name, array in self._arrays().items()}
+        entries = {
+            name: manifests.ArrayEntry.of(f"{name}.npy", array, manifests.data_digests(array))
+            for name, array in self._arrays().items()
+        }
         return manifests.Manifest(entries, self.source)
 
     @property
@@ -162,11 +193,17 @@ class ReferenceStore:
 def _reopen(path: str, fingerprint: str) -> ReferenceStore:
     store = ReferenceStore.open(path, verify=False)
     if store.fingerprint != fingerprint:
-        raise StoreError(f"the store at {path} was replaced since it was pickled: its fingerprint is "
-                         f"{store.fingerprint[:12]}, not {fingerprint[:12]}. Open the new one by its path.")
+        raise StoreError(
+            f"the store at {path} was replaced since it was pickled: its fingerprint is "
+            f"{store.fingerprint[:12]}, not {fingerprint[:12]}. Open the new one by its path."
+        )
     return store
 
 
-def _rebuild(features: NDArray[Any], losses: NDArray[np.float32] | None, labels: NDArray[np.int64] | None,
-             source: Mapping[str, Any] | None) -> ReferenceStore:
+def _rebuild(
+    features: NDArray[Any],
+    losses: NDArray[np.float32] | None,
+    labels: NDArray[np.int64] | None,
+    source: Mapping[str, Any] | None,
+) -> ReferenceStore:
     return ReferenceStore(features, losses, labels, source=source)

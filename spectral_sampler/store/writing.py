@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.errors import StoreError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["claim", "commit", "current_manifest", "holds", "write_store"]
+__all__ = ["claim", "commit", "current_manifest", "holds", "refuse_strangers", "write_store"]
 
 
 def current_manifest(directory: Path) -> Manifest | None:
@@ -45,26 +46,30 @@ def claim(directory: Path) -> None:
     """
     temporaries = list(directory.glob(f"{atomic.TEMPORARY}*"))
     manifest = current_manifest(directory)
-    if manifest is None and not temporaries:
-        _refuse_strangers(directory)
+    refuse_strangers(directory)
     named = {entry.file for entry in manifest.arrays.values()} if manifest else set()
     if manifest or not (directory / MANIFEST).exists():
         for path in directory.iterdir():
             if FILE_NAME.fullmatch(path.name) and path.name not in named:
                 path.unlink()
     for path in temporaries:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _refuse_strangers(directory: Path) -> None:
+def refuse_strangers(directory: Path) -> None:
+    """StoreError if ``directory`` has files by the names of ours, and no sign that a store is or was to be there."""
+    if current_manifest(directory) is not None or any(directory.glob(f"{atomic.TEMPORARY}*")):
+        return
     damaged = directory / MANIFEST
     if damaged.is_file() and FORMAT.encode() in damaged.read_bytes()[:4096]:
         return
     names = [path.name for path in directory.iterdir()]
     strangers = sorted(name for name in names if name == MANIFEST or FILE_NAME.fullmatch(name))
     if strangers:
-        raise StoreError(f"{directory} holds {', '.join(strangers)}, which no store of ours wrote. "
-                         f"Pass a new directory, or remove them.")
+        raise StoreError(
+            f"{directory} holds {', '.join(strangers)}, which no store of ours wrote. "
+            f"Pass a new directory, or remove them."
+        )
 
 
 def holds(directory: Path, fingerprint: str, source: Mapping[str, Any] | None) -> bool:
@@ -80,14 +85,18 @@ def holds(directory: Path, fingerprint: str, source: Mapping[str, Any] | None) -
     return True
 
 
-def write_store(directory: Path, arrays: Mapping[str, NDArray[Any]], digests: Mapping[str, tuple[str, ...]],
-                source: Mapping[str, Any] | None) -> None:
+def write_store(
+    directory: Path,
+    arrays: Mapping[str, NDArray[Any]],
+    digests: Mapping[str, tuple[str, ...]],
+    source: Mapping[str, Any] | None,
+) -> None:
     """Writes ``arrays`` as the store in ``directory``; the caller holds its exclusive lock."""
     staged: dict[str, Path] = {}
     try:
         for name, array in arrays.items():
             header = npy_header(array.dtype.name, array.shape)
-            parts = (header, *data_chunks(array))
+            parts: tuple[bytes | memoryview, ...] = (header, *data_chunks(array))
             staged[name] = atomic.stage(directory, f"{name}.npy", parts, len(header) + array.nbytes)
         entries = {name: ArrayEntry.of("", array, digests[name]) for name, array in arrays.items()}
         commit(directory, staged, entries, source)
@@ -96,12 +105,18 @@ def write_store(directory: Path, arrays: Mapping[str, NDArray[Any]], digests: Ma
             path.unlink(missing_ok=True)
 
 
-def commit(directory: Path, staged: Mapping[str, Path], entries: Mapping[str, ArrayEntry],
-           source: Mapping[str, Any] | None) -> None:
+def commit(
+    directory: Path, staged: Mapping[str, Path], entries: Mapping[str, ArrayEntry], source: Mapping[str, Any] | None
+) -> None:
     """Names files that are written and synced already, then their manifest, then removes what it no longer names."""
     named = {name: _free_name(directory, name) for name in entries}
-    manifest = Manifest({name: ArrayEntry(named[name], entry.dtype, entry.shape, entry.size, entry.sha256)
-                         for name, entry in entries.items()}, source)
+    manifest = Manifest(
+        {
+            name: ArrayEntry(named[name], entry.dtype, entry.shape, entry.size, entry.sha256)
+            for name, entry in entries.items()
+        },
+        source,
+    )
     text = manifest.to_bytes()
     new_manifest = atomic.stage(directory, MANIFEST, (text,), len(text))
     try:

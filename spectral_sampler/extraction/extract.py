@@ -1,0 +1,139 @@
+"""A frozen reference model over a data set, chunk by chunk, into a ReferenceStore."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch.utils.data import IterableDataset
+
+from spectral_sampler.errors import argument_error
+from spectral_sampler.extraction.forward import (
+    Encoder,
+    FeatureFunction,
+    LossFunction,
+    cross_entropy,
+    first_two,
+    global_randomness_kept,
+    home_device,
+    run_batch,
+)
+from spectral_sampler.extraction.identity import callable_name, dataset_identity, model_hash
+from spectral_sampler.extraction.job import Batches, Job
+from spectral_sampler.store import checks
+
+if TYPE_CHECKING:
+    import os
+
+    import torch
+
+    from spectral_sampler.store import ReferenceStore
+
+__all__ = ["extract"]
+
+
+def extract(
+    model: torch.nn.Module,
+    dataset: Any,
+    path: str | os.PathLike[str],
+    *,
+    features: FeatureFunction | None = None,
+    loss: Literal["cross_entropy"] | LossFunction | None = "cross_entropy",
+    loss_model: torch.nn.Module | None = None,
+    split: Callable[[Any], tuple[Any, Any]] | None = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    dtype: Literal["float16", "float32"] = "float16",
+    num_workers: int = 0,
+    version: str = "",
+    overwrite: bool = False,
+    progress: bool = True,
+    num_replicas: int = 1,
+    rank: int = 0,
+    patience: float = 600.0,
+) -> ReferenceStore:
+    """Features (M, d), per-sample losses (M,) and labels (M,) of ``model`` over ``dataset``, as the store at ``path``.
+
+    ``model`` runs in eval mode without gradients; its training flags, device and hooks are restored. If the call is
+    interrupted, the same call goes on where it stopped and ends with the same bits, because the batches are the same.
+    If the store is there already, made of the same model and data set, it is opened. Under ``torchrun`` pass the world
+    size and rank: rank r computes chunks r, r + num_replicas, … of the same files, and all return the finished store.
+
+    Args:
+        model: any module. Features are the input of the last ``nn.Linear`` that runs (the penultimate layer); the
+            output of an :class:`Encoder`; or what ``features`` says.
+        dataset: map-style, **without random augmentation** (64 samples are read twice to see).
+        path: directory of the store; an unfinished extraction is kept inside it.
+        features: ``features(model, inputs) -> (B, d)`` or ``-> ((B, d), outputs)``, which saves a second pass.
+        loss: ``"cross_entropy"``, ``loss(outputs, labels) -> (B,)``, or None for no losses.
+        loss_model: takes the losses from this model instead, e.g. a small one trained on held-out rows.
+        split: ``split(batch) -> (inputs, labels)``; by default the first two entries of a batch.
+        collate_fn, num_workers: as in DataLoader.
+        batch_size: samples per pass, and per chunk of progress.
+        device: where to run; None means where the model is.
+        dtype: of stored features; rows that float16 would turn into Inf or zeros are refused by number.
+        version: any text; change it when a change of model or data set cannot be seen (say, inside a function).
+        overwrite: replace a finished store that was made of something else.
+        progress: a tqdm bar on rank 0 if stderr is a terminal.
+        num_replicas, rank: processes that share the work, and which of them this is.
+        patience: seconds that a rank waits without any progress for ranks that have not started.
+
+    Raises:
+        ArgumentError: for an IterableDataset, random augmentation, rows that are zero or not finite (by number), …
+        StoreError: if ``path`` holds another store, the disk is full, or the other ranks do not come.
+    """
+    _check_arguments(model, dataset, loss, loss_model, batch_size, num_replicas, rank)
+    dtype_name = checks.feature_dtype(dtype).name
+    loss_function = cross_entropy if loss == "cross_entropy" else loss
+    with global_randomness_kept():
+        identity = {
+            "model": model_hash(model),
+            "model_class": type(model).__qualname__,
+            **dataset_identity(dataset),
+            "features": callable_name(features),
+            "loss": callable_name(loss_function),
+            "loss_model": None if loss_model is None or loss is None else model_hash(loss_model),
+            "version": version,
+            "dtype": dtype_name,
+            "batch_size": batch_size,
+            "device": str(device or home_device(model)),
+        }
+        run = functools.partial(
+            run_batch, features=features, loss=loss_function, loss_model=loss_model, split=split or first_two
+        )
+        batches = Batches(dataset, batch_size, collate_fn, num_workers)
+        job = Job(Path(path), identity, batches, run, progress and rank == 0, num_replicas, rank)
+        models = [model] if loss_model is None else [model, loss_model]
+        return job.store(models, device, overwrite=overwrite, patience=patience)
+
+
+def _check_arguments(
+    model: Any, dataset: Any, loss: Any, loss_model: Any, batch_size: int, num_replicas: int, rank: int
+) -> None:
+    map_style = isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")
+    if isinstance(dataset, IterableDataset) or not map_style:
+        raise argument_error(
+            "dataset",
+            "map-style, with __len__ and __getitem__",
+            type(dataset).__name__,
+            "A stream has no sample numbers to store features under; materialise it, e.g. with list(dataset).",
+        )
+    if not len(dataset):
+        raise argument_error("dataset", "non-empty", "length 0", "Pass at least one sample.")
+    if loss is not None and loss != "cross_entropy" and not callable(loss):
+        raise argument_error("loss", "'cross_entropy', a function(outputs, labels) or None", repr(loss), "Pass one.")
+    if isinstance(model, Encoder) and loss is not None and loss_model is None:
+        raise argument_error(
+            "loss",
+            "None for a model without a classifier",
+            repr(loss),
+            "Pass loss=None, or loss_model= a classifier trained on held-out rows.",
+        )
+    for name, value, least in (("batch_size", batch_size, 1), ("num_replicas", num_replicas, 1), ("rank", rank, 0)):
+        if type(value) is not int or value < least:
+            raise argument_error(name, f"an int of at least {least}", repr(value), "Pass such a number.")
+    if rank >= num_replicas:
+        raise argument_error("rank", f"below num_replicas ({num_replicas})", rank, "Ranks count from 0.")

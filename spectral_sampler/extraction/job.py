@@ -1,0 +1,219 @@
+"""One rank's part of an extraction: which chunks it computes, where they go, and who publishes the store."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from spectral_sampler.errors import StoreError, argument_error
+from spectral_sampler.extraction.forward import frozen
+from spectral_sampler.extraction.partial import Layout, Partial, discard_others
+from spectral_sampler.store import ReferenceStore, atomic, checks, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from spectral_sampler.extraction.forward import Output
+
+__all__ = ["Batches", "Job"]
+
+_logger = logging.getLogger(__name__)
+_NOT_CONTENT = {"batch_size", "device"}  # they move last bits, so a resumed run keeps them; a finished store is as good
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The data set cut into chunks of ``size`` consecutive samples, the same whoever computes which of them."""
+
+    dataset: Any
+    size: int
+    collate_fn: Callable[[list[Any]], Any] | None
+    num_workers: int
+
+    def __len__(self) -> int:
+        return (len(self.dataset) + self.size - 1) // self.size
+
+    def rows(self, chunk: int) -> range:
+        """The samples of one chunk."""
+        return range(chunk * self.size, min((chunk + 1) * self.size, len(self.dataset)))
+
+    def load(self, chunks: list[int]) -> Iterator[tuple[int, Any]]:
+        """Chunk numbers, each with its collated batch."""
+        generator = torch.Generator()  # its own: DataLoader would draw its workers' seeds from the global one
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset,
+            batch_sampler=[list(self.rows(chunk)) for chunk in chunks],
+            collate_fn=self.collate_fn,
+            num_workers=self.num_workers,
+            generator=generator,
+        )
+        return zip(chunks, loader, strict=True)
+
+
+@dataclass
+class Job:
+    """One rank's part of an extraction, and the waiting for the others'."""
+
+    directory: Path
+    identity: dict[str, Any]
+    batches: Batches
+    run: Callable[..., Output]
+    progress: bool
+    num_replicas: int
+    rank: int
+
+    def store(
+        self, models: list[torch.nn.Module], device: torch.device | str | None, *, overwrite: bool, patience: float
+    ) -> ReferenceStore:
+        """The finished store, from disk if it is there, else computed: alone, or together with the other ranks."""
+        alone = self.num_replicas == 1
+        with contextlib.ExitStack() as held:
+            with atomic.disk_errors(self.directory):
+                held.enter_context(atomic.writer_lock(self.directory, shared=not alone))
+                if (finished := self.finished(overwrite=overwrite)) is not None:
+                    return finished
+                writing.refuse_strangers(self.directory)
+                if alone:
+                    writing.claim(self.directory)
+                    discard_others(self.directory, self.identity)
+            self.fill(models, device)
+            if alone:
+                return self.publish()
+        return self.wait(overwrite=overwrite, patience=patience)
+
+    def finished(self, *, overwrite: bool) -> ReferenceStore | None:
+        """The store that is there, if it was made of the same; StoreError if it was not and may not be replaced."""
+        manifest = writing.current_manifest(self.directory)
+        if manifest is None:
+            return None
+        source = manifest.source or {}
+        differing = [name for name in self.identity if source.get(name) != self.identity[name]]
+        if not set(differing) - _NOT_CONTENT:
+            try:
+                return ReferenceStore.open(self.directory)
+            except StoreError as error:
+                _logger.warning("extracting again: %s", error)
+                return None
+        if not overwrite:
+            raise StoreError(
+                f"{self.directory} holds a store made of something else ({', '.join(differing)} differ). "
+                f"Pass another path, or overwrite=True."
+            )
+        return None
+
+    def fill(self, models: list[torch.nn.Module], device: torch.device | str | None) -> None:
+        """Computes the chunks of this rank that are missing on disk."""
+        partial = Partial.find(self.directory, self.identity)
+        own = range(self.rank, len(self.batches), self.num_replicas)
+        todo = [chunk for chunk in own if partial is None or not partial.is_done(chunk)]
+        if partial is not None:
+            _logger.info("resuming %s: %d of %d chunks to do", self.directory, len(todo), len(own))
+        if not todo:
+            return
+        with contextlib.ExitStack() as held:
+            targets = [held.enter_context(frozen(model, device)) for model in models]
+            bar = held.enter_context(progress_bar(len(own), len(own) - len(todo), shown=self.progress))
+            for chunk, batch in self.batches.load(todo):
+                arrays = self.checked(chunk, self.run(models[0], batch, targets[0]))
+                if partial is None:
+                    partial = self.create(arrays)
+                self.check_layout(chunk, arrays, partial.layout)
+                partial.write(chunk, arrays)
+                bar()
+
+    def checked(self, chunk: int, output: Output) -> dict[str, NDArray[Any]]:
+        """The arrays of one chunk as they are stored, refused by row number of the data set where they cannot be."""
+        rows = self.batches.rows(chunk)
+        features = checks.checked_features(output.features, self.identity["dtype"], rows.start)
+        if len(features) != len(rows):
+            raise argument_error("features", f"one row per sample ({len(rows)})", len(features), "Check collate_fn.")
+        arrays: dict[str, NDArray[Any]] = {"features": features}
+        if output.losses is not None:
+            arrays["losses"] = checks.checked_losses(output.losses, len(rows), rows.start)
+        if output.labels is not None:
+            arrays["labels"] = checks.checked_labels(output.labels, len(rows))
+        return arrays
+
+    def create(self, arrays: Mapping[str, NDArray[Any]]) -> Partial:
+        """The files for all rows, laid out after the first chunk."""
+        rows = len(self.batches.dataset)
+        shapes = {name: (array.dtype.name, (rows, *array.shape[1:])) for name, array in arrays.items()}
+        layout = Layout(shapes, self.batches.size)
+        needed = sum(layout.entry(name).size for name in shapes)
+        with atomic.disk_errors(self.directory, needed):
+            return Partial.create(self.directory, self.identity, layout)
+
+    def check_layout(self, chunk: int, arrays: Mapping[str, NDArray[Any]], layout: Layout) -> None:
+        """Every batch must bring the same arrays of the same width."""
+        found = {name: array.shape[1:] for name, array in arrays.items()}
+        expected = {name: shape[1:] for name, (_, shape) in layout.arrays.items()}
+        if found != expected:
+            rule = f"the same arrays in every batch ({expected})"
+            raise argument_error("features", rule, f"{found} in batch {chunk}", "Pool features to one width.")
+
+    def publish(self) -> ReferenceStore:
+        """Makes the finished extraction a store; the caller holds the exclusive lock."""
+        partial = Partial.find(self.directory, self.identity)
+        missing = list(range(len(self.batches))) if partial is None else partial.missing()
+        if partial is None or missing:
+            raise _Missing(missing)
+        with atomic.disk_errors(self.directory):
+            partial.publish(self.directory, self.identity)
+        return ReferenceStore.open(self.directory, verify=False)
+
+    def wait(self, *, overwrite: bool, patience: float) -> ReferenceStore:
+        """Publishes once all ranks are done. Running ranks hold the lock; absent ones are waited for by the clock."""
+        missing: list[int] = []
+        since, pause = time.monotonic(), 0.05
+        while True:
+            with contextlib.ExitStack() as held:
+                with atomic.disk_errors(self.directory):
+                    held.enter_context(atomic.writer_lock(self.directory))
+                    if (finished := self.finished(overwrite=overwrite)) is not None:
+                        return finished
+                    writing.claim(self.directory)
+                try:
+                    return self.publish()
+                except _Missing as error:
+                    if error.chunks != missing:
+                        missing, since = error.chunks, time.monotonic()
+            if time.monotonic() - since >= patience:
+                raise StoreError(
+                    f"{len(missing)} of {len(self.batches)} chunks of {self.directory} are missing and no rank has "
+                    f"added one for {patience:g} s. Start all {self.num_replicas} ranks, then call again to go on."
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+
+
+class _Missing(Exception):
+    """Chunks that no rank has computed yet."""
+
+    def __init__(self, chunks: list[int]) -> None:
+        super().__init__(chunks)
+        self.chunks = chunks
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, done: int, *, shown: bool) -> Iterator[Callable[[], Any]]:
+    """A function to call after every chunk; it draws a bar if stderr is a terminal and tqdm is installed."""
+    if not shown or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        yield lambda: None
+        return
+    with tqdm(total=total, initial=done, desc="reference features", unit="batch") as bar:
+        yield bar.update

@@ -1,0 +1,185 @@
+"""An extraction under way, on disk: rows written in place, and a hash per chunk that says which of them to believe.
+
+The directory ``.partial-…`` inside the store's holds the future ``.npy`` files at their full size, ``settings.json``,
+and ``chunks.bin`` with 32 bytes per chunk: zero, or the SHA-256 of the chunk's rows. Rows are written first and hashed
+second, and every hash is compared again when the extraction is resumed and before the store gets its manifest; a chunk
+torn by a crash therefore counts as missing. Ranks write disjoint rows and disjoint hashes, so they share the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectral_sampler.store import atomic, writing
+from spectral_sampler.store.manifest import ArrayEntry, data_digests, map_array, npy_header
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["Layout", "Partial", "discard_others"]
+
+_SETTINGS, _CHUNKS = "settings.json", "chunks.bin"
+_DIGEST_BYTES = 32
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which arrays there are, with dtype and shape; and the rows of a chunk."""
+
+    arrays: Mapping[str, tuple[str, tuple[int, ...]]]
+    chunk_rows: int
+
+    @property
+    def rows(self) -> int:
+        """M, the length of every array."""
+        return self.arrays["features"][1][0]
+
+    @property
+    def chunks(self) -> int:
+        """The number of chunks; the last may be short."""
+        return -(-self.rows // self.chunk_rows)
+
+    def entry(self, name: str, digests: tuple[str, ...] = ()) -> ArrayEntry:
+        """What the manifest is to say about one array."""
+        dtype, shape = self.arrays[name]
+        size = len(npy_header(dtype, shape)) + int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return ArrayEntry(f"{name}.npy", dtype, shape, size, digests)
+
+
+class Partial:
+    """The unfinished extraction with this ``identity`` in ``directory``, open for writing rows."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        """Opens the files that :meth:`find` or :meth:`create` has seen to."""
+        self.path, self.layout = path, layout
+        self._arrays = {name: _map_shared(path, layout.entry(name)) for name in layout.arrays}
+        digests = np.memmap(path / _CHUNKS, np.uint8, "r+", shape=(layout.chunks, _DIGEST_BYTES))
+        self._digests: NDArray[np.uint8] = digests.view(np.ndarray)
+
+    @classmethod
+    def find(cls, directory: Path, identity: Mapping[str, Any]) -> Partial | None:
+        """The extraction to resume, or None; one whose files do not fit its settings is removed."""
+        path = _path(directory, identity)
+        if not path.exists():
+            return None
+        try:
+            settings = json.loads((path / _SETTINGS).read_bytes())
+            arrays = {name: (dtype, tuple(shape)) for name, (dtype, shape) in settings["arrays"].items()}
+            if settings["identity"] == dict(identity) and (path / _CHUNKS).stat().st_size:
+                return cls(path, Layout(arrays, settings["chunk_rows"]))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            _logger.warning("starting over: the unfinished extraction at %s is damaged (%s)", path, error)
+        shutil.rmtree(path)
+        return None
+
+    @classmethod
+    def create(cls, directory: Path, identity: Mapping[str, Any], layout: Layout) -> Partial:
+        """Reserves the files for all rows at once. Of several ranks that try, one wins and the others use its files."""
+        path = _path(directory, identity)
+        staged = directory / atomic.temporary_name("partial")
+        staged.mkdir()
+        try:
+            for name, (dtype, shape) in layout.arrays.items():
+                _reserve(staged / f"{name}.npy", npy_header(dtype, shape), layout.entry(name).size)
+            _reserve(staged / _CHUNKS, b"", layout.chunks * _DIGEST_BYTES)
+            settings = {"identity": identity, "arrays": layout.arrays, "chunk_rows": layout.chunk_rows}
+            (staged / _SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+            try:
+                staged.rename(path)
+            except OSError:
+                if not (path / _SETTINGS).exists():
+                    raise
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        return cls(path, layout)
+
+    def _rows(self, chunk: int) -> slice:
+        start = chunk * self.layout.chunk_rows
+        return slice(start, min(start + self.layout.chunk_rows, self.layout.rows))
+
+    def _digest(self, chunk: int) -> NDArray[np.uint8]:
+        digest = hashlib.sha256(str(chunk).encode())
+        for name in sorted(self._arrays):
+            digest.update(np.ascontiguousarray(self._arrays[name][self._rows(chunk)]).data)
+        return np.frombuffer(digest.digest(), np.uint8)
+
+    def is_done(self, chunk: int) -> bool:
+        """True if the chunk's rows are on disk as they were written."""
+        return bool(self._digests[chunk].any()) and np.array_equal(self._digests[chunk], self._digest(chunk))
+
+    def write(self, chunk: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Writes the rows of one chunk, then the hash that vouches for them."""
+        for name, mapped in self._arrays.items():
+            mapped[self._rows(chunk)] = arrays[name]
+        self._digests[chunk] = self._digest(chunk)
+
+    def missing(self) -> list[int]:
+        """The chunks that are still to be computed."""
+        return [chunk for chunk in range(self.layout.chunks) if not self.is_done(chunk)]
+
+    def publish(self, directory: Path, source: Mapping[str, Any]) -> None:
+        """Turns the files into the store of ``directory``. The caller holds its exclusive lock."""
+        entries = {name: self.layout.entry(name, data_digests(array)) for name, array in self._arrays.items()}
+        for name in entries:
+            _synchronise(self.path / f"{name}.npy")
+        writing.commit(directory, {name: self.path / f"{name}.npy" for name in entries}, entries, source)
+        self.remove()
+
+    def remove(self) -> None:
+        """Deletes the unfinished extraction."""
+        shutil.rmtree(self.path)
+
+
+def _path(directory: Path, identity: Mapping[str, Any]) -> Path:
+    text = json.dumps(identity, sort_keys=True)
+    return directory / f"{atomic.PARTIAL}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _map_shared(path: Path, entry: ArrayEntry) -> NDArray[Any]:
+    map_array(path, entry)  # compares size and header, and refuses links
+    mapped = np.memmap(
+        path / entry.file,
+        np.dtype(entry.dtype).newbyteorder("<"),
+        "r+",
+        offset=len(npy_header(entry.dtype, entry.shape)),
+        shape=entry.shape,
+    )
+    return mapped.view(np.ndarray)
+
+
+def _reserve(path: Path, header: bytes, size: int) -> None:
+    with path.open("xb") as file:
+        file.write(header)
+        file.flush()
+        atomic.allocate(file.fileno(), size)
+
+
+def _synchronise(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def discard_others(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Removes unfinished extractions of anything else, saying what differs; the caller holds the exclusive lock."""
+    for path in directory.glob(f"{atomic.PARTIAL}*"):
+        if path == _path(directory, identity):
+            continue
+        try:
+            other = json.loads((path / _SETTINGS).read_bytes())["identity"]
+            differing = ", ".join(sorted(key for key in identity if other.get(key) != identity[key]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            differing = "unknown settings"
+        _logger.warning("starting over: the unfinished extraction at %s had another %s", directory, differing)
+        shutil.rmtree(path)
