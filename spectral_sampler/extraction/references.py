@@ -36,12 +36,10 @@ def optional_module(name: str, extra: str) -> Any:
 
 def checked_file(path: Path, sha256: str) -> Path:
     """``path``, if the file is the published one."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:
-        raise argument_error(
-            str(path), f"the published file (SHA-256 {sha256[:12]}…)", f"{found[:12]}…", "Reinstall it."
-        )
+        rule = f"the published file (SHA-256 {sha256[:12]}…)"
+        raise argument_error(str(path), rule, f"{found[:12]}…", "Reinstall its package.")
     return path
 
 
@@ -66,7 +64,7 @@ class ImageEncoder(Encoder):
     ) -> None:
         """``forward`` maps normalised images to features with ``backbone``; ``image_size=None`` keeps the size."""
         super().__init__()
-        self.backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.backbone = backbone.to(memory_format=torch.channels_last)
         self._forward, self.image_size = forward, image_size
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))

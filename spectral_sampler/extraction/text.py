@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 as a text reference: BERT's encoder (Devlin et al., 1810.04805) written out, weights from a package."""
+"""all-MiniLM-L6-v2 as a text reference: BERT's encoder (1810.04805) written out, with weights from a package."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class MiniLM(Encoder):
         return functional.layer_norm(rows, rows.shape[-1:], weight, bias, _EPSILON)
 
     def _layer(self, name: str, rows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        heads = (
-            self._linear(f"{name}_attention_self_{part}", rows).unflatten(-1, (_HEADS, -1)).transpose(1, 2)
+        query, key, value = (
+            self._linear(f"{name}_attention_self_{part}", rows).view(*rows.shape[:2], _HEADS, -1).transpose(1, 2)
             for part in ("query", "key", "value")
         )
-        attended = functional.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2)
+        attended = functional.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2)
         output = f"{name}_attention_output"
         rows = self._norm(output, rows + self._linear(f"{output}_dense", attended))
         inner = functional.gelu(self._linear(f"{name}_intermediate_dense", rows))
