@@ -1,5 +1,119 @@
-"""Extension modules only; everything else is in pyproject.toml."""
+"""The extension module; everything else is in pyproject.toml.
 
-from setuptools import setup
+Build with torch installed and `--no-build-isolation`: torch is not a build requirement, because an isolated build would
+download all of it. Without torch or a C++ compiler the package is pure Python and its wheel is tagged py3-none-any.
 
-setup()
+    SPECTRAL_SAMPLER_REQUIRE_EXT=1   a build without the extension is an error
+    SPECTRAL_SAMPLER_NO_EXT=1        do not try
+"""
+
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import Distribution, Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+REQUIRED = os.environ.get("SPECTRAL_SAMPLER_REQUIRE_EXT") == "1"
+REFUSED = os.environ.get("SPECTRAL_SAMPLER_NO_EXT") == "1"
+
+# parallel_for and the versioned registration came to the stable ABI with torch 2.10, so that is the floor of the binary.
+TORCH_TARGET_VERSION = "0x020a000000000000"
+COMMON = ["-O3", "-std=c++20", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512"]
+# Flags of single files. No other file may use an instruction set that the processor was not asked about.
+FLAGS = {"csrc/cpu/kernels_avx2.cpp": AVX2, "csrc/cpu/kernels_avx512.cpp": AVX512}
+SANITIZE = os.environ.get("SPECTRAL_SAMPLER_SANITIZE")  # csrc/sanitize.sh sets it to the sanitizers' names
+
+
+def sources() -> list[str]:
+    return ["csrc/ops.cpp", *sorted(str(path) for path in Path("csrc/cpu").glob("*.cpp"))]
+
+
+def missing() -> str | None:
+    """Why the extension cannot be built here, or None."""
+    if REFUSED:
+        return "SPECTRAL_SAMPLER_NO_EXT is set"
+    if sys.platform not in ("linux", "darwin"):
+        return f"its vector types need GCC or Clang, and this is {sys.platform}"
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++").split()[0], "g++", "clang++")):
+        return "no C++ compiler was found"
+    try:
+        import torch
+    except ImportError as error:
+        return f"torch cannot be imported at build time ({error}); build with --no-build-isolation"
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    return None if version >= (2, 10) else f"it needs the stable ABI of torch 2.10, and this is torch {torch.__version__}"
+
+
+class Build(build_ext):
+    """Compiles every file with its own flags; device code is added where `device_objects` says."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import torch
+
+        root = Path(torch.__file__).parent
+        ext.include_dirs += ["csrc", str(root / "include"), str(root / "include/torch/csrc/api/include")]
+        ext.library_dirs += [str(root / "lib")]
+        ext.libraries += ["torch", "torch_cpu", "c10"]
+        flags = list(COMMON)
+        if SANITIZE:
+            flags += ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"]
+            ext.extra_link_args += [f"-fsanitize={SANITIZE}"]
+        x86 = platform.machine() in ("x86_64", "AMD64")
+        separate = {name: FLAGS[name] if x86 else [] for name in ext.sources if name in FLAGS}
+        ext.sources = [name for name in ext.sources if name not in separate]
+        for name, own in separate.items():
+            ext.extra_objects += self.compiler.compile(
+                [name], output_dir=self.build_temp, include_dirs=ext.include_dirs, extra_postargs=flags + own, depends=ext.depends
+            )
+        ext.extra_compile_args += flags
+        ext.extra_objects += self.device_objects(ext)
+        super().build_extension(ext)
+
+    def device_objects(self, ext: Extension) -> list[str]:  # noqa: ARG002
+        """Objects of kernels for other devices, and whatever they add to ``ext``. None so far."""
+        return []
+
+
+class MaybePure(Distribution):
+    """Without the extension nothing is platform specific."""
+
+    def has_ext_modules(self) -> bool:
+        return bool(self.ext_modules)
+
+
+def extensions() -> list[Extension]:
+    reason = missing()
+    if reason is not None:
+        if REQUIRED:
+            raise CompileError(f"SPECTRAL_SAMPLER_REQUIRE_EXT=1, but the extension cannot be built: {reason}")
+        print(f"spectral_sampler: building without compiled kernels: {reason}", file=sys.stderr)  # noqa: T201
+        return []
+    return [
+        Extension(
+            "spectral_sampler._C",
+            sources(),
+            depends=sorted(str(path) for path in Path("csrc").rglob("*.h")),
+            define_macros=[
+                ("Py_LIMITED_API", "0x030a0000"),
+                ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
+                ("TORCH_STABLE_ONLY", None),
+            ],
+            language="c++",
+            py_limited_api=True,
+        )
+    ]
+
+
+modules = extensions()
+setup(
+    ext_modules=modules,
+    cmdclass={"build_ext": Build},
+    distclass=MaybePure,
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if modules else {},
+)

@@ -1,0 +1,225 @@
+// One member from rows to result, and the loop over members.
+#include "../fiedler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "lanczos.h"
+#include "laplacian.h"
+#include "sign.h"
+
+namespace spectral {
+namespace {
+
+constexpr double kUlp = std::numeric_limits<float>::epsilon();
+constexpr double kStop = 1.0;            // ulps of ‖L‖_∞ at which the bound on the residual is small enough
+constexpr double kResidualLimit = 16.0;  // these three as in spectral_sampler/fiedler.py
+constexpr double kGapLimit = 60.0;
+constexpr int64_t kProbeSalt = 0x5EED;
+constexpr int kRounds = 4;
+constexpr int64_t kMostSteps = 1024;  // of one descent
+constexpr int64_t kLargeGraph = 4096;    // rows from which a graph is worth all threads
+
+// Everything a thread needs for a member; kept from member to member.
+struct Workspace {
+  DenseLaplacian dense;
+  FactoredLaplacian factored;
+  Buffer<float> basis, work, vector, image, copy;
+  std::vector<int64_t> own_rows;
+};
+
+// Lanczos vectors held before a restart. Small graphs hold all they are likely to need; of a large one no more than a sixth of
+// the bytes of its rows is taken.
+int64_t basis_capacity(int64_t size, const Features& features, bool dense) {
+  const int64_t most = std::max<int64_t>(1, size - 1);
+  if (dense) return std::min<int64_t>(most, 96);
+  if (size <= 32768) return std::min<int64_t>(most, 48);
+  const int64_t bytes = features.width * (features.storage == Storage::float32 ? 4 : 2);
+  return std::clamp<int64_t>(bytes / 6 / static_cast<int64_t>(sizeof(float)) - 8, 12, 48);
+}
+
+class Member {
+ public:
+  Member(const Kernels& kernels, Laplacian& laplacian, const Executor& executor, Workspace& space, const int64_t* indices,
+         int64_t capacity)
+      : laplacian_(laplacian), kernels_(kernels), space_(space), indices_(indices), size_(laplacian.size),
+        stride_(laplacian.stride), vector_(space.vector.reserve(stride_)), image_(space.image.reserve(stride_)),
+        lanczos_(kernels, laplacian, executor, space.basis.reserve(Lanczos::rows(capacity) * stride_),
+                 space.work.reserve(stride_), capacity) {
+    rounding_ = kUlp * std::max(laplacian.norm, 1.0) / laplacian.norm;
+    smallest_gap_ = kGapLimit * static_cast<double>(size_) * rounding_;
+  }
+
+  void solve(const Results& out, int64_t b) {
+    float* constant = lanczos_.row(0);
+    std::fill_n(constant, stride_, 0.0f);
+    std::fill_n(constant, size_, static_cast<float>(1.0 / std::sqrt(static_cast<double>(size_))));
+    start(1, 0);
+    double gap = 2.0;
+    for (int round = 0; round < kRounds; ++round) {
+      descend();
+      measure();
+      if (size_ <= 2) break;
+      if (probe(&gap)) break;
+      // The probe has gone below v: v had missed the lowest eigenvector. Start again with both in the start vector.
+      std::copy_n(image_, stride_, lanczos_.row(1));
+      for (int64_t i = 0; i < stride_; ++i) lanczos_.row(1)[i] += 0.1f * vector_[i];
+    }
+    write(out, b, std::max(gap, 0.0));
+  }
+
+ private:
+  void start(int64_t row, int64_t salt) {
+    std::fill_n(lanczos_.row(row), stride_, 0.0f);
+    start_vector(indices_, size_, salt, lanczos_.row(row));
+  }
+
+  // v ← lowest Ritz vector, made orthogonal to the constant vector and of unit length again.
+  void descend() {
+    const auto accept = [](double, double bound) { return bound <= kStop * kUlp; };
+    const RitzPair pair = lanczos_.descend(1, accept, kMostSteps, vector_);
+    matvecs_ += pair.steps;
+    ritz_ = pair.value;
+    double part = 0.0;
+    const double length = lanczos_.orthogonalise(1, vector_, &part);
+    kernels_.scale(vector_, static_cast<float>(1.0 / length), stride_, vector_);
+  }
+
+  // Looks for λ3 away from v, which is in row 1; false where it finds something below v, which is then in image_.
+  bool probe(double* gap) {
+    start(2, kProbeSalt);
+    const auto apart = [&](double other, double bound) {
+      const double distance = other - ritz_;
+      return bound <= 0.25 * distance || bound <= 0.25 * smallest_gap_ || distance + bound < 0.0;
+    };
+    const RitzPair pair = lanczos_.descend(2, apart, kMostSteps, image_);
+    matvecs_ += pair.steps;
+    *gap = pair.value - pair.bound - ritz_;
+    return pair.value >= ritz_ - 0.25 * smallest_gap_;
+  }
+
+  // Rayleigh quotient and residual of v from L itself; v goes to row 1.
+  void measure() {
+    std::copy_n(vector_, stride_, lanczos_.row(1));
+    laplacian_.replaced(1);
+    laplacian_.apply(1, lanczos_.row(1), image_);
+    ++matvecs_;
+    theta_ = lanczos_.dot(vector_, image_);
+    const float factor = static_cast<float>(theta_);
+    kernels_.subtract(vector_, stride_, 1, &factor, image_, stride_);
+    residual_ = std::sqrt(lanczos_.sum_squares(image_)) / laplacian_.norm;
+  }
+
+  void write(const Results& out, int64_t b, double gap) const {
+    const double value = theta_ / laplacian_.norm;
+    if (gap <= smallest_gap_) gap = 0.0;
+    int64_t status = residual_ <= kResidualLimit * static_cast<double>(size_) * kUlp ? int64_t{kConverged} : 0;
+    if (gap == 0.0) status |= kDegenerate;
+    if (value < -kResidualLimit * static_cast<double>(size_) * rounding_) status |= kIndefinite;
+    const float sign = canonical_sign(vector_, laplacian_.degrees, indices_, size_, laplacian_.norm);
+    for (int64_t i = 0; i < size_; ++i) out.vector[b * size_ + i] = sign * vector_[i];
+    out.value[b] = static_cast<float>(theta_);
+    out.residual[b] = static_cast<float>(residual_);
+    out.gap[b] = static_cast<float>(gap);
+    out.matvecs[b] = matvecs_;
+    out.status[b] = status;
+  }
+
+  Laplacian& laplacian_;
+  const Kernels& kernels_;
+  Workspace& space_;
+  const int64_t* indices_;
+  int64_t size_, stride_;
+  float *vector_, *image_;
+  Lanczos lanczos_;
+  double rounding_ = 0.0, smallest_gap_ = 0.0, ritz_ = 0.0, theta_ = 0.0, residual_ = 0.0;
+  int64_t matvecs_ = 0;
+};
+
+Rows rows_of(const Features& features, const int64_t* indices) {
+  const int64_t element = features.storage == Storage::float32 ? 4 : 2;
+  return {static_cast<const char*>(features.data), features.stride * element, features.width, features.storage, indices};
+}
+
+// Runs build(rows); where rows are out of float's range once squared, again on a scaled copy of them.
+template <class Build>
+bool build_safely(Workspace& space, const Rows& rows, int64_t size, const Build& build) {
+  if (build(rows) == Rescue::none) return true;
+  float* copy = space.copy.reserve(size * rows.width);
+  if (!rescaled(rows, size, copy)) return false;
+  space.own_rows.resize(static_cast<std::size_t>(size));
+  std::iota(space.own_rows.begin(), space.own_rows.end(), 0);
+  const int64_t stride = rows.width * static_cast<int64_t>(sizeof(float));
+  const Rows own = {reinterpret_cast<const char*>(copy), stride, rows.width, Storage::float32, space.own_rows.data()};
+  return build(own) == Rescue::none;
+}
+
+void refuse(const Results& out, int64_t b, int64_t size) {
+  std::fill_n(out.vector + b * size, size, 0.0f);
+  out.value[b] = out.residual[b] = out.gap[b] = 0.0f;
+  out.matvecs[b] = 0;
+  out.status[b] = kInvalid;
+}
+
+void solve_member(const Features& features, const int64_t* indices, int64_t b, int64_t size, const Options& options,
+                  const Executor& executor, Workspace& space, const Results& out) {
+  const Kernels& kernels = select_kernels();
+  const int64_t* own = indices + b * size;
+  const Rows rows = rows_of(features, own);
+  const bool dense = options.form == Form::dense || (options.form == Form::automatic && dense_is_faster(size, features.width));
+  const int64_t capacity = basis_capacity(size, features, dense);
+  space.factored.refresh_every = options.refresh_every;
+  const bool valid = build_safely(space, rows, size, [&](const Rows& from) {
+    return dense ? space.dense.build(from, size, kernels, executor)
+                 : space.factored.build(from, size, kernels, executor, Lanczos::rows(capacity));
+  });
+  if (!valid) return refuse(out, b, size);
+  Laplacian& laplacian = dense ? static_cast<Laplacian&>(space.dense) : space.factored;
+  Member(kernels, laplacian, executor, space, own, capacity).solve(out, b);
+}
+
+}  // namespace
+
+bool dense_is_faster(int64_t size, int64_t width) {
+  // See docs/performance.md for the measured crossover.
+  return size <= 512 || (size <= 1024 && 4 * width < size);
+}
+
+void solve(const Features& features, const int64_t* indices, int64_t members, int64_t size, const Options& options,
+           const Executor& executor, const Results& results) {
+  if (members == 1 || size >= kLargeGraph) {  // the threads work inside each graph
+    Workspace space;
+    for (int64_t b = 0; b < members; ++b) solve_member(features, indices, b, size, options, executor, space, results);
+    return;
+  }
+  executor.run(members, [&](int64_t first, int64_t last) {
+    Workspace space;
+    const Serial serial;
+    for (int64_t b = first; b < last; ++b) solve_member(features, indices, b, size, options, serial, space, results);
+  });
+}
+
+void cosine_graph(const Features& features, const int64_t* indices, int64_t members, int64_t size, const Executor& executor,
+                  float* affinity, float* degrees) {
+  executor.run(members, [&](int64_t first, int64_t last) {
+    Workspace space;
+    const Serial serial;
+    for (int64_t b = first; b < last; ++b) {
+      const Rows rows = rows_of(features, indices + b * size);
+      float *out = affinity + b * size * size, *sums = degrees + b * size;
+      const bool valid = build_safely(space, rows, size, [&](const Rows& from) {
+        return space.dense.build(from, size, select_kernels(), serial);
+      });
+      for (int64_t i = 0; i < size; ++i)
+        std::copy_n(valid ? space.dense.affinity() + i * space.dense.stride : out + i * size, size, out + i * size);
+      if (valid) std::copy_n(space.dense.degrees, size, sums);
+      else std::fill_n(out, size * size, 0.0f), std::fill_n(sums, size, 0.0f);
+    }
+  });
+}
+
+}  // namespace spectral

@@ -1,0 +1,193 @@
+// The matrix-free loops over rows of the store, four at a time so that a vector of y or of the sum is loaded once for four.
+#pragma once
+#include "kernels.h"
+#include "vector.h"
+
+namespace {
+
+using spectral::kPassRows;
+using spectral::Rows;
+using spectral::Storage;
+
+constexpr int kAbreast = 4;
+
+template <class Format, int kCount>
+SPECTRAL_INLINE void row_pointers(const Rows& rows, int64_t at, const typename Format::Element** pointers) {
+  for (int r = 0; r < kCount; ++r) pointers[r] = reinterpret_cast<const typename Format::Element*>(rows.row(at + r));
+}
+
+// products[r] = x_r · y
+template <class Format, int kCount>
+SPECTRAL_INLINE void dot_rows(const typename Format::Element* const* x, int64_t width, const float* y, float* products) {
+  Vector total[kCount] = {}, other[kCount] = {};
+  int64_t c = 0;
+  for (; c + 2 * kLanes <= width; c += 2 * kLanes) {
+    const Vector left = load(y + c), right = load(y + c + kLanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < kCount; ++r) {
+      total[r] += left * Format::read(x[r] + c);
+      other[r] += right * Format::read(x[r] + c + kLanes);
+    }
+  }
+  for (; c + kLanes <= width; c += kLanes)
+    for (int r = 0; r < kCount; ++r) total[r] += load(y + c) * Format::read(x[r] + c);
+  if (c < width)
+    for (int r = 0; r < kCount; ++r) other[r] += load(y + c) * read_some<Format>(x[r] + c, width - c);
+  for (int r = 0; r < kCount; ++r) products[r] = sum(total[r] + other[r]);
+}
+
+// z += Σ_r factor_r x_r
+template <class Format, int kCount>
+SPECTRAL_INLINE void add_rows(const typename Format::Element* const* x, int64_t width, const float* factors, float* z) {
+  Vector factor[kCount];
+  for (int r = 0; r < kCount; ++r) factor[r] = splat(factors[r]);
+  int64_t c = 0;
+  for (; c + kLanes <= width; c += kLanes) {
+    Vector total = load(z + c);
+#pragma GCC unroll 4
+    for (int r = 0; r < kCount; ++r) total += factor[r] * Format::read(x[r] + c);
+    store(z + c, total);
+  }
+  if (c == width) return;
+  Vector total = load(z + c);
+  for (int r = 0; r < kCount; ++r) total += factor[r] * read_some<Format>(x[r] + c, width - c);
+  store(z + c, total);
+}
+
+// Calls body<rows abreast>(first row) over [first, last).
+template <class Body>
+SPECTRAL_INLINE void each(int64_t first, int64_t last, const Body& body) {
+  int64_t i = first;
+  for (; i + kAbreast <= last; i += kAbreast) body.template run<kAbreast>(i);
+  for (; i < last; ++i) body.template run<1>(i);
+}
+
+SPECTRAL_INLINE void flush(float* scratch, int64_t width, double* total) {
+  for (int64_t c = 0; c < width; ++c) {
+    total[c] += static_cast<double>(scratch[c]);
+    scratch[c] = 0.0f;
+  }
+}
+
+template <class Body>
+SPECTRAL_INLINE void each_flushed(int64_t first, int64_t last, int64_t width, float* scratch, double* total, const Body& body) {
+  for (int64_t c = 0; c < spectral::padded(width); ++c) scratch[c] = 0.0f;
+  for (int64_t i = first; i < last; i += kPassRows) {
+    each(i, i + kPassRows < last ? i + kPassRows : last, body);
+    flush(scratch, width, total);
+  }
+}
+
+template <class Format>
+struct Squares {
+  const Rows& rows;
+  int64_t first;
+  float* sums;
+  bool* negative;
+  template <int kCount>
+  SPECTRAL_INLINE_MEMBER void run(int64_t at) const {
+    const typename Format::Element* x[kCount];
+    row_pointers<Format, kCount>(rows, at, x);
+    for (int r = 0; r < kCount; ++r) {
+      Vector total = {};
+      Mask below = {};
+      int64_t c = 0;
+      for (; c < rows.width; c += kLanes) {
+        const int64_t left = rows.width - c;
+        const Vector v = left >= kLanes ? Format::read(x[r] + c) : read_some<Format>(x[r] + c, left);
+        total += v * v;
+        below |= v < Vector{};
+      }
+      sums[at - first + r] = sum(total);
+      for (int lane = 0; lane < kLanes; ++lane) *negative |= below[lane] != 0;
+    }
+  }
+};
+
+template <class Format>
+struct Combine {
+  const Rows& rows;
+  const float* inverse;
+  const float* weight;
+  float* scratch;
+  template <int kCount>
+  SPECTRAL_INLINE_MEMBER void run(int64_t at) const {
+    const typename Format::Element* x[kCount];
+    float factors[kCount];
+    row_pointers<Format, kCount>(rows, at, x);
+    for (int r = 0; r < kCount; ++r) factors[r] = weight[at + r] * inverse[at + r];
+    add_rows<Format, kCount>(x, rows.width, factors, scratch);
+  }
+};
+
+template <class Format>
+struct Dots {
+  const Rows& rows;
+  int64_t first;
+  const float* inverse;
+  const float* y;
+  float* out;
+  template <int kCount>
+  SPECTRAL_INLINE_MEMBER void run(int64_t at) const {
+    const typename Format::Element* x[kCount];
+    float products[kCount];
+    row_pointers<Format, kCount>(rows, at, x);
+    dot_rows<Format, kCount>(x, rows.width, y, products);
+    for (int r = 0; r < kCount; ++r) out[at - first + r] = inverse[at + r] * products[r];
+  }
+};
+
+template <class Format>
+struct Step {
+  const Rows& rows;
+  const float *inverse, *degrees, *q, *y;
+  float shift;
+  float *w, *scratch;
+  template <int kCount>
+  SPECTRAL_INLINE_MEMBER void run(int64_t at) const {
+    const typename Format::Element* x[kCount];
+    float products[kCount], factors[kCount];
+    row_pointers<Format, kCount>(rows, at, x);
+    dot_rows<Format, kCount>(x, rows.width, y, products);
+    for (int r = 0; r < kCount; ++r) {
+      const int64_t i = at + r;
+      w[i] = degrees[i] * q[i] - inverse[i] * products[r];
+      factors[r] = inverse[i] * (w[i] - shift * q[i]);
+    }
+    add_rows<Format, kCount>(x, rows.width, factors, scratch);  // the rows are still in the first-level cache
+  }
+};
+
+void squares(const Rows& rows, int64_t first, int64_t last, float* sums, bool* negative) {
+  if (rows.storage == Storage::float32)
+    each(first, last, Squares<Float32>{rows, first, sums, negative});
+  else
+    each(first, last, Squares<Float16>{rows, first, sums, negative});
+}
+
+void combine(const Rows& rows, int64_t first, int64_t last, const float* inverse, const float* weight, float* scratch,
+             double* total) {
+  if (rows.storage == Storage::float32)
+    each_flushed(first, last, rows.width, scratch, total, Combine<Float32>{rows, inverse, weight, scratch});
+  else
+    each_flushed(first, last, rows.width, scratch, total, Combine<Float16>{rows, inverse, weight, scratch});
+}
+
+void dots(const Rows& rows, int64_t first, int64_t last, const float* inverse, const float* y, float* out) {
+  if (rows.storage == Storage::float32)
+    each(first, last, Dots<Float32>{rows, first, inverse, y, out});
+  else
+    each(first, last, Dots<Float16>{rows, first, inverse, y, out});
+}
+
+void step(const Rows& rows, int64_t first, int64_t last, const float* inverse, const float* degrees, const float* q,
+          const float* y, float shift, float* w, float* scratch, double* total) {
+  if (rows.storage == Storage::float32)
+    each_flushed(first, last, rows.width, scratch, total,
+                 Step<Float32>{rows, inverse, degrees, q, y, shift, w, scratch});
+  else
+    each_flushed(first, last, rows.width, scratch, total,
+                 Step<Float16>{rows, inverse, degrees, q, y, shift, w, scratch});
+}
+
+}  // namespace
