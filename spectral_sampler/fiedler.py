@@ -11,7 +11,6 @@ eigenvalue. That run also notices when the first one settled on a higher eigenve
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,32 +19,26 @@ from torch import Tensor
 
 from spectral_sampler import graph, ops
 from spectral_sampler.errors import argument_error
-from spectral_sampler.graph import canonical_sign, start_vectors
+from spectral_sampler.graph import (
+    GAP_LIMIT,
+    PROBE_SALT,
+    RESIDUAL_LIMIT,
+    STOP,
+    Status,
+    canonical_sign,
+    start_vectors,
+)
 from spectral_sampler.lanczos import Lanczos, Tridiagonal, checkpoints
 
-__all__ = ["FiedlerResult", "Status", "canonical_sign", "fiedler_of_affinity", "fiedler_rows", "fiedler_vector"]
-__all__ += ["start_vectors"]  # kernels start and sign as the definition does
+__all__ = ["FiedlerResult", "Status", "fiedler_of_affinity", "fiedler_rows", "fiedler_vector"]
 
 DENSE_LIMIT = 1024  # rows; above it S is never formed
-STOP = 1.0  # a run stops where the bound on its residual is below this many ulps of ‖L‖_∞
-RESIDUAL_LIMIT = 16.0  # converged means: measured residual ≤ this · N · ulp; LAPACK's test suite accepts 60
-GAP_LIMIT = 8.0  # degenerate means: relative gap ≤ this · N · ulp, within which rounding of S mixes eigenvectors
 _CHUNK_BYTES = 1 << 22  # of affinities at a time: larger ones leave the cache, smaller ones are all overhead
 _BASIS_BYTES = 1 << 28  # of Lanczos vectors of one member; then its run restarts from the Ritz vector
 _ROUNDS = 4
-_PROBE_SALT = 0x5EED
 _ABOVE = 4.0  # above the spectrum of L / ‖L‖_∞, which lies in [−1, 1]
 
 Operator = graph.DenseLaplacian | graph.FactoredLaplacian
-
-
-class Status(enum.IntFlag):
-    """Bits of `FiedlerResult.status`."""
-
-    CONVERGED = 1
-    DEGENERATE = 2  # the gap is within rounding: any unit vector of an eigenspace would do, this one is deterministic
-    INDEFINITE = 4  # negative cosines made the lowest eigenvalue negative
-    INVALID = 8  # some row has no direction; the vector is zero
 
 
 class FiedlerResult(NamedTuple):
@@ -175,7 +168,7 @@ def _search(matvec: _Scaled, starts: Tensor, resolution: Tensor, limit: int | No
 def _solve(operator: Operator, indices: Tensor, entry_error: Tensor, limit: int | None) -> FiedlerResult:
     """Solve B graphs. ``entry_error`` (B,): the rounding error of one weight in units of ‖L‖_∞."""
     matvec, degrees, size = _Scaled(operator), operator.degrees, indices.shape[1]
-    starts = torch.stack((start_vectors(indices), start_vectors(indices, _PROBE_SALT))).to(degrees)
+    starts = torch.stack((start_vectors(indices), start_vectors(indices, PROBE_SALT))).to(degrees)
     resolution = GAP_LIMIT * size * entry_error
     vector, steps, gap = _search(matvec, starts, resolution.cpu().double(), limit, _ROUNDS)
     image = matvec(vector)
@@ -184,7 +177,7 @@ def _solve(operator: Operator, indices: Tensor, entry_error: Tensor, limit: int 
     gap = gap.to(degrees)
     gap = torch.where(gap <= resolution, torch.zeros_like(gap), gap)
     bits = {
-        Status.CONVERGED: residual <= RESIDUAL_LIMIT * size * torch.finfo(residual.dtype).eps,
+        Status.CONVERGED: residual <= RESIDUAL_LIMIT * size * entry_error,
         Status.DEGENERATE: gap == 0,
         Status.INDEFINITE: value < -RESIDUAL_LIMIT * size * entry_error,
     }

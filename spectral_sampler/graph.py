@@ -11,6 +11,7 @@ Shapes: features (…, N, d), affinity (…, N, N), degrees and vectors (…, N)
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,13 @@ from torch import Tensor
 from spectral_sampler.errors import argument_error
 
 __all__ = [
+    "GAP_LIMIT",
+    "PROBE_SALT",
+    "RESIDUAL_LIMIT",
+    "STOP",
     "DenseLaplacian",
     "FactoredLaplacian",
+    "Status",
     "as_features",
     "canonical_sign",
     "cosine_affinity",
@@ -37,9 +43,21 @@ __all__ = [
     "working_precision",
 ]
 
+STOP = 1.0  # a Lanczos run stops where the bound on its residual is below this many ulps of ‖L‖_∞
+RESIDUAL_LIMIT = 16.0  # converged means: measured residual ≤ this · N · ulp; LAPACK's test suite accepts 60
+GAP_LIMIT = 8.0  # degenerate means: relative gap ≤ this · N · ulp, within which rounding of S mixes eigenvectors
+PROBE_SALT = 0x5EED  # of the start vector of the run that looks for λ3
 _NORM_ROWS = 16  # rows of S summed to estimate ‖L‖_∞ where S is never formed
 _SIGN_LIMIT = 1e-2
-_EVEN = 16.0  # degrees closer than this · N · ulp · ‖L‖_∞ are equal
+
+
+class Status(enum.IntFlag):
+    """Bits of a solver's `status`."""
+
+    CONVERGED = 1
+    DEGENERATE = 2  # the gap is within rounding: any unit vector of an eigenspace would do, this one is deterministic
+    INDEFINITE = 4  # negative cosines made the lowest eigenvalue negative
+    INVALID = 8  # some row has no direction; the vector is zero
 
 
 def as_features(source: Any) -> Tensor:
@@ -165,7 +183,7 @@ def canonical_sign(vector: Tensor, degrees: Tensor, indices: Tensor, norm: Tenso
     skew = size**0.5 * (vector**3).sum(dim=-1)
     centred = degrees - degrees.mean(dim=-1, keepdim=True)
     spread = torch.linalg.vector_norm(centred, dim=-1)
-    uneven = spread > _EVEN * size * torch.finfo(vector.dtype).eps * norm
+    uneven = spread > RESIDUAL_LIMIT * size * torch.finfo(vector.dtype).eps * norm
     correlation = (vector * centred).sum(dim=-1) / torch.where(uneven, spread, torch.ones_like(spread))
     on_a_side = torch.where(size**0.5 * vector.abs() >= _SIGN_LIMIT, indices, torch.iinfo(torch.int64).max)
     first = vector.gather(-1, on_a_side.argmin(dim=-1, keepdim=True))[:, 0]

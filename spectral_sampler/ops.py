@@ -60,8 +60,11 @@ def requested(backend: str | None = None) -> str:
 
 
 def kernel(name: str) -> ModuleType:
-    """The module of a backend other than ``eager``; ImportError where it is absent."""
-    return importlib.import_module(f"spectral_sampler.kernels.{name}")
+    """The module of a backend other than ``eager``; ImportError where it is absent or lacks what it needs."""
+    module = f"spectral_sampler.kernels.{name}"
+    if importlib.util.find_spec(module) is None:
+        raise ModuleNotFoundError("this installation does not contain it")
+    return importlib.import_module(module)
 
 
 def unusable_reason(name: str, device: torch.device | str | None = None) -> str | None:
@@ -69,8 +72,6 @@ def unusable_reason(name: str, device: torch.device | str | None = None) -> str 
     if name == "eager":
         return None
     try:
-        if importlib.util.find_spec(f"spectral_sampler.kernels.{name}") is None:
-            return "this installation does not contain it"
         module = kernel(name)
         reason: str | None = module.unusable_reason()
     except (ImportError, OSError, RuntimeError) as error:
