@@ -14,7 +14,7 @@ import torch
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.optional import optional
-from spectral_sampler.experiment.samples import ImageSamples, Task, TensorSamples
+from spectral_sampler.experiment.samples import ImageSamples, Task, TensorSamples, TextSamples
 from spectral_sampler.experiment.wordnet import glosses, token_rows
 
 if TYPE_CHECKING:
@@ -143,9 +143,9 @@ def _wordnet(source: Source) -> Task:
         rows = generator.permutation(pool[labels[pool] == label])
         train.append(rows[:each])
         rest.append(rows[min(40, smallest) :])  # the same for 10 and for 40 rows a class
-    everything = TensorSamples(tokens, labels)
+    everything = TextSamples(tokens, labels, texts)
     parts = [everything.subset(np.sort(np.concatenate(rows))) for rows in (train, rest, [test])]
-    return Task("wordnet", parts[0], parts[1], parts[2], classes, "tokens", f"wordnet-{len(labels)}")
+    return Task("wordnet", parts[0], parts[1], parts[2], classes, f"wordnet-{len(labels)}")
 
 
 def _missing(name: str, folder: Path, remedy: str) -> ValueError:

@@ -49,8 +49,9 @@ def _as_it_is(batch: Any) -> Any:
 class CandidateBatches(BatchSampler):
     """The candidate batches of `SpectralBatchSampler` with the same seed, whole: what ordinary training sees."""
 
-    def __init__(self, count: int, size: int, seed: int) -> None:
-        self.count, self.size, self.seed, self.epoch = count, size, seed, 0
+    def __init__(self, count: int, size: int, seed: int, *, reshuffle: bool = True) -> None:
+        self.count, self.size, self.seed, self.reshuffle = count, size, seed, reshuffle
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch whose order is used next."""
@@ -60,7 +61,7 @@ class CandidateBatches(BatchSampler):
         return self.count // self.size
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = permutation(self.seed, self.epoch, self.count)
+        order = permutation(self.seed, self.epoch if self.reshuffle else 0, self.count)
         for batch in range(len(self)):
             yield order[batch * self.size : (batch + 1) * self.size].tolist()
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from spectral_sampler.selection import Selection
 
-__all__ = ["CONTROLS", "FULL", "FULL_EQUAL_COMPUTE", "POLICIES", "chosen_policies", "register"]
+__all__ = ["CONTROLS", "FULL", "FULL_EQUAL_COMPUTE", "PAPERS", "POLICIES", "chosen_policies", "register"]
 
 FULL = "full"
 """Every candidate batch, whole."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["ImageSamples", "Samples", "Task", "TensorSamples"]
+__all__ = ["ImageSamples", "Samples", "Task", "TensorSamples", "TextSamples"]
+
+
+_IMAGENET = (torch.tensor((0.485, 0.456, 0.406))[:, None, None], torch.tensor((0.229, 0.224, 0.225))[:, None, None])
+"""Mean and deviation of the channels, by which photographs are normalised."""
 
 
 class Samples(Dataset[Any]):
@@ -32,13 +37,13 @@ class Samples(Dataset[Any]):
         """The samples ``rows`` (n,), repeats allowed, with ``labels`` (n,) in place of their own if given."""
         raise NotImplementedError
 
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that change with the inputs or their order, not with the labels."""
+        raise NotImplementedError
+
     def plain(self) -> Samples:
         """The same samples without augmentation: what a reference model and an evaluation see."""
         return self
-
-    def collate(self, batch: Any) -> Any:
-        """For ``DataLoader(collate_fn=)``."""
-        return default_collate(batch)
 
 
 class TensorSamples(Samples):
@@ -66,6 +71,10 @@ class TensorSamples(Samples):
     def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self._prepared(self.inputs[row]), self._labels[row]
 
+    def digest(self) -> str:
+        """See `Samples.digest`."""
+        return hashlib.sha256(np.ascontiguousarray(self.inputs.numpy()).data).hexdigest()[:16]
+
     def gather(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs (n, ...) and labels (n,) of ``rows``."""
         index = torch.as_tensor(rows, dtype=torch.int64)
@@ -75,6 +84,19 @@ class TensorSamples(Samples):
         """See `Samples.subset`."""
         inputs = self.inputs.index_select(0, torch.from_numpy(np.asarray(rows, dtype=np.int64)))
         return TensorSamples(inputs, self.labels[rows] if labels is None else labels, self.scale)
+
+
+class TextSamples(TensorSamples):
+    """Token numbers (M, length) for the learner, and the texts (M,) they came from for a reference."""
+
+    def __init__(self, inputs: torch.Tensor, labels: NDArray[np.int64], texts: list[str]) -> None:
+        super().__init__(inputs, labels)
+        self.texts = texts
+
+    def subset(self, rows: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> TextSamples:
+        """See `Samples.subset`."""
+        tensors = super().subset(rows, labels)
+        return TextSamples(tensors.inputs, tensors.labels, [self.texts[row] for row in rows])
 
 
 class ImageSamples(Samples):
@@ -102,6 +124,15 @@ class ImageSamples(Samples):
         image, _ = self.source[int(self.rows[row])]
         return self.augmented(image), torch.tensor(int(self.labels[row]))
 
+    def digest(self) -> str:
+        """See `Samples.digest`; rows stand for their images, which the task's version names."""
+        return hashlib.sha256(self.rows.tobytes()).hexdigest()[:16]
+
+    def picture(self, row: int) -> torch.Tensor:
+        """Sample ``row`` without augmentation and with the normalisation undone, RGB (3, side, side) in [0, 1]."""
+        image, _ = self.source[int(self.rows[row])]
+        return (self.evaluated(image) * _IMAGENET[1] + _IMAGENET[0]).clamp(0.0, 1.0)
+
     def subset(self, rows: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> ImageSamples:
         """See `Samples.subset`."""
         chosen = self.labels[rows] if labels is None else labels
@@ -124,7 +155,5 @@ class Task(NamedTuple):
     test: Samples
     """Clean labels, whatever happens to the other two."""
     classes: tuple[str, ...]
-    kind: str = "images"
-    """"images" or "tokens"."""
     version: str = ""
     """Names the content, so that cached features of another content are not taken for these."""

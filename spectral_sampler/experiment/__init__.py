@@ -1,0 +1,23 @@
+"""Is a selection worth it? Policies compared by training the same learner, with the controls that the question needs."""
+
+from spectral_sampler.experiment.cell import Cell, Places, run_cell
+from spectral_sampler.experiment.policies import CONTROLS, PAPERS, POLICIES, register
+from spectral_sampler.experiment.report import rows, table, verdict
+from spectral_sampler.experiment.runner import Comparison, compare
+from spectral_sampler.experiment.settings import Settings
+
+__all__ = [
+    "CONTROLS",
+    "PAPERS",
+    "POLICIES",
+    "Cell",
+    "Comparison",
+    "Places",
+    "Settings",
+    "compare",
+    "register",
+    "rows",
+    "run_cell",
+    "table",
+    "verdict",
+]

@@ -1,0 +1,194 @@
+"""One training of the comparison: one policy, one seed."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from spectral_sampler.experiment.corruption import Corrupted, corrupt
+from spectral_sampler.experiment.data import Source, load_task
+from spectral_sampler.experiment.learner import CandidateBatches, Recipe, fit, flops_per_sample
+from spectral_sampler.experiment.networks import network_for, weights_digest
+from spectral_sampler.experiment.policies import FULL, FULL_EQUAL_COMPUTE, POLICIES
+from spectral_sampler.experiment.reference import Reference, reference_for
+from spectral_sampler.sampler import SpectralBatchSampler
+from spectral_sampler.schedule import plan_ratios
+from spectral_sampler.selection import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from spectral_sampler.experiment.learner import Trace
+    from spectral_sampler.experiment.samples import Samples, Task
+    from spectral_sampler.experiment.settings import Settings
+
+__all__ = ["Cell", "Places", "budgets", "candidate_batches", "checkpoints", "load", "run_cell"]
+
+_MIN_KEEP = 2  # the sampler's default: batch norm needs two
+_PICTURED_BATCH = 13  # "Batch 14" of GSTDS Fig. 8
+
+
+class Places(NamedTuple):
+    """Where things lie on this machine; no result depends on it."""
+
+    root: Path | None = None
+    cache: Path | None = None
+    download: bool = False
+    plugins: tuple[str, ...] = ()
+    """Modules to import first, for the policies they register."""
+
+
+class Cell(NamedTuple):
+    """A policy and a seed under one setting."""
+
+    settings: Settings
+    policy: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Changes with anything that the result depends on, except the code."""
+        factory = POLICIES.get(self.policy)
+        return self.settings.key(self.policy, self.seed, factory() if factory else "")
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(name: str, source: Source) -> Task:
+    return load_task(name, source)
+
+
+def load(settings: Settings, places: Places) -> Task:
+    """The data set; read once in a process."""
+    for module in places.plugins:
+        importlib.import_module(module)
+    return _loaded(settings.data, settings.source(places.root, places.cache, download=places.download))
+
+
+def candidate_batches(settings: Settings, rows: int) -> int:
+    """Candidate batches in an epoch; the incomplete one is dropped."""
+    return rows // settings.candidate_batch_size
+
+
+def budgets(settings: Settings, rows: int) -> NDArray[np.int64]:
+    """Samples kept from every candidate batch of the training, (epochs · batches,): ``max(2, ⌊r N⌋)``."""
+    size = settings.candidate_batch_size
+    ratios = plan_ratios(settings.ratio(), settings.epochs, candidate_batches(settings, rows)).ravel()
+    return np.clip(np.floor(ratios * size + 1e-9).astype(np.int64), _MIN_KEEP, size)
+
+
+def _steps(cell: Cell, rows: int) -> int:
+    settings = cell.settings
+    full = settings.epochs * candidate_batches(settings, rows)
+    if cell.policy != FULL_EQUAL_COMPUTE:
+        return full
+    return max(1, round(int(budgets(settings, rows).sum()) / settings.candidate_batch_size))
+
+
+def checkpoints(cell: Cell) -> int:
+    """How often `run_cell` calls ``report``."""
+    return cell.settings.epochs
+
+
+def _batches(cell: Cell, reference: Reference, *, reshuffle: bool) -> Any:
+    """The batch sampler of a policy."""
+    settings = cell.settings
+    if cell.policy in {FULL, FULL_EQUAL_COMPUTE}:
+        return CandidateBatches(len(reference.store), settings.candidate_batch_size, cell.seed, reshuffle=reshuffle)
+    return SpectralBatchSampler(
+        reference.store,
+        candidate_batch_size=settings.candidate_batch_size,
+        epochs=settings.epochs,
+        keep_ratio=settings.ratio(),
+        selection=POLICIES[cell.policy](),
+        seed=cell.seed,
+        reshuffle=reshuffle,
+        backend=settings.backend,
+    )
+
+
+def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Trains the learner once and says what came of it, in plain values for JSON.
+
+    The global generators of torch, NumPy and random are left as they were, except by the augmentation of photographs,
+    which torchvision draws from torch's: call this in a process of its own.
+    """
+    settings, started = cell.settings, time.perf_counter()
+    task = load(settings, places)
+    corrupted = corrupt(task.train.labels, settings.corruption, len(task.classes), cell.seed)
+    train = task.train.subset(corrupted.rows, corrupted.labels)
+    reference = reference_for(settings, task, corrupted, cell.seed, places.cache)
+    network = network_for(task, settings, cell.seed)
+    initial, flops = weights_digest(network), flops_per_sample(network, train)
+    steps = _steps(cell, len(train))
+    recipe = Recipe(steps, settings.learning_rate, settings.weight_decay, checkpoints(cell), settings.device)
+    batches = _batches(cell, reference, reshuffle=settings.reshuffle)
+    trace = fit(network, train, batches, recipe, task.test, report)
+    result = {
+        "policy": cell.policy,
+        "seed": cell.seed,
+        "key": cell.key,
+        "selection": repr(getattr(batches, "selection", None)),
+        "initial_weights": initial,
+        "steps": steps,
+        **_outcome(trace, flops, corrupted, len(task.classes)),
+        "corruption": corrupted.record(len(task.classes)),
+        "reference": reference.record,
+        "statistics": _statistics(batches),
+        "total_seconds": time.perf_counter() - started,
+    }
+    if cell.policy in POLICIES and "features" in POLICIES[cell.policy]().needs:
+        result["pictured_batch"] = _pictured(cell, reference, train)
+    return result
+
+
+def _outcome(trace: Trace, flops: float, corrupted: Corrupted, classes: int) -> dict[str, Any]:
+    counts = trace.selected
+    samples = int(counts.sum())
+    by_class = np.stack([np.bincount(corrupted.labels, weights=row, minlength=classes) for row in counts])
+    return {
+        "samples": samples,
+        "distinct_samples": int(np.count_nonzero(counts.sum(0))),
+        "learner_flops": flops * samples,
+        "seconds": {name: round(value, 4) for name, value in trace.seconds.items()},
+        "test_accuracy": trace.curve[-1]["test_accuracy"],
+        "curve": trace.curve,
+        "wrong_label_share": float(counts.sum(0) @ corrupted.wrong / max(samples, 1)),
+        "selected_per_class": by_class.astype(int).tolist(),
+    }
+
+
+def _statistics(batches: Any) -> dict[str, float]:
+    statistics = getattr(batches, "statistics", None)
+    return {name: float(value) for name, value in statistics().items()} if statistics else {}
+
+
+def _pictured(cell: Cell, reference: Reference, train: Samples) -> dict[str, Any] | None:
+    """One candidate batch early and late in a fixed partition: principal components, and who was selected why."""
+    sampler = _batches(cell, reference, reshuffle=False)
+    if "learner_losses" in sampler.selection.needs:
+        return None  # depends on losses that only the training had
+    batch = min(_PICTURED_BATCH, candidate_batches(cell.settings, len(train)) - 1)
+    moments = []
+    for epoch in (min(1, cell.settings.epochs - 1), cell.settings.epochs - 1):
+        candidates, choice, ratio = sampler.selection_at(epoch, batch)
+        kinds = np.full(len(candidates), "rejected", dtype=object)
+        kinds[choice.positions] = [KINDS[kind] for kind in choice.kinds]
+        moments.append({"epoch": epoch + 1, "keep_ratio": float(ratio), "kinds": kinds.tolist()})
+    rows = reference.store.features[candidates].astype(np.float64)
+    centred = rows - rows.mean(0)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    shares = values**2 / max(float((values**2).sum()), 1e-300)
+    return {
+        "batch": batch + 1,
+        "points": np.round(left[:, :2] * values[:2], 4).tolist(),
+        "variance_shares": [round(float(share), 4) for share in shares[:2]],
+        "labels": train.labels[candidates].tolist(),
+        "moments": moments,
+    }

@@ -1,0 +1,180 @@
+"""Pictures of a comparison, each returned as a matplotlib figure and never shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectral_sampler.experiment.optional import optional
+from spectral_sampler.experiment.policies import CONTROLS
+from spectral_sampler.experiment.report import by_policy, estimate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["accuracy_figure", "class_figure", "pictured_batch_figure", "save_figures", "schedule_figure"]
+
+_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#999933", "#882255", "#44AA99")
+"""Okabe and Ito's colours, told apart by all common kinds of colour blindness, then Tol's; lines also differ in dash and
+marker."""
+_DASHES = ("-", "--", "-.", ":")
+_MARKERS = "osD^vP*Xp<"
+_KINDS = {
+    "rejected": ("#BBBBBB", "o", "rejected"),
+    "spectral": ("#D55E00", "^", "by Fiedler score"),
+    "weighted": ("#0072B2", "s", "by reference loss"),
+    "uniform": ("#009E73", "D", "at random"),
+}
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure with its own Agg canvas: no window system, no state shared through pyplot."""
+    figure = optional("matplotlib.figure").Figure(figsize=(width, height), dpi=120, layout="constrained")
+    optional("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
+    return figure
+
+
+def _tidy(axes: Any, x: str, y: str, title: str = "") -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_title(title, fontsize="medium", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#E5E5E5", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _bands(runs: list[dict[str, Any]]) -> tuple[Any, Any, Any]:
+    """Mean samples, mean accuracy and half-width of its 95 % interval at every checkpoint, in per cent."""
+    samples = np.mean([[point["samples"] for point in run["curve"]] for run in runs], axis=0)
+    curves = np.array([[point["test_accuracy"] for point in run["curve"]] for run in runs])
+    estimates = [estimate(column.tolist()) for column in curves.T]
+    mean = np.array([100 * value.mean for value in estimates])
+    return samples, mean, np.nan_to_num([100 * value.half_width for value in estimates])
+
+
+def accuracy_figure(results: dict[str, Any]) -> Any:
+    """Test accuracy against samples seen, one line and one band of ± the 95 % half-width for every policy."""
+    figure = _figure(8.5, 5.0)
+    axes = figure.add_subplot()
+    grouped = by_policy(results["cells"])
+    final, finest = [], []
+    for number, policy in enumerate(policy for policy in results["policies"] if policy in grouped):
+        runs = list(grouped[policy].values())
+        samples, mean, half = _bands(runs)
+        style = {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _DASHES[number % len(_DASHES)]}
+        axes.fill_between(samples, mean - half, mean + half, color=style["color"], alpha=0.15, linewidth=0)
+        axes.plot(samples, mean, label=policy, marker=_MARKERS[number % len(_MARKERS)], markersize=4, linewidth=1.6, **style)
+        final.append(mean[-1])
+        finest.append(float(np.median(mean)))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(optional("matplotlib.ticker").FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(optional("matplotlib.ticker").NullFormatter())
+    # The end of training is what differs; the first steps from chance would squeeze it into a line.
+    low, high = min([*final, *finest]), max(final)
+    margin = max(0.35 * (high - low), 0.5)
+    axes.set_ylim(max(0.0, low - 2.5 * margin), min(100.0, high + margin))
+    seeds = len(results["seeds"])
+    _tidy(axes, "samples trained on (log scale)", "test accuracy, %",
+          f"{results['settings']['data']}: mean over {seeds} seed{'s' if seeds > 1 else ''}, band = 95 % interval")  # fmt: skip
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def schedule_figure(results: dict[str, Any]) -> Any:
+    """The keep ratio of every candidate batch of the training, and its mean."""
+    figure = _figure(6.5, 3.6)
+    axes = figure.add_subplot()
+    ratios = np.asarray(results["keep_ratios"], dtype=float)
+    epochs = np.arange(len(ratios)) * results["settings"]["epochs"] / len(ratios)
+    axes.plot(epochs, ratios, color="#0072B2", linewidth=1.8, label=f"{results['settings']['schedule']} schedule")
+    axes.axhline(float(ratios.mean()), color="#D55E00", linestyle="--", linewidth=1.2, label=f"mean {ratios.mean():.3f}")
+    axes.set_ylim(0.0, 1.02)
+    _tidy(axes, "epoch", "keep ratio", "Share of every candidate batch that is trained on")
+    axes.legend(loc="upper left", frameon=False)
+    return figure
+
+
+def class_figure(results: dict[str, Any], policy: str) -> Any:
+    """How often each class was selected by ``policy``, as a share of how often it was offered (GSTDS Fig. 10).
+
+    Left: the most and the least selected class over the training, with the mean of all. Right: every class in the whole
+    training, in descending order.
+    """
+    runs = list(by_policy(results["cells"])[policy].values())
+    selected = np.mean([run["selected_per_class"] for run in runs], axis=0)  # (checkpoints, classes)
+    offered = np.mean([run["corruption"]["rows_per_class"] for run in runs], axis=0)
+    offered = np.maximum(offered * results["settings"]["epochs"] / len(selected), 1e-12)  # at each checkpoint
+    overall = 100 * selected.sum(0) / (offered * len(selected))
+    order = np.argsort(-overall, kind="stable")
+    names = results["classes"]
+    figure = _figure(10.5, 4.2)
+    curves, bars = figure.subplots(1, 2)
+    epochs = (np.arange(len(selected)) + 1) * results["settings"]["epochs"] / len(selected)
+    for place, colour, marker, word in ((0, "#D55E00", "o", "most"), (-1, "#0072B2", "s", "least")):
+        label = order[place]
+        share = 100 * selected[:, label] / offered[label]
+        curves.plot(epochs, share, color=colour, marker=marker, markersize=4, label=f"{word} selected: {names[label]}")
+    everything = 100 * selected.sum(1) / offered.sum()
+    curves.plot(epochs, everything, color="#777777", linestyle="--", label="all classes")
+    curves.set_ylim(bottom=0.0)
+    _tidy(curves, "epoch", "selected, % of the offered", f"{policy}: two classes over the training")
+    curves.legend(frameon=False, loc="upper left")
+    colours = ["#D55E00", *["#BBBBBB"] * (len(order) - 2), "#0072B2"]
+    bars.bar(range(len(order)), overall[order], color=colours[: len(order)])
+    bars.axhline(100 * selected.sum() / (offered.sum() * len(selected)), color="#777777", linestyle="--", linewidth=1.0)
+    few = len(order) <= 15
+    bars.set_xticks(range(len(order)) if few else [0, len(order) - 1])
+    ends = range(len(order)) if few else (0, len(order) - 1)
+    bars.set_xticklabels([names[order[place]] for place in ends], rotation=45 if few else 0, ha="right" if few else "center")
+    _tidy(bars, "class" if few else "class, in this order", "selected, % of the offered", "Whole training, all classes")
+    return figure
+
+
+def pictured_batch_figure(results: dict[str, Any], policy: str) -> Any | None:
+    """One candidate batch early and late, its reference features on their two principal components, by the reason of
+    each sample's selection (GSTDS Fig. 8); None where ``policy`` has none."""
+    runs = by_policy(results["cells"])[policy].values()
+    picture = next((run["pictured_batch"] for run in runs if run.get("pictured_batch")), None)
+    if picture is None:
+        return None
+    points = np.asarray(picture["points"], dtype=float)
+    figure = _figure(10.0, 4.8)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    shown: dict[str, Any] = {}
+    for axes, moment in zip(panels, picture["moments"], strict=True):
+        kinds = np.asarray(moment["kinds"])
+        for kind, (colour, marker, words) in _KINDS.items():
+            chosen = points[kinds == kind]
+            if len(chosen):
+                shown[words] = axes.scatter(
+                    chosen[:, 0], chosen[:, 1], c=colour, marker=marker, s=34, edgecolors="white", linewidths=0.5
+                )
+        first, second = (round(100 * share) for share in picture["variance_shares"])
+        _tidy(axes, f"first component ({first} % of variance)", f"second component ({second} %)",
+              f"Epoch {moment['epoch']}, keep ratio {moment['keep_ratio']:.2f}: {np.sum(kinds != 'rejected')} of "
+              f"{len(kinds)} selected")  # fmt: skip
+    figure.suptitle(f"{policy}: the candidates of batch {picture['batch']} (fixed partition)", fontsize="medium")
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), frameon=False)
+    return figure
+
+
+def save_figures(results: dict[str, Any], folder: Path) -> list[Path]:
+    """All pictures of ``results`` as PNG files in ``folder``; classes and one batch for each selection that is no
+    control."""
+    pictures = {"accuracy": accuracy_figure(results), "keep-ratio": schedule_figure(results)}
+    grouped = by_policy(results["cells"])
+    for policy in results["policies"]:
+        if policy in CONTROLS or policy not in grouped:
+            continue
+        pictures[f"classes-{policy}"] = class_figure(results, policy)
+        batch = pictured_batch_figure(results, policy)
+        if batch is not None:
+            pictures[f"batch-{policy}"] = batch
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in pictures.items():
+        path = folder / f"{name}.png"
+        figure.savefig(path, metadata={"Software": None})  # the same bytes from every version of matplotlib's stamp
+        paths.append(path)
+    return paths

@@ -1,0 +1,202 @@
+"""From finished trainings to a table, a verdict in words, and a JSON file that can be read back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from spectral_sampler.errors import argument_error
+from spectral_sampler.experiment.optional import optional
+from spectral_sampler.experiment.policies import FULL, FULL_EQUAL_COMPUTE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["Estimate", "Row", "by_policy", "estimate", "read_json", "rows", "table", "verdict", "write_json"]
+
+BASELINE = "uniform"
+"""The control that isolates the selection: as many samples of the same candidates, chosen at random."""
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds with the half-width of its 95 % t-interval, NaN for a single seed."""
+
+    mean: float
+    half_width: float
+
+    @property
+    def clear_of_zero(self) -> bool:
+        """The interval does not contain zero."""
+        return abs(self.mean) > self.half_width  # false for NaN
+
+    def percent(self, *, signed: bool = False) -> str:
+        """In per cent (or points), such as ``87.82 ± 0.05``."""
+        mean = f"{100 * self.mean:+.2f}" if signed else f"{100 * self.mean:.2f}"
+        return mean if math.isnan(self.half_width) else f"{mean} ± {100 * self.half_width:.2f}"
+
+
+class Row(NamedTuple):
+    """One line of the table: a policy over its seeds."""
+
+    policy: str
+    seeds: int
+    accuracy: Estimate
+    difference: Estimate | None
+    """Accuracy minus uniform's with the same seed; None for uniform itself."""
+    samples: float
+    samples_ratio: float
+    """To full training."""
+    flops: float
+    seconds: dict[str, float]
+    wrong_label_share: float
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and ``t_{.975, K−1} · s / √K`` of K values, s with K − 1 in the denominator."""
+    count = len(values)
+    mean = float(np.mean(values))
+    if count < 2:
+        return Estimate(mean, math.nan)
+    quantile = float(optional("scipy.stats").t.ppf(0.975, count - 1))
+    return Estimate(mean, quantile * float(np.std(values, ddof=1)) / math.sqrt(count))
+
+
+def by_policy(cells: Iterable[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Finished trainings by policy, then seed, seeds ascending."""
+    grouped: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for cell in sorted(cells, key=lambda cell: int(cell["seed"])):
+        grouped[cell["policy"]][int(cell["seed"])] = cell
+    return dict(grouped)
+
+
+def _mean(cells: Iterable[dict[str, Any]], name: str) -> float:
+    return float(np.mean([cell[name] for cell in cells]))
+
+
+def rows(cells: Iterable[dict[str, Any]], policies: Sequence[str]) -> list[Row]:
+    """The lines of the table in the order of ``policies``; differences over the seeds that both have."""
+    grouped = by_policy(cells)
+    baseline = grouped.get(BASELINE, {})
+    full = _mean(grouped[FULL].values(), "samples") if FULL in grouped else math.nan
+    lines = []
+    for policy in policies:
+        finished = grouped.get(policy)
+        if not finished:
+            continue
+        runs = list(finished.values())
+        paired = [run["test_accuracy"] - baseline[seed]["test_accuracy"] for seed, run in finished.items() if seed in baseline]
+        samples = _mean(runs, "samples")
+        parts = ("selection", "data", "training")
+        lines.append(
+            Row(
+                policy,
+                len(runs),
+                estimate([run["test_accuracy"] for run in runs]),
+                estimate(paired) if paired and policy != BASELINE else None,
+                samples,
+                samples / full,
+                _mean(runs, "learner_flops"),
+                {part: float(np.mean([run["seconds"][part] for run in runs])) for part in parts},
+                _mean(runs, "wrong_label_share"),
+            )
+        )
+    return lines
+
+
+def table(lines: Sequence[Row]) -> str:
+    """The table as text. Seconds are a description of this run, not a benchmark."""
+    noisy = any(line.wrong_label_share > 0 for line in lines)
+    header = ["policy", "test accuracy %", "minus uniform", "samples", "of full", "GFLOP", "selection s", "data s",
+              "training s"]  # fmt: skip
+    body = []
+    for line in lines:
+        seconds = [f"{line.seconds[part]:.2f}" for part in ("selection", "data", "training")]
+        body.append(
+            [line.policy, line.accuracy.percent(), line.difference.percent(signed=True) if line.difference else "",
+             f"{line.samples:,.0f}", f"{100 * line.samples_ratio:.1f} %", f"{line.flops / 1e9:,.2f}", *seconds]
+        )  # fmt: skip
+        if noisy:
+            body[-1].append(f"{100 * line.wrong_label_share:.1f} %")
+    if noisy:
+        header.append("wrong labels")
+    widths = [max(len(row[column]) for row in [header, *body]) for column in range(len(header))]
+    text = ["  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in
+                      enumerate(zip(row, widths, strict=True))) for row in [header, *body]]  # fmt: skip
+    text.insert(1, "  ".join("-" * width for width in widths))
+    seeds = sorted({line.seeds for line in lines})
+    text.append(f"Means over {'/'.join(map(str, seeds))} seeds, ± half of the 95 % t-interval; differences are paired by seed.")
+    return "\n".join(text)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def verdict(lines: Sequence[Row]) -> str:
+    """Who beats or loses to uniform selection with an interval clear of zero, in plain words."""
+    compared = [line for line in lines if line.difference is not None and line.policy not in {FULL, FULL_EQUAL_COMPUTE}]
+    sentences = []
+    for word, sign in (("beat", 1), ("lose to", -1)):
+        clear = [line for line in compared if line.difference and line.difference.clear_of_zero
+                 and math.copysign(1, line.difference.mean) == sign]  # fmt: skip
+        if clear:
+            listed = _listed([f"{line.policy} ({line.difference.percent(signed=True)} points)" for line in clear
+                              if line.difference])  # fmt: skip
+            verb = word if len(clear) > 1 else {"beat": "beats", "lose to": "loses to"}[word]
+            sentences.append(f"{listed} {verb} uniform selection at the same number of samples.")
+        else:
+            sentences.append(f"No policy {'beats' if sign > 0 else 'loses to'} uniform selection with an interval clear of zero.")
+    unclear = [line.policy for line in compared if line.difference and not line.difference.clear_of_zero]
+    if unclear:
+        sentences.append(f"Not decided by these seeds: {_listed(unclear)}.")
+    for policy, what in ((FULL, "Training on everything"), (FULL_EQUAL_COMPUTE, "Ordinary training stopped at equal compute")):
+        difference = next((line.difference for line in lines if line.policy == policy), None)
+        if difference:
+            sentences.append(f"{what} differs from uniform by {difference.percent(signed=True)} points.")
+    return "\n".join(sentences)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` whole or not at all; refuses NaN and infinity, which JSON has not."""
+    text = _readable(value) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _readable(value: Any, indent: str = "") -> str:
+    """JSON with a line for every entry, except that a list of plain values keeps to one line."""
+    deeper = indent + " "
+    if isinstance(value, dict) and value:
+        entries = [f"{deeper}{json.dumps(key)}: {_readable(part, deeper)}" for key, part in value.items()]
+        return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(part, (list, dict)) for part in value):
+        return "[\n" + ",\n".join(deeper + _readable(part, deeper) for part in value) + f"\n{indent}]"
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote.
+
+    Raises:
+        ArgumentError: the file is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise argument_error("path", "a readable JSON file", path, str(error)) from None

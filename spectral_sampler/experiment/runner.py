@@ -1,0 +1,251 @@
+"""All trainings of a comparison, in parallel processes, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import platform
+import queue
+import subprocess
+import sys
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from spectral_sampler.errors import ArgumentError, argument_error
+from spectral_sampler.experiment import cell as cells
+from spectral_sampler.experiment.cell import Cell, Places
+from spectral_sampler.experiment.corruption import corrupt
+from spectral_sampler.experiment.optional import optional
+from spectral_sampler.experiment.policies import FULL, chosen_policies
+from spectral_sampler.experiment.reference import prepare_features, reference_for
+from spectral_sampler.experiment.report import read_json, write_json
+from spectral_sampler.schedule import plan_ratios
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from spectral_sampler.experiment.settings import Settings
+
+__all__ = ["Comparison", "compare"]
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_events: Any = None  # in a worker process: the queue back to the parent
+
+
+class Comparison(NamedTuple):
+    """What to run."""
+
+    settings: Settings
+    policies: Sequence[str]
+    """Controls are added."""
+    seeds: Sequence[int]
+    out: Path
+    places: Places = Places()
+    jobs: int | None = None
+    """Processes; None for the number of cores this process may use."""
+    resume: bool = False
+    """Keep finished trainings found in ``out`` if they were made with the same settings."""
+    command: str = ""
+
+
+def _start_worker(events: Any, plugins: tuple[str, ...]) -> None:
+    """One thread each: several processes with several threads on the same cores cost up to nine times the work."""
+    global _events  # noqa: PLW0603 - a worker process belongs to the runner
+    _events = events
+    torch.set_num_threads(1)
+    for module in plugins:
+        __import__(module)
+
+
+def _tick() -> None:
+    if _events is not None:
+        _events.put(1)
+
+
+def _describe(settings: Settings, places: Places) -> dict[str, Any]:
+    """Fills the cache with encoder features; says what the data set is."""
+    task = cells.load(settings, places)
+    prepare_features(settings, task, places.cache)
+    rows = len(corrupt(task.train.labels, settings.corruption, len(task.classes), 0).rows)
+    if cells.candidate_batches(settings, rows) < 1:
+        rule = f"at most the number of training rows ({rows})"
+        raise argument_error("candidate-batch-size", rule, settings.candidate_batch_size, "Use a smaller one.")
+    return {
+        "classes": list(task.classes),
+        "rows": {"train": rows, "held_out": len(task.held_out), "test": len(task.test)},
+    }
+
+
+def _prepare_reference(settings: Settings, seed: int, places: Places) -> None:
+    """Fills the cache with one seed's reference, so that its trainings do not each compute it."""
+    task = cells.load(settings, places)
+    corrupted = corrupt(task.train.labels, settings.corruption, len(task.classes), seed)
+    reference_for(settings, task, corrupted, seed, places.cache)
+
+
+def _run(cell: Cell, places: Places, path: Path) -> None:
+    write_json(path, cells.run_cell(cell, places, _tick))
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Worker processes inherit the environment; ours comes back afterwards."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Progress:
+    """tqdm bars fed by the queue of the workers."""
+
+    def __init__(self, events: Any) -> None:
+        self.events, self.make = events, optional("tqdm.auto").tqdm
+
+    def finish(self, futures: list[Future[Any]], what: str, total: int, unit: str) -> list[Any]:
+        """Waits for ``futures``; raises the first error, having stopped what had not begun."""
+        with self.make(total=total, desc=what, unit=unit, disable=None) as bar:
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in done:
+                    if future.exception() is not None:
+                        for other in pending:
+                            other.cancel()
+                    future.result()
+                    if unit == "reference":
+                        bar.update()
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        bar.update(self.events.get_nowait())
+            bar.update(max(0, total - bar.n))  # the queue may lag behind the last result
+        return [future.result() for future in futures]
+
+
+def _finished(comparison: Comparison, cell: Cell, path: Path) -> bool:
+    if not comparison.resume or not path.exists():
+        return False
+    try:
+        return bool(read_json(path)["key"] == cell.key)
+    except (ArgumentError, KeyError, TypeError):
+        return False
+
+
+def _commit() -> str | None:
+    """Revision of the source tree this package runs from, with ``-dirty`` if it was changed; None outside one."""
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip() or None
+
+
+def _circumstances(command: str) -> dict[str, Any]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    for package in ("spectral-sampler", "torchvision", "scikit-learn", "scipy", "tokenizers"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "command": command,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "versions": versions,
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": _available_cores()},
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def compare(comparison: Comparison, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Runs every training that is not finished, and collects all of them in ``out/results.json``.
+
+    Every finished training is a file of its own in ``out/cells``, so an interrupted comparison goes on with
+    ``resume=True``, and policies and seeds can be added later. The trainings run in fresh processes (spawn); the
+    calling process draws no random number and keeps its thread settings.
+
+    Raises:
+        ArgumentError: settings, a policy or a data set that cannot be.
+        RuntimeError: a worker process died.
+    """
+    settings = comparison.settings.checked()
+    policies = chosen_policies(comparison.policies)
+    folder = comparison.out / "cells"
+    paths = {
+        Cell(settings, policy, seed): folder / f"{policy}-seed{seed}.json"
+        for seed in comparison.seeds
+        for policy in policies
+    }
+    pending = [cell for cell, path in paths.items() if not _finished(comparison, cell, path)]
+    if len(pending) < len(paths):
+        say(f"{len(paths) - len(pending)} of {len(paths)} trainings are finished already.")
+    described = _execute(comparison, pending, paths)
+    results = {
+        "settings": settings.record(),
+        "policies": list(policies),
+        "seeds": list(comparison.seeds),
+        **described,
+        "circumstances": _circumstances(comparison.command),
+        "keep_ratios": _keep_ratios(settings, described["rows"]["train"]),
+        "cells": [read_json(path) for path in paths.values()],
+    }
+    write_json(comparison.out / "results.json", results)
+    return results
+
+
+def _keep_ratios(settings: Settings, rows: int) -> list[float]:
+    ratios = plan_ratios(settings.ratio(), settings.epochs, cells.candidate_batches(settings, rows))
+    return [round(float(ratio), 6) for ratio in ratios.ravel()]
+
+
+def _execute(comparison: Comparison, pending: list[Cell], paths: dict[Cell, Path]) -> dict[str, Any]:
+    settings, places = comparison.settings, comparison.places
+    context = multiprocessing.get_context("spawn")
+    events = context.Queue()
+    jobs = comparison.jobs or _available_cores()
+    # Full trainings take longest; begun last they would leave cores idle at the end.
+    pending = sorted(pending, key=lambda cell: (cell.policy != FULL, cell.seed))
+    with _one_thread_each(), ProcessPoolExecutor(jobs, context, _start_worker, (events, places.plugins)) as pool:
+        progress = _Progress(events)
+        try:
+            described: dict[str, Any] = pool.submit(_describe, settings, places).result()
+            seeds = sorted({cell.seed for cell in pending})
+            references = [pool.submit(_prepare_reference, settings, seed, places) for seed in seeds]
+            progress.finish(references, "references", len(references), "reference")
+            futures = [pool.submit(_run, cell, places, paths[cell]) for cell in pending]
+            progress.finish(futures, "trainings", sum(map(cells.checkpoints, pending)), "epoch")
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "A worker process died, perhaps for lack of memory. What is finished is kept: add --resume, and --jobs 1."
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return described
