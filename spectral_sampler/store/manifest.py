@@ -134,7 +134,8 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of the store at ``path``; StoreError unless it is complete and unchanged."""
     try:
         with _open_regular(path / MANIFEST) as file:
-            text = file.read(_MANIFEST_LIMIT + 1)
+            size = os.fstat(file.fileno()).st_size
+            text = file.read(min(size, _MANIFEST_LIMIT))
     except OSError as error:
         if any(path.glob(f"{PARTIAL}*")):
             raise StoreError(
@@ -144,7 +145,7 @@ def read_manifest(path: Path) -> Manifest:
         raise StoreError(
             f"{path} holds no readable {MANIFEST} ({error.strerror}): it is not a store, or its writing never finished."
         ) from error
-    if len(text) > _MANIFEST_LIMIT:
+    if size > _MANIFEST_LIMIT:
         raise StoreError(f"{path / MANIFEST} is larger than {_MANIFEST_LIMIT} bytes, so it is not ours.")
     try:
         body = json.loads(text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spectral_sampler.errors import StoreError
-from spectral_sampler.store import atomic, checks, writing
+from spectral_sampler.store import atomic, checks, exchange, writing
 from spectral_sampler.store import manifest as manifests
 
 if TYPE_CHECKING:
@@ -142,6 +142,24 @@ class ReferenceStore:
                 digests = {name: entry.sha256 for name, entry in self._manifest.arrays.items()}
                 writing.write_store(directory, arrays, digests, self.source)
         return ReferenceStore.open(directory, verify=False)
+
+    @classmethod
+    def from_safetensors(cls, path: str | os.PathLike[str]) -> ReferenceStore:
+        """A store in memory from a safetensors file with ``features`` and, optionally, ``losses`` and ``labels``."""
+        return cls.from_arrays(**exchange.read_safetensors(path))
+
+    def to_safetensors(self, path: str | os.PathLike[str]) -> None:
+        """Writes the arrays to one safetensors file; needs the package safetensors."""
+        exchange.write_safetensors(path, self._arrays())
+
+    @classmethod
+    def from_parquet(cls, path: str | os.PathLike[str]) -> ReferenceStore:
+        """A store in memory from a Parquet file, one row per sample, with a list column ``features``."""
+        return cls.from_arrays(**exchange.read_parquet(path))
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Writes the arrays to one Parquet file; needs the package pyarrow."""
+        exchange.write_parquet(path, self._arrays())
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         named = {"features": self.features, "losses": self.losses, "labels": self.labels}
