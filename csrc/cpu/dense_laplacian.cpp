@@ -7,36 +7,71 @@
 namespace spectral {
 namespace {
 
-// Columns of S are taken two panels at a time, the width of a register tile on the widest instruction set.
-void multiply_columns(const Kernels& kernels, const float* slab, int64_t panel_floats, int64_t panels, int64_t columns,
-                      int64_t pair, float* affinity, int64_t stride, bool add) {
-  const int64_t first = 2 * pair, wide = std::min<int64_t>(2, panels - first);
-  const float* right = slab + first * panel_floats;
-  float* out = affinity + first * kPanel;
-  // The block on the diagonal needs its own panel only; everything below needs both.
-  kernels.gram(right, right, 1, panel_floats, columns, out + first * kPanel * stride, stride, add);
-  for (int64_t row = first + 1; row < panels; ++row)
-    kernels.gram(slab + row * panel_floats, right, wide, panel_floats, columns, out + row * kPanel * stride, stride, add);
-}
+// The rows of a batch lie scattered in the store, too far apart for the processor to guess. While one slab is multiplied the
+// next one (of the next member after the last) is asked for, a few cache lines before every block.
+class Prefetch {
+ public:
+  Prefetch(const Rows* rows, int64_t count, int64_t column, int64_t columns, int64_t calls) : rows_(rows), column_(column) {
+    if (rows == nullptr) return;
+    const int64_t element = rows->storage == Storage::float32 ? 4 : 2;
+    bytes_ = std::min(columns, rows->width - column) * element;
+    column_ = column * element;
+    lines_ = (bytes_ + kLine - 1) / kLine;
+    share_ = (count * lines_ + calls - 1) / calls;
+    total_ = count * lines_;
+  }
+  void issue(int64_t call) const {
+    for (int64_t i = call * share_, end = std::min(total_, i + share_); i < end; ++i)
+      __builtin_prefetch(rows_->row(i / lines_) + column_ + i % lines_ * kLine, 0, 2);
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const Rows* rows_;
+  int64_t column_, bytes_ = 0, lines_ = 1, share_ = 0, total_ = 0;
+};
+
+struct Slab {
+  const Kernels& kernels;
+  const float* data;
+  int64_t panel_floats, panels, columns;
+  bool add;
+
+  // Columns of S are taken two panels at a time, the width of a register tile on the widest instruction set.
+  void multiply(int64_t pair, float* affinity, int64_t stride, const Prefetch& ahead, int64_t& call) const {
+    const int64_t first = 2 * pair, wide = std::min<int64_t>(2, panels - first);
+    const float* right = data + first * panel_floats;
+    float* out = affinity + first * kPanel;
+    // The block on the diagonal needs its own panel only; everything below needs both.
+    for (int64_t row = first; row < panels; ++row) {
+      ahead.issue(call++);
+      kernels.gram(data + row * panel_floats, right, row == first ? 1 : wide, panel_floats, columns, out + row * kPanel * stride,
+                   stride, add);
+    }
+  }
+};
 
 }  // namespace
 
-void DenseLaplacian::multiply(const Rows& rows, const Executor& executor) {
+void DenseLaplacian::multiply(const Rows& rows, const Executor& executor, const Rows* next) {
   const int64_t panels = stride / kPanel, pairs = (panels + 1) / 2;
   const int64_t most = std::min(padded(rows.width), kSlabColumns), panel_floats = most * kPanel;
-  float* slab = slab_.reserve(panels * panel_floats);
+  float* data = slab_.reserve(panels * panel_floats);
   float* affinity = affinity_.reserve(stride * stride);
   for (int64_t column = 0; column < rows.width; column += most) {
-    const int64_t columns = std::min(most, padded(rows.width - column));
+    const int64_t columns = std::min(most, padded(rows.width - column)), after = column + most;
     executor.run(panels, [&](int64_t first, int64_t last) {
       for (int64_t p = first; p < last; ++p)
-        kernels_->pack(rows, p * kPanel, std::min(kPanel, size - p * kPanel), column, columns, slab + p * panel_floats);
+        kernels_->pack(rows, p * kPanel, std::min(kPanel, size - p * kPanel), column, columns, data + p * panel_floats);
     });
-    executor.run((pairs + 1) / 2, [&](int64_t first, int64_t last) {
+    const Slab slab = {*kernels_, data, panel_floats, panels, columns, column > 0};
+    const int64_t couples = (pairs + 1) / 2, each = 2 * (panels - pairs) + 2;  // blocks in two columns of the triangle
+    const Prefetch ahead(after < rows.width ? &rows : next, size, after < rows.width ? after : 0, most, couples * each);
+    executor.run(couples, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {  // a long and a short column of the triangle together: equal work
-        multiply_columns(*kernels_, slab, panel_floats, panels, columns, i, affinity, stride, column > 0);
-        if (pairs - 1 - i != i)
-          multiply_columns(*kernels_, slab, panel_floats, panels, columns, pairs - 1 - i, affinity, stride, column > 0);
+        int64_t call = i * each;
+        slab.multiply(i, affinity, stride, ahead, call);
+        if (pairs - 1 - i != i) slab.multiply(pairs - 1 - i, affinity, stride, ahead, call);
       }
     });
   }
@@ -63,11 +98,12 @@ void DenseLaplacian::finish() {
   norm = largest > 0.0 ? largest : 1.0;
 }
 
-Rescue DenseLaplacian::build(const Rows& rows, int64_t count, const Kernels& kernels, const Executor& executor) {
+Rescue DenseLaplacian::build(const Rows& rows, int64_t count, const Kernels& kernels, const Executor& executor,
+                             const Rows* next) {
   kernels_ = &kernels;
   size = count;
   stride = padded(count);
-  multiply(rows, executor);
+  multiply(rows, executor, next);
   float* inverse = inverse_.reserve(stride);
   for (int64_t i = 0; i < stride; ++i) {
     const float squares = affinity_.data()[i * (stride + 1)];

@@ -165,16 +165,17 @@ void refuse(const Results& out, int64_t b, int64_t size) {
   out.status[b] = kInvalid;
 }
 
-void solve_member(const Features& features, const int64_t* indices, int64_t b, int64_t size, const Options& options,
-                  const Executor& executor, Workspace& space, const Results& out) {
+// `last`: where the members of this thread end, for the look ahead at the rows of the next one.
+void solve_member(const Features& features, const int64_t* indices, int64_t b, int64_t last, int64_t size,
+                  const Options& options, const Executor& executor, Workspace& space, const Results& out) {
   const Kernels& kernels = select_kernels();
   const int64_t* own = indices + b * size;
-  const Rows rows = rows_of(features, own);
+  const Rows rows = rows_of(features, own), next = rows_of(features, own + size);
   const bool dense = options.form == Form::dense || (options.form == Form::automatic && dense_is_faster(size, features.width));
   const int64_t capacity = basis_capacity(size, features, dense);
   space.factored.refresh_every = options.refresh_every;
   const bool valid = build_safely(space, rows, size, [&](const Rows& from) {
-    return dense ? space.dense.build(from, size, kernels, executor)
+    return dense ? space.dense.build(from, size, kernels, executor, b + 1 < last ? &next : nullptr)
                  : space.factored.build(from, size, kernels, executor, Lanczos::rows(capacity));
   });
   if (!valid) return refuse(out, b, size);
@@ -193,13 +194,13 @@ void solve(const Features& features, const int64_t* indices, int64_t members, in
            const Executor& executor, const Results& results) {
   if (members == 1 || size >= kLargeGraph) {  // the threads work inside each graph
     Workspace space;
-    for (int64_t b = 0; b < members; ++b) solve_member(features, indices, b, size, options, executor, space, results);
+    for (int64_t b = 0; b < members; ++b) solve_member(features, indices, b, members, size, options, executor, space, results);
     return;
   }
   executor.run(members, [&](int64_t first, int64_t last) {
     Workspace space;
     const Serial serial;
-    for (int64_t b = first; b < last; ++b) solve_member(features, indices, b, size, options, serial, space, results);
+    for (int64_t b = first; b < last; ++b) solve_member(features, indices, b, last, size, options, serial, space, results);
   });
 }
 

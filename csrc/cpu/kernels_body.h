@@ -8,7 +8,7 @@ using spectral::kPanel;
 using spectral::Rows;
 using spectral::Storage;
 
-constexpr int kRegisters = kLanes == 16 ? 8 : 4;  // rows of a register tile
+constexpr int kRegisters = kLanes == 16 ? 8 : 4;  // rows of a register tile that is two vectors wide
 constexpr int kStrip = 8;                         // vectors held in registers by the passes over a basis or over S
 
 // --- Gram ------------------------------------------------------------------------------------------------------------------
@@ -77,11 +77,12 @@ void gram(const float* a, const float* b, int64_t blocks, int64_t block_stride, 
   for (int64_t v = 0; v < vectors; v += 2) {
     const float* sources[2];
     for (int i = 0; i < 2; ++i) sources[i] = b + (v + i) * kLanes / kPanel * block_stride + (v + i) * kLanes % kPanel;
-    for (int64_t r = 0; r < kPanel; r += kRegisters) {
-      if (v + 1 < vectors)
+    if (v + 1 < vectors) {
+      for (int64_t r = 0; r < kPanel; r += kRegisters)
         tile<kRegisters, 2>(a + r, sources, columns, c + r * stride + v * kLanes, stride, add);
-      else
-        tile<kRegisters, 1>(a + r, sources, columns, c + r * stride + v * kLanes, stride, add);
+    } else {  // as many multiplications for each load of b
+      for (int64_t r = 0; r < kPanel; r += 2 * kRegisters)
+        tile<2 * kRegisters, 1>(a + r, sources, columns, c + r * stride + v * kLanes, stride, add);
     }
   }
 }

@@ -34,14 +34,15 @@ class Laplacian {
 // S in memory: symmetric product of packed panels, half the multiplications.
 class DenseLaplacian final : public Laplacian {
  public:
-  Rescue build(const Rows& rows, int64_t count, const Kernels& kernels, const Executor& executor);
+  // `next`: rows that will be multiplied after these, for prefetching, or null.
+  Rescue build(const Rows& rows, int64_t count, const Kernels& kernels, const Executor& executor, const Rows* next = nullptr);
   void apply(int64_t, const float* q, float* w) override {
     kernels_->apply(affinity_.data(), stride, size, degrees, q, w);
   }
   const float* affinity() const { return affinity_.data(); }
 
  private:
-  void multiply(const Rows& rows, const Executor& executor);
+  void multiply(const Rows& rows, const Executor& executor, const Rows* next);
   void finish();
 
   const Kernels* kernels_ = nullptr;

@@ -33,13 +33,15 @@ SPECTRAL_INLINE Vector absolute(Vector v) {
   return reinterpret_cast<Vector>(reinterpret_cast<Mask>(v) & (Mask{} + 0x7fffffff));
 }
 
+typedef float Quad __attribute__((vector_size(16)));
+
+// Halves are added until four lanes are left: the order is fixed and short.
 SPECTRAL_INLINE float sum(Vector v) {
-  // Halves are added, as a tree: the order is fixed and short.
-  float lanes[kLanes];
-  __builtin_memcpy(lanes, &v, sizeof lanes);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  return lanes[0];
+  Quad quads[kLanes / 4];
+  __builtin_memcpy(quads, &v, sizeof v);
+  if constexpr (kLanes == 16) quads[0] = (quads[0] + quads[2 % (kLanes / 4)]) + (quads[1 % (kLanes / 4)] + quads[3 % (kLanes / 4)]);
+  if constexpr (kLanes == 8) quads[0] = quads[0] + quads[1 % (kLanes / 4)];
+  return (quads[0][0] + quads[0][2]) + (quads[0][1] + quads[0][3]);
 }
 
 SPECTRAL_INLINE float half_to_float(uint16_t half) {
