@@ -1,0 +1,49 @@
+"""Train on the part of every batch that is worth it, without touching the training loop.
+
+>>> from spectral_sampler import ReferenceStore, SpectralBatchSampler
+>>> sampler = SpectralBatchSampler(store, candidate_batch_size=128, epochs=25)  # doctest: +SKIP
+>>> loader = DataLoader(dataset, batch_sampler=sampler)  # doctest: +SKIP
+"""
+
+from spectral_sampler.errors import ArgumentError, BackendUnavailable, StoreError
+from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows, fiedler_vector
+from spectral_sampler.loader import curate
+from spectral_sampler.ops import explain, use_backend
+from spectral_sampler.sampler import SpectralBatchSampler
+from spectral_sampler.schedule import (
+    ConstantSchedule,
+    GammaSchedule,
+    LinearSchedule,
+    SigmoidSchedule,
+    SincSchedule,
+    SinusoidSchedule,
+)
+from spectral_sampler.selection import GSTDS, SALN, LossWeighted, Uniform
+from spectral_sampler.store import ReferenceStore
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GSTDS",
+    "SALN",
+    "ArgumentError",
+    "BackendUnavailable",
+    "ConstantSchedule",
+    "FiedlerResult",
+    "GammaSchedule",
+    "LinearSchedule",
+    "LossWeighted",
+    "ReferenceStore",
+    "SigmoidSchedule",
+    "SincSchedule",
+    "SinusoidSchedule",
+    "SpectralBatchSampler",
+    "Status",
+    "StoreError",
+    "Uniform",
+    "curate",
+    "explain",
+    "fiedler_rows",
+    "fiedler_vector",
+    "use_backend",
+]

@@ -1,0 +1,189 @@
+"""Checks of the sampler's arguments; every refusal is one sentence, raised by the constructor."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import torch
+from torch.utils.data import IterableDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from spectral_sampler.errors import argument_error
+from spectral_sampler.selection import Selection
+from spectral_sampler.store import ReferenceStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from spectral_sampler.schedule import ConstantSchedule, FittedSchedule
+
+KeepRatio: TypeAlias = "float | ConstantSchedule | FittedSchedule | Callable[[float], float]"
+
+__all__ = ["KeepRatio", "Settings", "as_store", "check_dataset", "check_emission", "check_order", "check_selection"]
+__all__ += ["true_or_false", "whole_number"]
+
+
+class Settings(NamedTuple):
+    """The checked arguments that are plain values."""
+
+    candidate_batch_size: int
+    epochs: int | None
+    shuffle: bool
+    reshuffle: bool
+    drop_last: bool
+    seed: int
+    num_replicas: int
+    rank: int
+    multiple_of: int
+    min_keep: int
+    lookahead: int
+
+    def checked(self, rows: int, sampler: Any) -> Settings:
+        """Every value of its type and in its range, together with a candidate order over ``rows`` samples."""
+        replicas = whole_number("num_replicas", self.num_replicas, 1, "It is the number of processes that train.")
+        rank = whole_number("rank", self.rank, 0, "Ranks count from 0.")
+        if rank >= replicas:
+            raise argument_error("rank", f"below num_replicas ({replicas})", rank, "Ranks count from 0.")
+        if sampler is not None:
+            check_order(sampler, replicas)
+        samples = rows if sampler is None else len(sampler)
+        candidates = whole_number("candidate_batch_size", self.candidate_batch_size, 2, "A choice needs candidates.")
+        if candidates > samples:
+            raise argument_error(
+                "candidate_batch_size", f"at most the number of samples ({samples})", candidates,
+                "Offer fewer candidates at a time.",
+            )  # fmt: skip
+        epochs = self.epochs
+        if epochs is not None:
+            epochs = whole_number("epochs", epochs, 1, "It is the length of the training that a schedule spans.")
+        return Settings(
+            candidates,
+            epochs,
+            true_or_false("shuffle", self.shuffle),
+            true_or_false("reshuffle", self.reshuffle),
+            true_or_false("drop_last", self.drop_last),
+            whole_number("seed", self.seed, None, "Use the same one on all ranks."),
+            replicas,
+            rank,
+            whole_number("multiple_of", self.multiple_of, 1, "Use 1 for no rounding."),
+            whole_number("min_keep", self.min_keep, 1, "It is the least number of samples in a batch."),
+            whole_number("lookahead", self.lookahead, 0, "Use 0 for no look-ahead thread."),
+        )
+
+
+_NEEDS = frozenset({"features", "losses", "labels", "learner_losses"})
+
+
+def whole_number(argument: str, value: object, minimum: int | None, remedy: str) -> int:
+    """``value`` as an int (NumPy's integers too; bool and float are refused), at least ``minimum``."""
+    rule = "a whole number" if minimum is None else f"a whole number of at least {minimum}"
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise argument_error(argument, rule, repr(value), remedy)
+    number = operator.index(value)  # type: ignore[arg-type]
+    if minimum is not None and number < minimum:
+        raise argument_error(argument, rule, number, remedy)
+    return number
+
+
+def true_or_false(argument: str, value: object) -> bool:
+    """``value`` where it is a bool; 0, 1 and strings are more often a slip than a decision."""
+    if not isinstance(value, bool):
+        raise argument_error(argument, "True or False", repr(value), "Arguments may have been given in another order.")
+    return value
+
+
+def as_store(store: object) -> ReferenceStore:
+    """A store as it is; features alone, as a tensor or an array, as a store without losses and labels."""
+    if isinstance(store, ReferenceStore):
+        return store
+    if isinstance(store, torch.Tensor) or hasattr(store, "__array__"):
+        return ReferenceStore.from_arrays(store)
+    raise argument_error(
+        "store", "a ReferenceStore, or features as a tensor or array of shape (M, d)", type(store).__name__,
+        "Open one with ReferenceStore.open(path).",
+    )  # fmt: skip
+
+
+def check_dataset(dataset: Any, rows: int) -> None:
+    """The data set is indexable and has the store's length."""
+    if isinstance(dataset, IterableDataset):
+        raise argument_error(
+            "dataset", "map-style (indexable, with a length)", type(dataset).__name__,
+            "Selection decides by index before data is read, which an IterableDataset cannot offer; wrap it in a "
+            "map-style Dataset.",
+        )  # fmt: skip
+    if not hasattr(dataset, "__len__"):
+        raise argument_error(
+            "dataset", "map-style with a length", type(dataset).__name__, "Give the data set a __len__."
+        )
+    if len(dataset) != rows:
+        raise argument_error(
+            "dataset", f"as long as the reference store ({rows} rows)", f"{len(dataset)} samples",
+            "Row i of the store must belong to sample i; extract the features of this data set.",
+        )  # fmt: skip
+
+
+def check_selection(selection: object, store: ReferenceStore) -> Selection:
+    """The selection follows the protocol, and the store holds what it needs."""
+    if isinstance(selection, type) or not isinstance(selection, Selection):
+        raise argument_error(
+            "selection", "an object with name, needs, score and select", repr(selection), "Pass GSTDS() or SALN()."
+        )
+    unknown = selection.needs - _NEEDS
+    if unknown:
+        raise argument_error(
+            "selection", f"one whose needs are among {sorted(_NEEDS)}", f"{selection.name} needing {sorted(unknown)}",
+            "A batch sampler has nothing else to offer before a batch is read.",
+        )  # fmt: skip
+    for need in ("losses", "labels"):
+        if need in selection.needs and getattr(store, need) is None:
+            raise argument_error(
+                "selection", f"one that does without {need}, which this store lacks", repr(selection),
+                f"Pass ReferenceStore.from_arrays(features, {need}=...), or selection=SALN(), which needs features "
+                "alone.",
+            )  # fmt: skip
+    return selection
+
+
+def check_order(sampler: Any, num_replicas: int) -> None:
+    """A candidate order given by the caller has a length, and is not sharded twice."""
+    if not (hasattr(sampler, "__iter__") and hasattr(sampler, "__len__")):
+        raise argument_error("sampler", "an index sampler with a length", repr(sampler), "Give it a __len__.")
+    if isinstance(sampler, DistributedSampler) and num_replicas != 1:
+        raise argument_error(
+            "num_replicas", "1 when sampler= is a DistributedSampler", num_replicas,
+            "One of the two shards the data, not both; leave out sampler= for identical lists on any number of ranks.",
+        )  # fmt: skip
+
+
+def check_emission(emit: str, batch_size: object, samples: int, settings: Settings, sampler: Any) -> int | None:
+    """The size of every emitted batch with ``emit="constant"``, None with ``emit="shrink"``."""
+    if emit not in {"shrink", "constant"}:
+        raise argument_error("emit", '"shrink" or "constant"', repr(emit), 'The papers shrink: emit="shrink".')
+    multiple = settings.multiple_of
+    least = -(-settings.min_keep // multiple) * multiple
+    if least > settings.candidate_batch_size:
+        raise argument_error(
+            "min_keep", f"at most {settings.candidate_batch_size} (candidate_batch_size) once rounded up to a multiple "
+            f"of multiple_of ({multiple})", least, "Lower min_keep or multiple_of.",
+        )  # fmt: skip
+    if emit == "shrink":
+        if batch_size is not None:
+            raise argument_error(
+                "batch_size", 'left out with emit="shrink"', batch_size,
+                'Batches vary in size then; pass emit="constant" for batches of one size.',
+            )  # fmt: skip
+        return None
+    remedy = 'With emit="constant" it is the number of samples in every batch.'
+    size = whole_number("batch_size", batch_size, 1, remedy)
+    if size > samples:
+        raise argument_error("batch_size", f"at most the number of samples ({samples})", size, remedy)
+    if size % multiple:
+        raise argument_error("batch_size", f"a multiple of multiple_of ({multiple})", size, "Change one of the two.")
+    if getattr(sampler, "replacement", False):
+        raise argument_error(
+            "emit", '"shrink" with a sampler= that draws with replacement', repr(emit),
+            "Its repetitions are offered once, so a batch may come out smaller.",
+        )  # fmt: skip
+    return size

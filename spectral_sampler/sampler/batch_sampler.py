@@ -1,0 +1,288 @@
+"""SpectralBatchSampler: the batch sampler that keeps the part of every candidate batch that is worth training on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import BatchSampler
+
+from spectral_sampler import ops
+from spectral_sampler.errors import argument_error
+from spectral_sampler.sampler import arguments
+from spectral_sampler.sampler.choosing import choose
+from spectral_sampler.sampler.counter import EpochCounter
+from spectral_sampler.sampler.iterator import SpectralBatchIterator
+from spectral_sampler.sampler.lookahead import LookAhead
+from spectral_sampler.sampler.observed import ObservedLosses
+from spectral_sampler.sampler.order import CandidateOrder
+from spectral_sampler.sampler.plan import Plan
+from spectral_sampler.sampler.scoring import Candidates, Epoch, Scorer
+from spectral_sampler.sampler.state import checked_state, make_state
+from spectral_sampler.sampler.statistics import Statistics
+from spectral_sampler.schedule import SigmoidSchedule, plan_ratios
+from spectral_sampler.selection import GSTDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from spectral_sampler.sampler.arguments import KeepRatio
+    from spectral_sampler.selection import Choice, Selection
+
+__all__ = ["SpectralBatchSampler"]
+
+_log = logging.getLogger("spectral_sampler")
+_DEFAULT_KEEP_RATIO = SigmoidSchedule(0.18, 0.88, mean=0.30)  # GSTDS §4
+
+
+class SpectralBatchSampler(BatchSampler):
+    """Yields, for every candidate batch, the dataset indices to train on, as lists of distinct Python ints.
+
+    ``DataLoader(dataset, batch_sampler=SpectralBatchSampler(store, epochs=25))``; the training loop does not change,
+    and samples that are not selected are never read.
+
+    The lists are a function of the arguments, the epoch and the position: the same for any number of workers, any
+    ``lookahead``, after resuming, and for one process as for the union over 2, 4 or 8 ranks. No global random state is
+    read or advanced. A selection that uses learner losses depends, besides, on what `observe` was given by then, hence
+    on how far ahead of training the DataLoader pulls; its scores are computed ahead, its choice when a batch is due.
+
+    Args:
+        store: a ReferenceStore, or features (M, d) alone as tensor or array.
+        candidate_batch_size: N, candidates offered at a time.
+        epochs: the horizon of a scheduled ``keep_ratio``; a constant needs none. Beyond it the last ratio stays.
+        keep_ratio: share of candidates that is kept: a number in (0, 1], a schedule, or a function of progress in
+            [0, 1]; default ``SigmoidSchedule(0.18, 0.88, mean=0.30)``.
+        selection: what decides; default `GSTDS`, which needs reference losses.
+        sampler: an index sampler that decides the candidate order, such as a DistributedSampler or
+            WeightedRandomSampler. Samples it repeats within a candidate batch are offered once. Resuming within an
+            epoch is exact if it has ``set_epoch`` or a ``generator``; see `CandidateOrder`.
+        shuffle: offer candidates in an order keyed by (seed, epoch), else ascending. Not used with ``sampler``.
+        reshuffle: a new order every epoch; False keeps epoch 0's order, so every candidate batch is scored once for the
+            whole training.
+        drop_last: leave out the candidates that do not fill a candidate batch, and the candidate batches that do not
+            fill a step of all ranks. False yields a smaller last batch (with several ranks: one filled up with
+            candidates from the start of the epoch, wrapping around to the first batches, so that ranks stay equal).
+        seed: of the order and of every draw.
+        num_replicas, rank: this process's share; never detected, because some frameworks shard by themselves.
+        emit: "shrink": ``⌊ratio · N⌋`` samples come out, and there is no attribute ``batch_size``, which frameworks
+            would take for a promise. "constant": ``batch_size`` samples come out of ``⌈batch_size / ratio⌉``
+            candidates; an epoch still has ``⌊M / N⌋`` batches, and goes over the data as often as that takes.
+        batch_size: with ``emit="constant"``.
+        multiple_of: the budget is rounded down to a multiple of it.
+        min_keep: the least budget; 2 keeps batch normalisation alive.
+        backend: see `spectral_sampler.explain`; refused here if it was asked for by name and cannot run.
+        lookahead: candidate batches scored in one call, by a thread that runs while training uses the last ones.
+            0: one at a time, without a thread.
+        dataset: if given, its kind and length are checked.
+
+    Raises:
+        ArgumentError: one sentence, for every argument that breaks its rule.
+    """
+
+    sampler: CandidateOrder
+    """The order of the candidates; what frameworks set the epoch on."""
+    batch_size: int  # set with emit="constant" alone: with "shrink" the attribute is absent
+
+    def __init__(
+        self,
+        store: Any,
+        candidate_batch_size: int = 128,
+        epochs: int | None = None,
+        keep_ratio: KeepRatio = _DEFAULT_KEEP_RATIO,
+        selection: Selection | None = None,
+        sampler: Any = None,
+        shuffle: bool = True,
+        reshuffle: bool = True,
+        drop_last: bool = True,
+        seed: int = 0,
+        num_replicas: int = 1,
+        rank: int = 0,
+        emit: str = "shrink",
+        batch_size: int | None = None,
+        multiple_of: int = 1,
+        min_keep: int = 2,
+        backend: str = "auto",
+        lookahead: int = 16,
+        dataset: Any = None,
+    ) -> None:
+        # BatchSampler.__init__ is not called: it would set batch_size.
+        self.store = arguments.as_store(store)
+        rows = len(self.store)
+        if dataset is not None:
+            arguments.check_dataset(dataset, rows)
+        self.settings = chosen = arguments.Settings(
+            candidate_batch_size, epochs, shuffle, reshuffle, drop_last, seed, num_replicas, rank, multiple_of,
+            min_keep, lookahead,
+        ).checked(rows, sampler)  # fmt: skip
+        self.drop_last = chosen.drop_last
+        self.sampler = CandidateOrder(
+            self, rows, chosen.seed, chosen.shuffle, fixed=not chosen.reshuffle, source=sampler
+        )
+        constant = arguments.check_emission(emit, batch_size, len(self.sampler), chosen, sampler)
+        if constant is not None:
+            self.batch_size = constant
+        self.selection = arguments.check_selection(GSTDS() if selection is None else selection, self.store)
+        self._plan = Plan(len(self.sampler), chosen, constant)
+        self._plan.set_ratios(plan_ratios(keep_ratio, chosen.epochs, self._plan.batches))
+        self.backend = ops.requested(backend)
+        ops.resolve(self.backend, self.store.features_tensor.device, self.store.features_tensor.dtype)
+        fixed = self.sampler.constant and (constant is None or self._plan.ratios.min() == self._plan.ratios.max())
+        self._scorer = Scorer(self.selection, self.store, self.backend, constant=bool(fixed))
+        self._counter, self._statistics, self._observed = EpochCounter(), Statistics(), ObservedLosses(rows)
+
+    def __len__(self) -> int:
+        """Batches of an epoch on this rank: exact, the same in every epoch and on every rank."""
+        return self._plan.steps
+
+    def __iter__(self) -> SpectralBatchIterator:
+        return SpectralBatchIterator(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.sampler.adopt(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"SpectralBatchSampler({self.store!r}, {self.selection!r}, epoch={self.epoch}, batches={len(self)}, "
+            f"backend={self.backend!r})"
+        )
+
+    # Epochs and state
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the running pass, or of the next one."""
+        return self._counter.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is ``epoch``. Idempotent; a running pass is not affected."""
+        self._counter.set(arguments.whole_number("epoch", epoch, 0, "Epochs count from 0."))
+        self.sampler.tell(self.epoch)
+
+    def state_dict(self, batches_consumed: int | None = None, epoch: int | None = None) -> dict[str, Any]:
+        """Where the sampler is: plain ints, strings and bools, under 2 KB.
+
+        Args:
+            batches_consumed: batches of the epoch that were trained on. A plain DataLoader with workers pulls batches
+                ahead of training, so the sampler's own position is too far then; torchdata's StatefulDataLoader keeps
+                count by itself.
+            epoch: the epoch in which they were; default the latest one begun.
+        """
+        if batches_consumed is None:
+            return self._state(None)
+        consumed = arguments.whole_number("batches_consumed", batches_consumed, 0, "Count the batches of this epoch.")
+        if consumed > len(self):
+            raise argument_error("batches_consumed", f"at most {len(self)}", consumed, "Count them anew every epoch.")
+        return self._state((self._counter.epoch_of(consumed) if epoch is None else epoch, consumed))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where ``state`` was taken.
+
+        Raises:
+            ArgumentError: if it belongs to a sampler with other data or another order.
+        """
+        position = self._checked_position(state)
+        if position is not None:
+            self._counter.load(*position)
+            self.sampler.tell(self.epoch)
+
+    def _identity(self) -> dict[str, Any]:
+        named = {**self.settings._asdict(), "samples": len(self.sampler), "selection": self.selection.name}
+        size = getattr(self, "batch_size", None)
+        return {**named, "batch_size": size, "store": self.store.fingerprint[:16]}
+
+    def _state(self, position: tuple[int, int] | None) -> dict[str, Any]:
+        epoch, step = self._counter.position() if position is None else position
+        return make_state(self._identity(), epoch, step, self._observed.digest)
+
+    def _checked_position(self, state: Mapping[str, Any]) -> tuple[int, int] | None:
+        """(epoch, step) of a state, None where an epoch that was set explicitly wins over it."""
+        epoch, step = checked_state(state, self._identity(), len(self))
+        if "learner_losses" in self.selection.needs and state.get("observed") != self._observed.digest:
+            _log.warning("the losses given to observe() before the checkpoint are not part of it: observe them again")
+        return None if self._counter.overrules(epoch, step, len(self)) else (epoch, step)
+
+    # What the iterator asks for
+
+    def _begin_pass(self, position: tuple[int, int] | None) -> tuple[int, int]:
+        by_caller = self.sampler.epoch_set_by_caller() if position is None else None
+        if by_caller is not None:
+            self._counter.set(by_caller)
+        epoch, step = self._counter.begin(position)
+        self.sampler.tell(epoch)
+        self._statistics.restart(epoch)
+        return epoch, step
+
+    def _look_ahead(self, epoch: int, step: int) -> LookAhead[Candidates]:
+        prepare = Epoch(self._plan, self.sampler, self._scorer, epoch)
+        depth = self.settings.lookahead if prepare.needs_work() else 0
+        return LookAhead(prepare, step, len(self), depth)
+
+    def _deliver(self, candidates: Candidates, epoch: int, step: int, waited: float) -> list[int]:
+        started = time.perf_counter()
+        choice = self._choose(candidates, epoch)
+        selected: list[int] = candidates.indices[choice.positions].tolist()
+        self._statistics.add(candidates, choice, waited, time.perf_counter() - started)
+        self._counter.delivered(epoch, step)
+        return selected
+
+    def _end_pass(self, epoch: int) -> None:
+        self._counter.end(epoch)
+        self.sampler.tell(self.epoch)
+
+    def _choose(self, candidates: Candidates, epoch: int) -> Choice:
+        return choose(
+            self.selection,
+            self.store,
+            self._observed,
+            candidates,
+            seed=self.settings.seed,
+            epoch=epoch,
+            progress=self._plan.progress(epoch, candidates.batch.number),
+        )
+
+    # For the training loop
+
+    def observe(self, indices: Any, losses: Any) -> None:
+        """The learner's losses (n,) of the samples ``indices`` (n,), for selections that need them."""
+        self._observed.observe(indices, losses)
+
+    def statistics(self) -> dict[str, float]:
+        """What happened since the latest pass began, as floats under ``spectral/``.
+
+        ``keep_ratio`` and ``kept`` are those of the last batch; the shares are over the batches scored; ``matvecs`` is
+        a mean per batch; ``seconds_waiting`` is what training waited for scores, ``seconds_selecting`` for choices.
+        """
+        return {**self._statistics.as_floats(), **self._observed.as_floats()}
+
+    def selection_at(self, epoch: int, batch: int) -> tuple[NDArray[np.int64], Choice, float]:
+        """Candidates (N,), the choice among them, and the keep ratio of candidate batch ``batch`` of an epoch, counted
+        over all ranks. Moves nothing."""
+        epoch = arguments.whole_number("epoch", epoch, 0, "Epochs count from 0.")
+        number = arguments.whole_number("batch", batch, 0, "Batches count from 0.")
+        if number >= self._plan.batches:
+            raise argument_error("batch", f"below {self._plan.batches}", number, "It counts an epoch's batches.")
+        prepare = Epoch(self._plan, self.sampler, self._scorer, epoch)
+        candidates = prepare.prepare([self._plan.batch(epoch, number)])[0]
+        return candidates.indices, self._choose(candidates, epoch), candidates.batch.ratio
+
+    def keep_ratios(self) -> NDArray[np.float64]:
+        """(epochs · batches,) the keep ratio of every candidate batch of the horizon, over all ranks."""
+        return self._plan.ratios.flatten()
+
+    def batch_sizes(self) -> set[int]:
+        """The batch sizes that will occur on this rank, for compilers and for reserving memory."""
+        return self._plan.batch_sizes()
+
+    def lr_scale(self, size: int | None = None) -> float:
+        """Size of a batch over ``candidate_batch_size`` (1 with ``emit="constant"``), for those who scale the learning
+        rate linearly with the batch. ``size`` is that of the batch in training; default the last one delivered, which
+        a DataLoader with workers has not trained on yet. Nothing here touches a learning rate."""
+        if self._plan.batch_size is not None:
+            return 1.0
+        kept = self._statistics.kept if size is None else size
+        return kept / self.settings.candidate_batch_size if kept else 1.0

@@ -1,0 +1,50 @@
+"""From a scored candidate batch to a choice within its budget, when the batch is due."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spectral_sampler.selection import KINDS, CandidateBatch, Choice
+
+if TYPE_CHECKING:
+    from spectral_sampler.sampler.observed import ObservedLosses
+    from spectral_sampler.sampler.scoring import Candidates
+    from spectral_sampler.selection import Selection
+    from spectral_sampler.store import ReferenceStore
+
+__all__ = ["choose"]
+
+
+def choose(
+    selection: Selection,
+    store: ReferenceStore,
+    observed: ObservedLosses,
+    candidates: Candidates,
+    *,
+    seed: int,
+    epoch: int,
+    progress: float,
+) -> Choice:
+    """The selection's choice; all candidates, as offered, where the budget does not ask for one."""
+    batch, indices, budget, score = candidates
+    if budget == len(indices):
+        return Choice(np.arange(budget), np.full(budget, KINDS.index("uniform"), dtype=np.int8))
+    needs = selection.needs
+    offered = CandidateBatch(
+        indices,
+        scores=None if score is None else score.values,
+        error=0.0 if score is None else score.error,
+        losses=store.losses[indices].astype(np.float64) if "losses" in needs and store.losses is not None else None,
+        labels=store.labels[indices] if "labels" in needs and store.labels is not None else None,
+        learner_losses=observed.of(indices) if "learner_losses" in needs else None,
+        seed=seed,
+        epoch=epoch,
+        batch=batch.number,
+        progress=progress,
+    )
+    choice = selection.select(offered, budget)
+    if len(choice.positions) != budget or len(np.unique(choice.positions)) != budget:
+        raise RuntimeError(f"{selection!r} was to select {budget} distinct candidates and did not")
+    return choice
