@@ -55,7 +55,9 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--jobs", type=int, metavar="J", help="processes (default: one a core)")
     run.add_argument("--resume", action="store_true", help="keep finished trainings found in --out")
-    run.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="imported for the policies it registers")
+    run.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="imported for the policies it registers"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="compare policies by training")
     compare.add_argument("--data", default="digits", metavar="NAME",
                          help="digits, fashion-mnist, wordnet, cifar10, oxford-pet or flowers102")  # fmt: skip
-    compare.add_argument("--policies", metavar="A,B,…", help="names; full, full-equal-compute, uniform and loss-weighted "
+    compare.add_argument("--policies", metavar="A,B,…", help="full, full-equal-compute, uniform, loss-weighted "
                          "are always included (default: these, saln and gstds)")  # fmt: skip
     compare.add_argument("--seeds", type=int, default=5, metavar="K")
     compare.add_argument("--first-seed", type=int, default=0, metavar="SEED")
@@ -101,8 +103,8 @@ def _settings(arguments: argparse.Namespace) -> Any:
 def _places(arguments: argparse.Namespace) -> Any:
     from spectral_sampler.experiment import Places
 
-    absolute = [path and path.resolve() for path in (arguments.data_root, arguments.cache)]
-    return Places(*absolute, arguments.download, tuple(getattr(arguments, "plugin", ())))
+    root, cache = (path and path.resolve() for path in (arguments.data_root, arguments.cache))
+    return Places(root, cache, arguments.download, tuple(getattr(arguments, "plugin", ())))
 
 
 def _compare(arguments: argparse.Namespace, command: str) -> None:

@@ -1,4 +1,4 @@
-"""Is a selection worth it? Policies compared by training the same learner, with the controls that the question needs."""
+"""Is a selection worth it? Policies compared by training the same learner, beside the controls this needs."""
 
 from spectral_sampler.experiment.cell import Cell, Places, run_cell
 from spectral_sampler.experiment.policies import CONTROLS, PAPERS, POLICIES, register

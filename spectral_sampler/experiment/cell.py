@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from spectral_sampler.selection import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -140,7 +140,7 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
         **_outcome(trace, flops, corrupted, len(task.classes)),
         "corruption": corrupted.record(len(task.classes)),
         "reference": reference.record,
-        "statistics": _statistics(batches),
+        "statistics": trace.statistics,
         "total_seconds": time.perf_counter() - started,
     }
     if cell.policy in POLICIES and "features" in POLICIES[cell.policy]().needs:
@@ -162,11 +162,6 @@ def _outcome(trace: Trace, flops: float, corrupted: Corrupted, classes: int) -> 
         "wrong_label_share": float(counts.sum(0) @ corrupted.wrong / max(samples, 1)),
         "selected_per_class": by_class.astype(int).tolist(),
     }
-
-
-def _statistics(batches: Any) -> dict[str, float]:
-    statistics = getattr(batches, "statistics", None)
-    return {name: float(value) for name, value in statistics().items()} if statistics else {}
 
 
 def _pictured(cell: Cell, reference: Reference, train: Samples) -> dict[str, Any] | None:

@@ -65,7 +65,7 @@ def flip_labels(
     labels: NDArray[np.int64], share: float, classes: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """A copy of ``labels`` (M,) with exactly ``round(share · M)`` of them changed to another of ``classes``."""
-    flipped = labels.copy()
+    flipped: NDArray[np.int64] = labels.copy()
     chosen = generator.choice(len(labels), size=round(share * len(labels)), replace=False)
     flipped[chosen] = (labels[chosen] + generator.integers(1, classes, size=len(chosen))) % classes
     return flipped

@@ -137,7 +137,9 @@ def _wordnet(source: Source) -> Task:
     each = size // len(classes)
     if not 1 <= each <= smallest:
         rule = f"from {len(classes)} to {smallest * len(classes)}"
-        raise argument_error("train-size", rule, size, f"Each of the {len(classes)} classes gets the same number of rows.")
+        raise argument_error(
+            "train-size", rule, size, f"Each of the {len(classes)} classes gets the same number of rows."
+        )
     train, rest = [], []
     for label in range(len(classes)):
         rows = generator.permutation(pool[labels[pool] == label])
@@ -191,7 +193,9 @@ def _flowers102(source: Source) -> Task:
     return _torchvision("flowers102", "Flowers102", ({"split": "train"}, {"split": "test"}), "_labels", source)
 
 
-def _torchvision(name: str, kind: str, splits: tuple[dict[str, Any], dict[str, Any]], labels: str, source: Source) -> Task:
+def _torchvision(
+    name: str, kind: str, splits: tuple[dict[str, Any], dict[str, Any]], labels: str, source: Source
+) -> Task:
     folder = source.root or source.cache_folder
     dataset = getattr(optional("torchvision.datasets"), kind)
     try:

@@ -15,9 +15,20 @@ if TYPE_CHECKING:
 
 __all__ = ["accuracy_figure", "class_figure", "pictured_batch_figure", "save_figures", "schedule_figure"]
 
-_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#999933", "#882255", "#44AA99")
-"""Okabe and Ito's colours, told apart by all common kinds of colour blindness, then Tol's; lines also differ in dash and
-marker."""
+_COLOURS = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#CC79A7",
+    "#D55E00",
+    "#0072B2",
+    "#999933",
+    "#882255",
+    "#44AA99",
+)
+"""Okabe and Ito's colours, told apart by all common kinds of colour blindness, then Tol's; lines differ in dash and
+marker too."""
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vP*Xp<"
 _KINDS = {
@@ -58,25 +69,35 @@ def accuracy_figure(results: dict[str, Any]) -> Any:
     figure = _figure(8.5, 5.0)
     axes = figure.add_subplot()
     grouped = by_policy(results["cells"])
-    final, finest = [], []
+    curves: list[tuple[Any, Any]] = []
     for number, policy in enumerate(policy for policy in results["policies"] if policy in grouped):
         runs = list(grouped[policy].values())
         samples, mean, half = _bands(runs)
         style = {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _DASHES[number % len(_DASHES)]}
         axes.fill_between(samples, mean - half, mean + half, color=style["color"], alpha=0.15, linewidth=0)
-        axes.plot(samples, mean, label=policy, marker=_MARKERS[number % len(_MARKERS)], markersize=4, linewidth=1.6, **style)
-        final.append(mean[-1])
-        finest.append(float(np.median(mean)))
+        axes.plot(
+            samples,
+            mean,
+            label=policy,
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=4.5,
+            markevery=max(1, len(mean) // 8),
+            linewidth=1.6,
+            **style,
+        )
+        curves.append((samples, mean))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(optional("matplotlib.ticker").FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(optional("matplotlib.ticker").NullFormatter())
     # The end of training is what differs; the first steps from chance would squeeze it into a line.
-    low, high = min([*final, *finest]), max(final)
-    margin = max(0.35 * (high - low), 0.5)
-    axes.set_ylim(max(0.0, low - 2.5 * margin), min(100.0, high + margin))
+    final = [mean[-1] for _, mean in curves]
+    margin = max(max(final) - min(final), 2.0)
+    bottom = max(0.0, min(final) - margin)
+    axes.set_ylim(bottom, min(100.0, max(final) + 0.3 * margin))
+    axes.set_xlim(left=0.8 * min(samples[np.argmax(mean >= bottom)] for samples, mean in curves))
     seeds = len(results["seeds"])
-    _tidy(axes, "samples trained on (log scale)", "test accuracy, %",
-          f"{results['settings']['data']}: mean over {seeds} seed{'s' if seeds > 1 else ''}, band = 95 % interval")  # fmt: skip
+    title = f"{results['settings']['data']}: mean over {seeds} seed{'s' if seeds > 1 else ''}, band: 95 % interval"
+    _tidy(axes, "samples trained on (log scale)", "test accuracy, %", title)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
@@ -88,7 +109,9 @@ def schedule_figure(results: dict[str, Any]) -> Any:
     ratios = np.asarray(results["keep_ratios"], dtype=float)
     epochs = np.arange(len(ratios)) * results["settings"]["epochs"] / len(ratios)
     axes.plot(epochs, ratios, color="#0072B2", linewidth=1.8, label=f"{results['settings']['schedule']} schedule")
-    axes.axhline(float(ratios.mean()), color="#D55E00", linestyle="--", linewidth=1.2, label=f"mean {ratios.mean():.3f}")
+    axes.axhline(
+        float(ratios.mean()), color="#D55E00", linestyle="--", linewidth=1.2, label=f"mean {ratios.mean():.3f}"
+    )
     axes.set_ylim(0.0, 1.02)
     _tidy(axes, "epoch", "keep ratio", "Share of every candidate batch that is trained on")
     axes.legend(loc="upper left", frameon=False)
@@ -126,7 +149,9 @@ def class_figure(results: dict[str, Any], policy: str) -> Any:
     few = len(order) <= 15
     bars.set_xticks(range(len(order)) if few else [0, len(order) - 1])
     ends = range(len(order)) if few else (0, len(order) - 1)
-    bars.set_xticklabels([names[order[place]] for place in ends], rotation=45 if few else 0, ha="right" if few else "center")
+    bars.set_xticklabels(
+        [names[order[place]] for place in ends], rotation=45 if few else 0, ha="right" if few else "center"
+    )
     _tidy(bars, "class" if few else "class, in this order", "selected, % of the offered", "Whole training, all classes")
     return figure
 

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CandidateBatches", "Recipe", "Timed", "Trace", "evaluate", "fit", "flops_per_sample", "learning_rate_factor"]
+__all__ = [
+    "CandidateBatches",
+    "Recipe",
+    "Timed",
+    "Trace",
+    "evaluate",
+    "fit",
+    "flops_per_sample",
+    "learning_rate_factor",
+]
 
 
 class Indexed(Dataset[Any]):
@@ -112,6 +121,8 @@ class Trace(NamedTuple):
     """(checkpoints, M) times each row was trained on since the last checkpoint."""
     seconds: dict[str, float]
     """Waiting for index lists, reading samples, training."""
+    statistics: dict[str, float]
+    """The batch sampler's own, over all epochs: sums of counts and seconds, means of shares."""
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
@@ -147,7 +158,7 @@ def flops_per_sample(network: nn.Module, samples: Samples) -> float:
     inputs, labels, _ = Indexed(samples.plain()).__getitems__(rows)
     copied = copy.deepcopy(network).cpu().train()  # batch norm's statistics and gradients stay untouched
     with FlopCounterMode(display=False) as counter:
-        nn.functional.cross_entropy(copied(inputs), labels).backward()
+        nn.functional.cross_entropy(copied(inputs), labels).backward()  # type: ignore[no-untyped-call]
     return float(counter.get_total_flops()) / len(rows)
 
 
@@ -171,7 +182,7 @@ class _Loop:
         device = self.recipe.device
         losses = nn.functional.cross_entropy(self.network(inputs.to(device)), labels.to(device), reduction="none")
         self.optimiser.zero_grad(set_to_none=True)
-        (losses if weights is None else losses * weights.to(device)).mean().backward()
+        (losses if weights is None else losses * weights.to(device)).mean().backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.step += 1
         self.samples += len(labels)
@@ -197,10 +208,12 @@ def fit(
         report: called at every checkpoint.
     """
     network.to(recipe.device).train()
-    loop, curve = _Loop(network, recipe, len(samples)), []
+    loop = _Loop(network, recipe, len(samples))
+    curve: list[dict[str, float]] = []
     timed, seconds = Timed(batches), {"selection": 0.0, "data": 0.0, "training": 0.0}
     observe, weigh = _listeners(batches)
     loader = DataLoader(Indexed(samples), batch_sampler=timed, collate_fn=_as_it_is)
+    statistics: dict[str, list[float]] = {}
     epoch = 0
     while loop.step < recipe.steps:
         batches.set_epoch(epoch)
@@ -220,17 +233,34 @@ def fit(
             if loop.step == recipe.steps:
                 break
             start = time.perf_counter()
+        _add_statistics(statistics, batches)
     seconds["selection"] = timed.seconds
     seconds["data"] -= timed.seconds  # the loader's wait contains the sampler's
-    return Trace(curve, loop.counts, seconds)
+    return Trace(curve, loop.counts, seconds, _summarised(statistics))
 
 
 def _listeners(batches: Any) -> tuple[Callable[[Any, Any], None] | None, Callable[[Any], torch.Tensor | None] | None]:
     selection = getattr(batches, "selection", None)
-    needs = getattr(selection, "needs", frozenset())
+    needs: frozenset[str] = getattr(selection, "needs", frozenset())
     observe = getattr(batches, "observe", None) if "learner_losses" in needs else None
-    weigh = getattr(batches, "weights_for", None) if getattr(selection, "weighted", False) else None
-    return observe, weigh
+    return observe, getattr(batches, "weights_for", None)
+
+
+def _add_statistics(total: dict[str, list[float]], batches: Any) -> None:
+    """The statistics of the pass that just ended."""
+    statistics = getattr(batches, "statistics", None)
+    for name, value in (statistics() if statistics else {}).items():
+        total.setdefault(name, []).append(float(value))
+
+
+def _summarised(total: dict[str, list[float]]) -> dict[str, float]:
+    """Sums of what counts, means of what is a share or an average."""
+    summed = ("seconds", "total", "draws", "batches")
+    kept = {name: values for name, values in total.items() if name not in {"spectral/epoch", "spectral/kept"}}
+    return {
+        name: round(sum(values) if any(word in name for word in summed) else sum(values) / len(values), 6)
+        for name, values in kept.items()
+    }
 
 
 def _checkpoint(loop: _Loop, test: Samples) -> dict[str, float]:

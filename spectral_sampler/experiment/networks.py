@@ -39,9 +39,9 @@ class GlossNetwork(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, length) token numbers -> logits (B, classes)."""
         present = (tokens != 0).to(self.vectors.dtype)
-        mean = nn.functional.embedding_bag(
-            tokens, self.vectors, mode="sum", per_sample_weights=present
-        ) / present.sum(1, keepdim=True).clamp(min=1.0)
+        mean = nn.functional.embedding_bag(tokens, self.vectors, mode="sum", per_sample_weights=present) / present.sum(
+            1, keepdim=True
+        ).clamp(min=1.0)
         logits: torch.Tensor = self.output(self.hidden(mean))
         return logits
 
@@ -62,7 +62,7 @@ def _new(task: Task, settings: Settings, seed: int) -> nn.Module:
 def network_for(task: Task, settings: Settings, seed: int) -> nn.Module:
     """The learner of a task, its weights a function of ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):  # initialisers draw from the global generator, which is not ours
-        torch.random.default_generator.manual_seed(seed)
+        torch.manual_seed(seed)
         return _new(task, settings, seed)
 
 

@@ -97,7 +97,9 @@ def encoded_features(samples: Samples, name: str, version: str, cache: Path | No
 def prepare_features(settings: Settings, task: Task, cache: Path | None) -> None:
     """Fills the cache with everything that no seed changes, which takes a minute for 12,000 images on one core."""
     if settings.reference not in REFERENCES:
-        raise argument_error("reference", f"one of {', '.join(REFERENCES)}", repr(settings.reference), "held-out always works.")
+        raise argument_error(
+            "reference", f"one of {', '.join(REFERENCES)}", repr(settings.reference), "held-out always works."
+        )
     if settings.reference in ENCODERS:
         encoded_features(task.train, settings.reference, task.version, cache)
         if _uses_head(task):
@@ -105,7 +107,7 @@ def prepare_features(settings: Settings, task: Task, cache: Path | None) -> None
 
 
 def _uses_head(task: Task) -> bool:
-    """A few rows are too few to train a network on photographs or text; a classifier on the encoder's features it is."""
+    """Held-out photographs or texts are too few to train a network on, but enough for a classifier on the features."""
     return isinstance(task.train, (TextSamples, ImageSamples))
 
 

@@ -91,7 +91,9 @@ def rows(cells: Iterable[dict[str, Any]], policies: Sequence[str]) -> list[Row]:
         if not finished:
             continue
         runs = list(finished.values())
-        paired = [run["test_accuracy"] - baseline[seed]["test_accuracy"] for seed, run in finished.items() if seed in baseline]
+        paired = [
+            run["test_accuracy"] - baseline[seed]["test_accuracy"] for seed, run in finished.items() if seed in baseline
+        ]
         samples = _mean(runs, "samples")
         parts = ("selection", "data", "training")
         lines.append(
@@ -131,7 +133,9 @@ def table(lines: Sequence[Row]) -> str:
                       enumerate(zip(row, widths, strict=True))) for row in [header, *body]]  # fmt: skip
     text.insert(1, "  ".join("-" * width for width in widths))
     seeds = sorted({line.seeds for line in lines})
-    text.append(f"Means over {'/'.join(map(str, seeds))} seeds, ± half of the 95 % t-interval; differences are paired by seed.")
+    text.append(
+        f"Means over {'/'.join(map(str, seeds))} seeds, ± half of the 95 % t-interval; differences are paired by seed."
+    )
     return "\n".join(text)
 
 
@@ -152,11 +156,16 @@ def verdict(lines: Sequence[Row]) -> str:
             verb = word if len(clear) > 1 else {"beat": "beats", "lose to": "loses to"}[word]
             sentences.append(f"{listed} {verb} uniform selection at the same number of samples.")
         else:
-            sentences.append(f"No policy {'beats' if sign > 0 else 'loses to'} uniform selection with an interval clear of zero.")
+            sentences.append(
+                f"No policy {'beats' if sign > 0 else 'loses to'} uniform selection with an interval clear of zero."
+            )
     unclear = [line.policy for line in compared if line.difference and not line.difference.clear_of_zero]
     if unclear:
         sentences.append(f"Not decided by these seeds: {_listed(unclear)}.")
-    for policy, what in ((FULL, "Training on everything"), (FULL_EQUAL_COMPUTE, "Ordinary training stopped at equal compute")):
+    for policy, what in (
+        (FULL, "Training on everything"),
+        (FULL_EQUAL_COMPUTE, "Ordinary training stopped at equal compute"),
+    ):
         difference = next((line.difference for line in lines if line.policy == policy), None)
         if difference:
             sentences.append(f"{what} differs from uniform by {difference.percent(signed=True)} points.")

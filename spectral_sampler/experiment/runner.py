@@ -8,7 +8,6 @@ import os
 import platform
 import queue
 import subprocess
-import sys
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
@@ -243,7 +242,7 @@ def _execute(comparison: Comparison, pending: list[Cell], paths: dict[Cell, Path
             progress.finish(futures, "trainings", sum(map(cells.checkpoints, pending)), "epoch")
         except BrokenProcessPool as error:
             raise RuntimeError(
-                "A worker process died, perhaps for lack of memory. What is finished is kept: add --resume, and --jobs 1."
+                "A worker process died, perhaps for lack of memory. What is finished is kept: add --resume --jobs 1."
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

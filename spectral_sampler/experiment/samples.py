@@ -143,8 +143,6 @@ class ImageSamples(Samples):
         return ImageSamples(self.source, self.rows, self.labels, self.evaluated, self.evaluated)
 
 
-
-
 class Task(NamedTuple):
     """A classification task, split so that the reference's rows are never the learner's."""
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.corruption import Corruption
 from spectral_sampler.experiment.data import DATA, Source
-from spectral_sampler.schedule import ConstantSchedule, GammaSchedule, LinearSchedule, SigmoidSchedule, SincSchedule
-from spectral_sampler.schedule import SinusoidSchedule
+from spectral_sampler.schedule import (
+    ConstantSchedule,
+    GammaSchedule,
+    LinearSchedule,
+    SigmoidSchedule,
+    SincSchedule,
+    SinusoidSchedule,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 __all__ = ["DEFAULTS", "SCHEDULES", "Settings"]
 
@@ -79,7 +85,7 @@ class Settings:
         """Itself, or one sentence about the first value that breaks its rule."""
         self.corruption.checked()
         if self.schedule not in SCHEDULES:
-            raise argument_error("schedule", f"one of {', '.join(SCHEDULES)}", repr(self.schedule), "GSTDS uses sigmoid.")
+            raise argument_error("schedule", f"one of {', '.join(SCHEDULES)}", repr(self.schedule), "GSTDS: sigmoid.")
         if self.epochs < 1:
             raise argument_error("epochs", "at least 1", self.epochs, "An epoch offers every training row once.")
         if self.candidate_batch_size < 2:

@@ -44,7 +44,8 @@ def read_nouns(lines: Iterable[str]) -> tuple[list[Gloss], dict[int, str]]:
         words = int(fields[3], 16)
         names[int(fields[0])] = fields[4].replace("_", " ")
         pointers = fields[5 + 2 * words :]
-        parents = [int(pointers[i + 1]) for i in range(0, 4 * int(fields[4 + 2 * words]), 4) if pointers[i] in {"@", "@i"}]
+        pairs = zip(pointers[: 4 * int(fields[4 + 2 * words]) : 4], pointers[1::4], strict=False)
+        parents = [int(offset) for symbol, offset in pairs if symbol in {"@", "@i"}]
         if len(parents) == 1:
             found.append(Gloss(gloss.partition('; "')[0].strip(), parents[0]))
     texts = Counter(gloss.text for gloss in found)
@@ -60,7 +61,7 @@ def glosses(folder: Path | None, classes: int = CLASSES) -> tuple[list[str], np.
     path = (folder or FOLDER) / "data.noun"
     if not path.is_file():
         raise argument_error(
-            "data-root", "a folder with WordNet's data.noun", folder or FOLDER, "On Debian: apt-get install wordnet-base."
+            "data-root", "a folder with WordNet's data.noun", folder or FOLDER, "Debian: apt-get install wordnet-base."
         )
     with path.open(encoding="utf-8") as lines:
         found, names = read_nouns(lines)
