@@ -1,0 +1,175 @@
+"""Compile every shipped GPU kernel to machine code for GPUs that are not here, and refuse what would run badly.
+
+    python benchmarks/prove_gpu.py [--quick] [--arch 80,90,100] [--json FILE] [--only triton|cuda]
+
+Gates, for each kernel × architecture × configuration: the assembler accepts it, no register is spilled (no stack, no
+local loads or stores), its shared memory fits the chip, and tensor-core instructions are there where the precision
+asks for them. Times are *modelled* (gpu_model.py); none has been measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ.pop("TRITON_INTERPRET", None)  # read when the kernels are imported
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+TRITON = "3.8.0"  # another version spills where this one does not; the gate holds for this one
+SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99}  # KiB one block may use
+REGISTERS, THREADS, BLOCKS = 65536, 2048, 32  # of one multiprocessor
+WATCHED = ("HMMA", "HGMMA", "UTCHMMA", "FFMA", "LDL", "STL", "BAR", "SHFL", "LDGSTS", "MUFU")
+MODEL_D, MODEL_MEMBERS = 2048, 132
+
+
+def _instructions(disassembly: str) -> Counter[str]:
+    return Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", disassembly))
+
+
+def occupancy(registers: int, shared: int, warps: int, arch: int) -> int:
+    """Programs one multiprocessor holds: registers go in units of 256 a warp, and 1 KiB of shared memory is the
+    system's.
+    """
+    by_registers = REGISTERS // (-(-registers * 32 // 256) * 256 * warps)
+    by_shared = (SHARED[arch] + 1) * 1024 // (shared + 1024)
+    return min(by_registers, by_shared, THREADS // (32 * warps), BLOCKS)
+
+
+def read_cubin(cubin: bytes, tools: Path) -> list[dict[str, Any]]:
+    """Name, registers, stack and instruction counts of every kernel in a cubin."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        usage, code = (
+            subprocess.run(
+                [str(tools / "cuobjdump"), flag, str(path)], capture_output=True, text=True, check=True
+            ).stdout
+            for flag in ("-res-usage", "-sass")
+        )
+    bodies = dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function : |\Z)", code, re.DOTALL))
+    found = []
+    for name, registers, stack in re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+)", usage):
+        found.append(
+            {"name": name, "registers": int(registers), "stack": int(stack), "ops": _instructions(bodies[name])}
+        )
+    return found
+
+
+def verdict(row: dict[str, Any]) -> list[str]:
+    """What is wrong with a row; nothing, if all is well."""
+    ops, wrong = row["ops"], []
+    if row["stack"] or row["spill"] or ops["LDL"] or ops["STL"]:
+        wrong.append("spills")
+    if row["shared"] > SHARED[row["arch"]] * 1024 or row["blocks"] < 1:
+        wrong.append("does not fit")
+    if row["tensor_cores_due"] and not row["tensor_cores"]:
+        wrong.append("no tensor-core instruction")
+    return wrong
+
+
+def prove_triton(problem: Any, arch: int, tools: Path) -> dict[str, Any]:
+    """Compile one configuration and measure its machine code."""
+    import triton
+    from gpu_model import modelled
+    from gpu_problems import TENSOR_CORES
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    arguments = problem.kernel.arg_names
+    constants = {(arguments.index(name),): value for name, value in problem.constants.items()}
+    source = ASTSource(problem.kernel, problem.signature(), constants, problem.attributes())
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=problem.options)
+    code = read_cubin(compiled.asm["cubin"], tools)[0]
+    shared = compiled.metadata.shared
+    blocks = occupancy(code["registers"], shared, problem.warps, arch)
+    times = modelled(arch, problem.precision, problem.N, MODEL_D, MODEL_MEMBERS, blocks, gram=problem.gram,
+                     steps=problem.steps, resident=problem.kernel.__name__ == "solve_small")  # fmt: skip
+    return {
+        "kernel": "triton " + problem.label, "arch": arch, "warps": problem.warps, "registers": code["registers"],
+        "stack": code["stack"], "spill": 0, "shared": shared, "blocks": blocks, "ops": code["ops"],
+        "tensor_cores": code["ops"][TENSOR_CORES[arch]], "tensor_cores_due": problem.needs_tensor_cores,
+        "modelled_us": times and round(times[0], 1), "floor_us": times and round(times[1], 1),
+    }  # fmt: skip
+
+
+def show(row: dict[str, Any], wrong: list[str]) -> str:
+    """One line of the table."""
+    times = f"{row['modelled_us']:>8} {row['floor_us']:>8}" if row["modelled_us"] is not None else f"{'-':>8} {'-':>8}"
+    return (
+        f"{row['kernel']:62s} {row['arch']:>4} {row['warps']:>3} {row['registers']:>4} {row['stack'] + row['spill']:>5} "
+        f"{row['shared']:>7} {row['blocks']:>3} {row['tensor_cores']:>5} {row['ops']['FFMA']:>6} {row['ops']['BAR']:>5} "
+        f"{sum(row['ops'].values()):>6} {times}  {', '.join(wrong) or 'ok'}"
+    )
+
+
+def header() -> str:
+    """The table's first lines."""
+    title = (
+        f"{'kernel':62s} {'sm':>4} {'w':>3} {'regs':>4} {'spill':>5} {'shared':>7} {'occ':>3} {'tc':>5} {'FFMA':>6} {'BAR':>5} "
+        f"{'instr':>6} {'model µs':>8} {'floor µs':>8}"
+    )
+    note = f"Times are modelled, not measured: {MODEL_MEMBERS} members, d = {MODEL_D}, 32 Lanczos steps where there are any."
+    return f"{note}\n{title}\n{'-' * len(title)}"
+
+
+def tools_of_triton() -> Path:
+    """Where triton keeps cuobjdump and nvdisasm."""
+    import triton
+
+    if triton.__version__ != TRITON:
+        raise SystemExit(
+            f"The gate is pinned to triton {TRITON} and this is {triton.__version__}: pip install triton=={TRITON}"
+        )
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table, write the JSON, and return the number of configurations refused."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one configuration of each kernel, for CI")
+    parser.add_argument("--arch", default="80,90,100")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", choices=("triton", "cuda"))
+    options = parser.parse_args(arguments)
+    architectures = [int(arch) for arch in options.arch.split(",")]
+    tools, rows, refused = tools_of_triton(), [], 0
+    print(header())
+    jobs: list[Any] = []
+    if options.only != "cuda":
+        from gpu_problems import triton_problems
+
+        jobs += [
+            (prove_triton, problem, arch) for arch in architectures for problem in triton_problems(quick=options.quick)
+        ]
+    if options.only != "triton":
+        with contextlib.suppress(ImportError):
+            from gpu_cuda import cuda_problems, prove_cuda
+
+            jobs += [(prove_cuda, source, arch) for arch in architectures for source in cuda_problems()]
+    for prove, problem, arch in jobs:
+        made = prove(problem, arch, tools)
+        for row in made if isinstance(made, list) else [made]:
+            row["wrong"] = verdict(row)
+            refused += bool(row["wrong"])
+            row["ops"] = Counter({name: count for name, count in row["ops"].items() if name in WATCHED or count > 50})
+            rows.append(row)
+            print(show(row, row["wrong"]), flush=True)
+    print(f"{len(rows)} kernels compiled, {refused} refused.")
+    if options.json:
+        passport = {"triton": TRITON, "measured": False, "modelled": True, "d": MODEL_D, "members": MODEL_MEMBERS}
+        options.json.write_text(json.dumps({"passport": passport, "rows": rows}, indent=1), encoding="utf-8")
+    return min(refused, 125)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

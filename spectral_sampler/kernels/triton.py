@@ -1,0 +1,111 @@
+"""The backend "triton": which kernel takes which size, and the six outputs of a solve.
+
+    N ≤ 128   one fused launch                    (triton_small)
+    N ≤ 1024  three launches, S in device memory  (triton_large)
+    beyond    the one-pass matrix-free step       (triton_matrixfree, one_pass)
+
+Arithmetic is fp32 with fp32 sums. ``precision`` chooses how the tensor cores see fp32 features: "tf32x3" (default;
+three tf32 products, close to fp32), "ieee" (no tensor cores), "tf32", "bf16". fp16 features are multiplied as they
+are, exactly, whatever it says. Under ``TRITON_INTERPRET=1`` the same kernels run on the CPU, slowly, and take CPU
+tensors; precision is then ignored.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from spectral_sampler.errors import argument_error
+
+__all__ = ["DEVICES", "PRECISIONS", "PRECISION_VARIABLE", "solve", "unsupported", "unusable_reason"]
+
+PRECISIONS = ("tf32x3", "ieee", "tf32", "bf16")
+PRECISION_VARIABLE = "SPECTRAL_SAMPLER_PRECISION"
+LONGEST = 1 << 20  # nodes of one graph; beyond it the pointers' arithmetic has not been checked
+_SMALL, _LARGE = 128, 1024
+_MATVECS = 640  # for one member; ten times what realistic batches take. The residual says where it did not suffice
+_CAPABILITY = (8, 0)
+
+
+def interpreted() -> bool:
+    """Are kernels run by Triton's interpreter (read by Triton when they are first imported)?"""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+DEVICES = ("cpu",) if interpreted() else ("cuda",)
+
+
+def unusable_reason() -> str | None:
+    """Why these kernels cannot run here, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    if interpreted():
+        return None
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    if torch.cuda.get_device_capability() < _CAPABILITY:
+        return "the device is older than compute capability 8.0"
+    return None
+
+
+def unsupported(features: Tensor, indices: Tensor) -> str | None:
+    """Why this problem cannot be taken, or None."""
+    if indices.shape[1] > LONGEST:
+        return f"a graph of {indices.shape[1]} nodes is larger than {LONGEST}"
+    if indices.shape[1] > _LARGE and features.shape[1] > 8192:
+        return f"{features.shape[1]} columns do not fit in registers"
+    return None
+
+
+def _precision(precision: str | None) -> str:
+    name = precision or os.environ.get(PRECISION_VARIABLE) or PRECISIONS[0]
+    if name not in PRECISIONS:
+        argument = "precision" if precision else PRECISION_VARIABLE
+        raise argument_error(argument, f"one of {', '.join(PRECISIONS)}", repr(name), 'The default is "tf32x3".')
+    return name
+
+
+def _outputs(indices: Tensor) -> tuple[Tensor, ...]:
+    count, size = indices.shape
+    vector = torch.empty((count, size), dtype=torch.float32, device=indices.device)
+    value, residual, gap = (vector.new_empty(count) for _ in range(3))
+    matvecs, status = (torch.empty(count, dtype=torch.int64, device=indices.device) for _ in range(2))
+    return vector, value, residual, matvecs, status, gap
+
+
+def solve(features: Tensor, indices: Tensor, *, precision: str | None = None) -> tuple[Tensor, ...]:
+    """Solve the candidate batches ``indices`` (B, N) int64 into the rows of ``features`` (M, d).
+
+    Args:
+        features: fp16 and fp32 are read in place; another type is converted to fp32 first, which copies all of it.
+        precision: see above; None reads SPECTRAL_SAMPLER_PRECISION.
+
+    Returns:
+        vector (B, N), value, residual, num_matvecs, status, gap (B,), as `fiedler.FiedlerResult`.
+    """
+    name = _precision(precision)
+    if features.dtype not in (torch.float16, torch.float32):
+        features = features.to(torch.float32)
+    if features.stride(1) != 1:
+        features = features.contiguous()
+    if features.dtype == torch.float16:
+        name = "ieee" if name != "ieee" and interpreted() else name
+    indices = indices.to(features.device).contiguous()
+    size = indices.shape[1]
+    if size > _LARGE:
+        from spectral_sampler.kernels.one_pass import solve_rows
+        from spectral_sampler.kernels.triton_matrixfree import OnePassGraph
+
+        return solve_rows(features, indices, OnePassGraph)
+    outputs = _outputs(indices)
+    if size <= _SMALL:
+        from spectral_sampler.kernels.triton_small import launch_small as launch
+    else:
+        from spectral_sampler.kernels.triton_large import launch_large as launch
+    launch(features, indices, outputs, name, _MATVECS)
+    return outputs

@@ -1,0 +1,161 @@
+"""One Triton program for each candidate batch of up to 128 nodes: indices go in, Fiedler scores come out, in one
+launch.
+
+    gather rows → scale → Gram (tl.dot) → S, degrees, ‖L‖_∞ → Lanczos with S and the basis in registers → tridiagonal
+    eigenproblem → Ritz vector, residual → probe of λ₃ → sign, status
+
+Neither S nor a gathered copy of the features touches device memory.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+# ruff: noqa: ANN001, ANN201  (a Triton function's arguments have no Python types)
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from spectral_sampler.kernels.triton_lanczos import canonical_sign, solve_member, status_bits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "CHECK",
+    "REGISTERS",
+    "SMALL",
+    "Small",
+    "accumulate",
+    "launch_small",
+    "row_scale",
+    "small_shape",
+    "solve_small",
+    "store_result",
+]
+
+
+class Small(NamedTuple):
+    """How one padded size is compiled: warps, basis rows, shifts tried at a time, columns of the features at a time."""
+
+    warps: int
+    KP: int
+    WIDTH: int
+    BD: int = 32
+    STAGES: int = 2
+
+
+REGISTERS = 255  # a thread: said outright, because ptxas otherwise spills to fit one more program
+CHECK = 8  # Lanczos steps between looks at convergence
+SMALL = {16: Small(1, 16, 128), 32: Small(2, 32, 128), 64: Small(4, 64, 128), 128: Small(8, 64, 256)}
+IEEE_128 = Small(
+    8, 32, 256
+)  # without tensor cores the Gram product takes registers that 64 basis rows would need on sm_100
+
+
+@triton.jit
+def row_scale(pointers, inside, d, NP: tl.constexpr, BD: tl.constexpr):
+    """A power of two for each row that brings its largest entry near 1, so that squares neither overflow nor vanish.
+
+    A power of two changes no digit. Entries up to 2¹²⁸ are brought below 4, subnormal ones to at least 2⁻²³.
+    """
+    column = tl.arange(0, BD)
+    largest = tl.zeros((NP,), dtype=tl.float32)
+    for first in range(0, d, BD):
+        mask = inside[:, None] & (first + column < d)[None, :]
+        block = tl.load(pointers[:, None] + (first + column)[None, :], mask=mask, other=0.0)
+        largest = tl.maximum(largest, tl.max(tl.abs(block).to(tl.float32), axis=1))
+    exponent = largest.to(tl.int32, bitcast=True) >> 23
+    exponent = tl.minimum(tl.maximum(254 - exponent, 1), 253)
+    return (exponent << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def accumulate(gram, a, b, PRECISION: tl.constexpr):
+    """gram + a bᵀ with fp32 sums. "tf32x3" splits each fp32 number into two tf32 halves and leaves out the product of
+    the lows.
+
+    Written out here: Triton's own "tf32x3" keeps both halves of both operands alive and spills at 128 × 128 on sm_80.
+    """
+    if a.dtype == tl.float16:
+        gram = tl.dot(a, tl.trans(b), gram)  # products of fp16 numbers are exact in fp32
+    elif PRECISION == "bf16":
+        gram = tl.dot(a.to(tl.bfloat16), tl.trans(b.to(tl.bfloat16)), gram)
+    elif PRECISION == "tf32x3":
+        high = (a.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+        other = (b.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+        gram = tl.dot(high, tl.trans(b - other), gram, input_precision="tf32")
+        gram = tl.dot(a - high, tl.trans(other), gram, input_precision="tf32")
+        gram = tl.dot(high, tl.trans(other), gram, input_precision="tf32")
+    else:
+        gram = tl.dot(a, tl.trans(b), gram, input_precision=PRECISION)
+    return gram
+
+
+@triton.jit
+def store_result(vectors, values, residuals, matvecs, statuses, gaps, member, node, inside, N, refused,
+                 vector, value, residual, used, status, gap):  # fmt: skip
+    """Write one member's result; a refused member gets zeros and status INVALID (8)."""
+    tl.store(vectors + member * N + node, tl.where(refused == 0, vector, 0.0), mask=inside)
+    tl.store(values + member, tl.where(refused == 0, value, 0.0))
+    tl.store(residuals + member, tl.where(refused == 0, residual, 0.0))
+    tl.store(matvecs + member, tl.where(refused == 0, used, 0).to(tl.int64))
+    tl.store(statuses + member, tl.where(refused == 0, status, 8).to(tl.int64))
+    tl.store(gaps + member, tl.where(refused == 0, gap, 0.0))
+
+
+@triton.jit
+def solve_small(features, indices, vectors, values, residuals, matvecs, statuses, gaps, d, stride, N, most,
+                NP: tl.constexpr, BD: tl.constexpr, KP: tl.constexpr, WIDTH: tl.constexpr, CHECK: tl.constexpr,
+                PRECISION: tl.constexpr, SCALED: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+    """The whole solve of one member; ``most`` bounds its matvecs. Outputs as `fiedler.FiedlerResult`."""
+    member = tl.program_id(0).to(tl.int64)
+    node = tl.arange(0, NP)
+    column = tl.arange(0, BD)
+    inside = node < N
+    index = tl.load(indices + member * N + node, mask=inside, other=0)
+    pointers = features + index * stride
+    gram = tl.zeros((NP, NP), dtype=tl.float32)
+    if SCALED:
+        scale = row_scale(pointers, inside, d, NP, BD)
+    for first in tl.range(0, d, BD, num_stages=STAGES):
+        mask = inside[:, None] & (first + column < d)[None, :]
+        block = tl.load(pointers[:, None] + (first + column)[None, :], mask=mask, other=0.0)
+        if SCALED:
+            block = block * scale[:, None]
+        gram = accumulate(gram, block, block, PRECISION)
+    diagonal = node[:, None] == node[None, :]
+    square = tl.sum(tl.where(diagonal, gram, 0.0), axis=1)
+    sound = (square > 0.0) & (square < float("inf"))  # a NaN fails both
+    refused = tl.max(tl.where(inside & (sound == 0), 1, 0), axis=0)
+    inverse = tl.where(sound, 1.0 / tl.sqrt_rn(tl.where(sound, square, 1.0)), 0.0)
+    # Without its diagonal, which L does not depend on; a refused member becomes a graph without edges.
+    affinity = tl.where((diagonal == 0) & (refused == 0), gram * inverse[:, None] * inverse[None, :], 0.0)
+    degree = tl.sum(affinity, axis=1)
+    size = tl.max(tl.abs(degree) + tl.sum(tl.abs(affinity), axis=1), axis=0)
+    vector, value, residual, used, gap, rounding = solve_member(
+        affinity, degree, size, index, inside, node, N, most, NP, KP, 0, WIDTH, CHECK
+    )
+    vector = canonical_sign(vector, degree, size, index, inside, N)
+    status = status_bits(value, residual, gap, rounding, N)
+    store_result(vectors, values, residuals, matvecs, statuses, gaps, member, node, inside, N, refused,
+                 vector, value * size, residual, used, status, gap)  # fmt: skip
+
+
+def small_shape(padded: int, precision: str, dtype: torch.dtype) -> Small:
+    """The compiled shape for a padded size."""
+    return IEEE_128 if padded == 128 and precision == "ieee" and dtype != torch.float16 else SMALL[padded]
+
+
+def launch_small(features: Tensor, indices: Tensor, outputs: tuple[Tensor, ...], precision: str, most: int) -> None:
+    """Solve indices (B, N), N ≤ 128, into six outputs (vector, value, residual, num_matvecs, status, gap)."""
+    count, size = indices.shape
+    padded = max(16, triton.next_power_of_2(size))
+    shape = small_shape(padded, precision, features.dtype)
+    solve_small[(count,)](
+        features, indices, *outputs, features.shape[1], features.stride(0), size, most,
+        NP=padded, BD=shape.BD, KP=shape.KP, WIDTH=shape.WIDTH, CHECK=CHECK, PRECISION=precision,
+        SCALED=features.dtype != torch.float16, STAGES=shape.STAGES, num_warps=shape.warps,
+        maxnreg=REGISTERS)  # fmt: skip

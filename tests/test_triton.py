@@ -1,0 +1,153 @@
+"""The Triton kernels run by Triton's interpreter on the CPU, between guard pages, against float64.
+
+The interpreter computes tl.dot in fp32 whatever precision is asked for: what tf32 and bf16 do to a ranking is
+emulated in test_gpu_precision.py, and that tensor-core instructions come out is shown by benchmarks/prove_gpu.py.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import solver_checks as checks
+import torch
+from solver_cases import CASES, gaussian, positive, post_relu
+
+from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows
+
+pytest.importorskip("triton", reason="triton is not installed (pip install triton)")
+WORKER = Path(__file__).with_name("triton_worker.py")
+
+
+def run_worker(
+    folder: Path, problems: list[tuple[np.ndarray, np.ndarray]], *fault: str
+) -> subprocess.CompletedProcess[str]:
+    arrays = {}
+    for key, (features, indices) in enumerate(problems):
+        arrays |= {f"{key}/features": features, f"{key}/indices": indices}
+    np.savez(folder / "problems.npz", **arrays)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(WORKER), str(folder / "problems.npz"), str(folder / "results.npz"), *fault]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def solve_all(folder: Path, problems: list[tuple[np.ndarray, np.ndarray]]) -> list[FiedlerResult]:
+    done = run_worker(folder, problems)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(folder / "results.npz") as results:
+        return [
+            FiedlerResult(*(torch.from_numpy(results[f"{key}/{number}"]) for number in range(6)))
+            for key in range(len(problems))
+        ]
+
+
+def rows(count: int, size: int) -> np.ndarray:
+    return np.arange(count * size, dtype=np.int64).reshape(count, size)
+
+
+GROUPS = sorted({case.group for case in CASES})
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_cases(group, tmp_path):
+    cases = [case for case in CASES if case.group == group]
+    seeds = range(1)
+    problems, features = [], []
+    for case in cases:
+        members = np.stack([case.builder(seed) for seed in seeds])
+        features.append(members)
+        problems.append((members.reshape(-1, members.shape[-1]), rows(*members.shape[:2])))
+        if case.expectation.same_bits_as is not None:
+            members = np.stack([case.expectation.same_bits_as(seed) for seed in seeds])
+            problems.append((members.reshape(-1, members.shape[-1]), rows(*members.shape[:2])))
+    results = iter(solve_all(tmp_path, problems))
+    for case, members in zip(cases, features, strict=True):
+        result = next(results)
+        checks.check_all(result, torch.from_numpy(members), case.expectation, seeds, case.name)
+        if case.expectation.same_bits_as is not None:
+            assert all(torch.equal(a, b) for a, b in zip(result, next(results), strict=True)), case.name
+
+
+SIZES = [2, 3, 17, 64, 100, 127, 128, 129, 200, 256, 511, 1024]
+WIDTHS = [1, 31, 384, 1280, 2048]
+
+
+def _shapes() -> list[tuple[int, int]]:
+    """Every size and every width, with both halves of each near the other's small values; all pairs would take
+    minutes.
+    """
+    small = [(size, width) for size in SIZES[:4] for width in WIDTHS]
+    return (
+        small
+        + [(size, 31) for size in SIZES[4:]]
+        + [(100, 384), (127, 1280), (128, 2048), (129, 384), (200, 1280), (256, 384)]
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_shapes(dtype, tmp_path):
+    shapes = _shapes() if dtype == np.float32 else [(2, 1), (17, 31), (64, 384), (128, 100), (200, 31)]
+    problems = []
+    for size, width in shapes:
+        kind = gaussian if size % 2 and width > 1 else positive
+        table = kind(size + 7, width)(0).astype(dtype)
+        problems.append((table, np.random.default_rng(size).permutation(size + 7)[None, :size]))
+    for (size, width), (table, indices), result in zip(shapes, problems, solve_all(tmp_path, problems), strict=True):
+        label = f"N={size} d={width}"
+        truth = checks.truth_of_features(table[indices])
+        assert checks.check_ratios(result, truth, label) == len(checks.TOLERANCE)
+        checks.check_status(result, truth, label)
+        checks.check_sign(result, truth, indices, label)
+
+
+def test_a_faulty_row_marks_its_member_and_no_other(tmp_path):
+    size = 12
+    for large in (False, True):
+        size = 130 if large else 12
+        clean = np.concatenate([post_relu(seed, size, 20) for seed in range(3)])
+        poisons = []
+        for value in (np.nan, np.inf, -np.inf, 0.0):
+            table = clean.copy()
+            table[size + 5] = value
+            poisons.append(table)
+        results = solve_all(tmp_path, [(table, rows(3, size)) for table in (clean, *poisons)])
+        for result in results[1:]:
+            assert result.status.tolist()[1] == int(Status.INVALID)
+            for field, good in zip(result, results[0], strict=True):
+                assert not field[1].any() or field is result.status
+                assert torch.equal(field[[0, 2]], good[[0, 2]])
+
+
+def test_repeated_runs_and_other_neighbours_give_the_same_bits(tmp_path):
+    table = np.concatenate([post_relu(seed, 20, 16) for seed in range(3)])
+    results = solve_all(tmp_path, [(table, rows(3, 20)), (table, rows(3, 20)), (table, rows(3, 20)[1:2])])
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
+    assert all(torch.equal(a[1:2], b) for a, b in zip(results[0], results[2], strict=True))
+
+
+def test_starts_and_ranks_as_eager_does(tmp_path):
+    table = np.concatenate([post_relu(seed, 40, 48) for seed in range(4)])
+    (result,) = solve_all(tmp_path, [(table, rows(4, 40))])
+    eager = fiedler_rows(torch.from_numpy(table), torch.from_numpy(rows(4, 40)), backend="eager")
+    for ours, theirs in zip(result.vector, eager.vector, strict=True):
+        assert set(ours.topk(12).indices.tolist()) == set(theirs.topk(12).indices.tolist())
+
+
+def test_matrix_free(tmp_path):
+    table = positive(1040, 24)(1)
+    indices = np.random.default_rng(1).permutation(1040)[None, :1030]
+    (result,) = solve_all(tmp_path, [(table, indices)])
+    truth = checks.truth_of_features(table[indices])
+    assert checks.check_ratios(result, truth) == len(checks.TOLERANCE)
+    checks.check_status(result, truth)
+    checks.check_sign(result, truth, indices)
+
+
+@pytest.mark.parametrize("size", [16, 130])
+def test_guard_pages_catch_an_overrun(size, tmp_path):
+    done = run_worker(tmp_path, [(post_relu(0, size, 2048), rows(1, size))], "overrun")
+    assert done.returncode == -11, (done.returncode, done.stderr[-500:])
