@@ -32,6 +32,7 @@ BACKENDS = ("eager", "native", "triton", "cuda", "cupy")
 ENVIRONMENT_VARIABLE = "SPECTRAL_SAMPLER_BACKEND"
 _PREFERENCE = {"cpu": ("native",), "cuda": ("triton", "cuda", "cupy")}  # then eager, which runs everywhere
 _DEVICES = {"native": ("cpu",), "triton": ("cuda",), "cuda": ("cuda",), "cupy": ("cuda",)}
+_DTYPES = (None, torch.float16, torch.float32)  # of features, for every backend but eager; None: not known
 _chosen: ContextVar[str | None] = ContextVar("spectral_sampler_backend", default=None)
 
 
@@ -94,12 +95,12 @@ def resolve(backend: str | None, device: torch.device | str, dtype: torch.dtype 
     """
     name = requested(backend)
     if name == "auto":
-        if dtype == torch.float64:  # the kernels compute in float32
+        if dtype not in _DTYPES:
             return "eager"
         return _preferred(torch.device(device).type)
     reason = unusable_reason(name, device)
-    if reason is None and dtype == torch.float64 and name != "eager":
-        reason = "it computes in float32 and these features are float64"
+    if reason is None and dtype not in _DTYPES and name != "eager":
+        reason = f"it takes float16 and float32 features and these are {dtype}"
     if reason is not None:
         raise BackendUnavailable(f'Backend "{name}" cannot be used: {reason}. Pass backend="auto" to fall back.')
     return name

@@ -1,4 +1,4 @@
-"""Thousands of random graphs, every ratio of `solver_checks` on each; small weighted graphs of every degenerate kind."""
+"""Thousands of random graphs, every ratio of `solver_checks` on each; tiny weighted graphs of every degenerate kind."""
 
 from __future__ import annotations
 

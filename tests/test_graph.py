@@ -168,5 +168,5 @@ def test_sign_low_degrees_are_positive_where_the_skew_is_nothing():
 def test_sign_the_lowest_index_is_positive_where_degrees_say_nothing():
     assert sign([1.0, -1.0, 1.0, -1.0], indices=[5, 4, 9, 8]) == -1
     assert sign([1.0, -1.0, 1.0, -1.0], indices=[4, 5, 9, 8]) == 1
-    assert sign([1.0, -1.0], degrees=[1.0, 1.0 + 1e-15], indices=[0, 1]) == 1, "rounding of the degrees decided"
+    assert sign([1.0, -1.0], degrees=[1.0 + 1e-15, 1.0], indices=[0, 1]) == 1, "rounding of the degrees decided"
     assert sign([1e-9, -1.0, 1.0, 0.0], indices=[0, 1, 2, 3]) == -1, "a row on no side decided"

@@ -54,7 +54,8 @@ def test_auto_prefers_native_on_the_cpu_and_falls_back_to_eager(plugged):
     assert ops.resolve("auto", "cpu") == "eager"
     plugged["native"] = backend()
     assert ops.resolve("auto", "cpu") == "native"
-    assert ops.resolve("auto", "cpu", torch.float64) == "eager"
+    assert ops.resolve("auto", "cpu", torch.float16) == "native"
+    assert ops.resolve("auto", "cpu", torch.float64) == ops.resolve("auto", "cpu", torch.int64) == "eager"
     assert ops.resolve("auto", "cuda") == "eager"
     assert ops.resolve("auto", "meta") == "eager"
 
@@ -138,6 +139,8 @@ def test_the_backend_is_called(plugged):
     assert fiedler_vector(FEATURES).vector.shape == (12,)
     assert fiedler_vector(FEATURES.double()).vector.dtype == torch.float64, "float64 is eager's"
     assert len(plugged["native"].calls) == 3
+    fiedler_vector((FEATURES * 100).long())
+    assert plugged["native"].calls[3][0].dtype == torch.float32, "integers are solved as float32"
 
 
 def test_a_backend_may_decline_shapes(plugged):
