@@ -20,9 +20,10 @@ from setuptools.errors import CompileError
 REQUIRED = os.environ.get("SPECTRAL_SAMPLER_REQUIRE_EXT") == "1"
 REFUSED = os.environ.get("SPECTRAL_SAMPLER_NO_EXT") == "1"
 
-# parallel_for and the versioned registration came to the stable ABI with torch 2.10, so that is the floor of the binary.
+# parallel_for and versioned registration came to the stable ABI with torch 2.10: that is the floor of the binary.
 TORCH_TARGET_VERSION = "0x020a000000000000"
-COMMON = ["-O3", "-std=c++20", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"]
+NUMERICS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+COMMON = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-Wno-psabi", *NUMERICS]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512"]
 # Flags of single files. No other file may use an instruction set that the processor was not asked about.
@@ -47,7 +48,9 @@ def missing() -> str | None:
     except ImportError as error:
         return f"torch cannot be imported at build time ({error}); build with --no-build-isolation"
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    return None if version >= (2, 10) else f"it needs the stable ABI of torch 2.10, and this is torch {torch.__version__}"
+    if version < (2, 10):
+        return f"it needs the stable ABI of torch 2.10, and this is torch {torch.__version__}"
+    return None
 
 
 class Build(build_ext):
@@ -62,15 +65,14 @@ class Build(build_ext):
         ext.libraries += ["torch", "torch_cpu", "c10"]
         flags = list(COMMON)
         if SANITIZE:
-            flags += ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined"]
+            flags += ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"]
             ext.extra_link_args += [f"-fsanitize={SANITIZE}"]
         x86 = platform.machine() in ("x86_64", "AMD64")
         separate = {name: FLAGS[name] if x86 else [] for name in ext.sources if name in FLAGS}
         ext.sources = [name for name in ext.sources if name not in separate]
+        shared = {"output_dir": self.build_temp, "include_dirs": ext.include_dirs, "depends": ext.depends}
         for name, own in separate.items():
-            ext.extra_objects += self.compiler.compile(
-                [name], output_dir=self.build_temp, include_dirs=ext.include_dirs, extra_postargs=flags + own, depends=ext.depends
-            )
+            ext.extra_objects += self.compiler.compile([name], extra_postargs=flags + own, **shared)
         ext.extra_compile_args += flags
         ext.extra_objects += self.device_objects(ext)
         super().build_extension(ext)

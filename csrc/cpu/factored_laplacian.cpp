@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t kBlocks = 64;  // pieces of the sum over rows: fixed, so that the bits do not depend on the threads
 constexpr int64_t kLeastRows = 256;
-constexpr int64_t kNormRows = 4;  // rows of |S| summed to estimate ‖L‖_∞ where cosines are negative
+constexpr int64_t kNormRows = 16;  // rows of |S| summed to estimate ‖L‖_∞ where cosines are negative; fewer where N is large
 constexpr double kUlp = std::numeric_limits<float>::epsilon();
 constexpr double kAllowed = 16.0;  // error of y, in ulps of ‖U‖: far above one step, below what the residual shows
 
@@ -143,10 +143,10 @@ void FactoredLaplacian::measure_degrees() {
   norm = 2.0 * std::fabs(static_cast<double>(others[largest]));  // exact where no cosine is negative
   if (negative_) {
     norm = std::fabs(static_cast<double>(others[largest])) + absolute_sum(largest);
-    for (int64_t i = 0; i < size; i += std::max<int64_t>(1, size / kNormRows))
+    for (int64_t i = 0; i < size; i += std::max<int64_t>(1, size / (size <= 2048 ? kNormRows : kNormRows / 4)))
       norm = std::max(norm, std::fabs(static_cast<double>(others[i])) + absolute_sum(i));
   }
-  if (norm <= 0.0) norm = 1.0;
+  norm = std::max(norm, 1.0);  // the cancelled diagonal leaves its rounding behind
 }
 
 Rescue FactoredLaplacian::build(const Rows& rows, int64_t count, const Kernels& kernels, const Executor& executor,

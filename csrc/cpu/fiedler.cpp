@@ -11,14 +11,15 @@
 #include "lanczos.h"
 #include "laplacian.h"
 #include "sign.h"
+#include "tridiagonal.h"
 
 namespace spectral {
 namespace {
 
 constexpr double kUlp = std::numeric_limits<float>::epsilon();
 constexpr double kStop = 1.0;            // ulps of ‖L‖_∞ at which the bound on the residual is small enough
-constexpr double kResidualLimit = 16.0;  // these three as in spectral_sampler/fiedler.py
-constexpr double kGapLimit = 60.0;
+constexpr double kResidualLimit = 16.0;  // these as in spectral_sampler/graph.py
+constexpr double kGapLimit = 8.0;
 constexpr int64_t kProbeSalt = 0x5EED;
 constexpr int kRounds = 4;
 constexpr int64_t kMostSteps = 1024;  // of one descent
@@ -84,6 +85,7 @@ class Member {
     const RitzPair pair = lanczos_.descend(1, accept, kMostSteps, vector_);
     matvecs_ += pair.steps;
     ritz_ = pair.value;
+    tridiagonal_ = lanczos_.tridiagonal();
     double part = 0.0;
     const double length = lanczos_.orthogonalise(1, vector_, &part);
     kernels_.scale(vector_, static_cast<float>(1.0 / length), stride_, vector_);
@@ -94,12 +96,14 @@ class Member {
     start(2, kProbeSalt);
     const auto apart = [&](double other, double bound) {
       const double distance = other - ritz_;
-      return bound <= 0.25 * distance || bound <= 0.25 * smallest_gap_ || distance + bound < 0.0;
+      return bound <= 0.25 * std::max(distance, smallest_gap_) || distance + bound < 0.0;
     };
     const RitzPair pair = lanczos_.descend(2, apart, kMostSteps, image_);
     matvecs_ += pair.steps;
-    *gap = pair.value - pair.bound - ritz_;
-    return pair.value >= ritz_ - 0.25 * smallest_gap_;
+    // λ3 is at least the first of these, and never above the second.
+    const double lower = pair.value - pair.bound;
+    *gap = std::clamp(second_below(tridiagonal_, lower) - ritz_, 0.0, 2.0);
+    return pair.value >= ritz_ - static_cast<double>(size_) * kUlp;
   }
 
   // Rayleigh quotient and residual of v from L itself; v goes to row 1.
@@ -138,6 +142,7 @@ class Member {
   Lanczos lanczos_;
   double rounding_ = 0.0, smallest_gap_ = 0.0, ritz_ = 0.0, theta_ = 0.0, residual_ = 0.0;
   int64_t matvecs_ = 0;
+  Tridiagonal tridiagonal_;  // of the descent to v
 };
 
 Rows rows_of(const Features& features, const int64_t* indices) {

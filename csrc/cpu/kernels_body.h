@@ -94,7 +94,7 @@ void finish(float* block, int64_t stride, const float* left, const float* right,
       const Vector columns = load(right + j);
       for (int r = 0; r < kLanes; ++r) {
         float* row = block + (i + r) * stride + j;
-        square[r] = load(row) * splat(left[i + r]) * columns;
+        square[r] = load(row) * (splat(left[i + r]) * columns);  // in this order, S is symmetric to the last bit
         store(row, square[r]);
       }
       if (mirror == nullptr) continue;

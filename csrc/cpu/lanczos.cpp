@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "tridiagonal.h"
 
 namespace spectral {
 namespace {
@@ -159,6 +158,7 @@ RitzPair Lanczos::descend(int64_t known, const Accept& accept, int64_t limit, fl
     }
   }
   combine(known, k, ritz_.data(), out);
+  depth_ = k;
   return pair;
 }
 

@@ -7,6 +7,7 @@
 #include "kernels.h"
 #include "laplacian.h"
 #include "support.h"
+#include "tridiagonal.h"
 
 namespace spectral {
 
@@ -31,6 +32,9 @@ class Lanczos {
   // says so, when the space is exhausted, or after `limit` steps. The unit Ritz vector goes to out (stride).
   RitzPair descend(int64_t known, const Accept& accept, int64_t limit, float* out);
 
+  // The projected matrix of the last descent.
+  Tridiagonal tridiagonal() const { return {{alpha_.begin(), alpha_.begin() + depth_}, {beta_.begin(), beta_.begin() + depth_}}; }
+
   // Removes the parts of w along rows [0, count), twice, and returns what is left of its length; parts (count) are what was
   // removed along each.
   double orthogonalise(int64_t count, float* w, double* parts);
@@ -50,7 +54,7 @@ class Lanczos {
   Laplacian& laplacian_;
   const Executor& executor_;
   float *basis_, *work_;
-  int64_t capacity_, stride_, chunks_, chunk_;
+  int64_t capacity_, stride_, chunks_, chunk_, depth_ = 0;
   std::vector<double> alpha_, beta_, ritz_, parts_, partial_;
   std::vector<float> factors_;
 };

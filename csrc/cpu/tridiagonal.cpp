@@ -42,6 +42,18 @@ bool solve_below(const double* alpha, const double* beta, int64_t k, double sigm
   return true;
 }
 
+// Eigenvalues below sigma: the signs of the pivots of LDLᵀ (Sylvester).
+int64_t count_below(const Tridiagonal& matrix, double sigma) {
+  int64_t count = 0;
+  double pivot = 1.0;
+  for (std::size_t i = 0; i < matrix.alpha.size(); ++i) {
+    pivot = matrix.alpha[i] - sigma - (i > 0 ? matrix.beta[i - 1] * matrix.beta[i - 1] / pivot : 0.0);
+    if (pivot == 0.0) pivot = -1e-300;
+    count += pivot < 0.0;
+  }
+  return count;
+}
+
 // One implicit QL sweep on rows l … m with its rotations applied to the vectors (EISPACK tql2).
 void ql_sweep(double* d, double* e, int64_t l, int64_t m, int64_t k, double* z) {
   double g = (d[l + 1] - d[l]) / (2.0 * e[l]), r = std::hypot(g, 1.0);
@@ -119,6 +131,18 @@ double lowest_eigenpair(const double* alpha, const double* beta, int64_t k, std:
     if (high - low <= 1e-15 * scale) break;
   }
   return value;
+}
+
+double second_below(const Tridiagonal& matrix, double limit) {
+  if (count_below(matrix, limit) < 2) return limit;
+  double low = limit, width = 1e-9;
+  for (; count_below(matrix, low) >= 2; width *= 4.0) low -= width;  // the spectrum lies in [−1, 1]
+  double high = limit;
+  while (high - low > 1e-3 * (limit - low) && high - low > 1e-12) {
+    const double middle = 0.5 * (low + high);
+    (count_below(matrix, middle) < 2 ? low : high) = middle;
+  }
+  return low;
 }
 
 void all_eigenpairs(const double* alpha, const double* beta, int64_t k, std::vector<double>& values,

@@ -5,8 +5,15 @@
 
 namespace spectral {
 
+struct Tridiagonal {
+  std::vector<double> alpha, beta;  // k each; the last beta is not part of T
+};
+
 // The lowest eigenvalue. `vector` holds a guess (of any length ≥ 0) on entry and the unit eigenvector (k) on return.
 double lowest_eigenpair(const double* alpha, const double* beta, int64_t k, std::vector<double>& vector);
+
+// The smaller of `limit` and the second lowest eigenvalue, to a thousandth of limit's distance from the lowest.
+double second_below(const Tridiagonal& matrix, double limit);
 
 // All eigenvalues in ascending order; column j of the row-major `vectors` (k × k) belongs to values[j]. Implicit QL.
 void all_eigenpairs(const double* alpha, const double* beta, int64_t k, std::vector<double>& values, std::vector<double>& vectors);

@@ -1,7 +1,8 @@
 """The compiled CPU kernels behind ``backend="native"``: rows of a feature store in, Fiedler vectors out, in one call.
 
-``torch.ops.spectral_sampler.fiedler`` gathers, forms S (or, for large N, never forms it) and solves every member, in float32,
-from float32 or float16 storage; csrc/fiedler.h says what its bits depend on. Threads: those of torch. The GIL is released.
+``torch.ops.spectral_sampler.fiedler`` gathers, forms S (or, for large N, never forms it) and solves every member, in
+float32, from float32 or float16 storage; csrc/fiedler.h says what its bits depend on. It runs on the threads of torch
+and without the GIL.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def _load() -> str | None:
     try:
         importlib.import_module("spectral_sampler._C")
     except ModuleNotFoundError:
-        return "the extension was not compiled when this copy was installed; reinstall with a C++ compiler and torch present"
+        return "this copy was installed without the extension; reinstall with a C++ compiler and torch present"
     except (ImportError, OSError) as error:
         return f"the extension does not load under torch {torch.__version__}, it needs 2.10 or later ({error})"
     torch.library.register_fake("spectral_sampler::fiedler", _fake_fiedler)
@@ -85,7 +86,7 @@ def solve(features: Tensor, indices: Tensor, *, form: str = "auto", refresh_ever
 
 
 def cosine_graph(features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """S without its diagonal, (B, N, N), and its row sums, (B, N), both float32; zeros for a member with a faulty row."""
+    """S without its diagonal (B, N, N) and its row sums (B, N), float32; zeros for a member with a faulty row."""
     rows = features if features.dtype in (torch.float32, torch.float16) else features.to(torch.float32)
     affinity, degrees = torch.ops.spectral_sampler.cosine_graph(rows, indices)
     return affinity, degrees
