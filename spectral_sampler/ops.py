@@ -64,7 +64,7 @@ def kernel(name: str) -> ModuleType:
     """The module of a backend other than ``eager``; ImportError where it is absent or lacks what it needs."""
     module = f"spectral_sampler.kernels.{name}"
     if importlib.util.find_spec(module) is None:
-        raise ModuleNotFoundError("this installation does not contain it")
+        raise ModuleNotFoundError("this copy does not contain it")
     return importlib.import_module(module)
 
 
@@ -76,7 +76,7 @@ def unusable_reason(name: str, device: torch.device | str | None = None) -> str 
         module = kernel(name)
         reason: str | None = module.unusable_reason()
     except (ImportError, OSError, RuntimeError) as error:
-        return f"it cannot be loaded ({error})"
+        return f"it cannot be loaded: {error}"
     devices = getattr(module, "DEVICES", _DEVICES[name])
     if reason is None and device is not None and torch.device(device).type not in devices:
         return f"it takes tensors on {' or '.join(devices)} and these are on {torch.device(device).type}"
