@@ -55,6 +55,11 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+def _unused() -> torch.Generator:
+    """A DataLoader draws a seed for its workers from the global generator unless it is given another."""
+    return torch.Generator().manual_seed(0)
+
+
 class CandidateBatches(BatchSampler):
     """The candidate batches of `SpectralBatchSampler` with the same seed, whole: what ordinary training sees."""
 
@@ -135,7 +140,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 def evaluate(network: nn.Module, samples: Samples, device: str = "cpu") -> tuple[float, NDArray[np.float64]]:
     """Accuracy, and the cross-entropy of every sample (M,)."""
-    loader = DataLoader(Indexed(samples.plain()), batch_size=500, collate_fn=_as_it_is)
+    loader = DataLoader(Indexed(samples.plain()), batch_size=500, collate_fn=_as_it_is, generator=_unused())
     was_training = network.training
     network.eval()
     correct, losses = 0, []
@@ -212,7 +217,7 @@ def fit(
     curve: list[dict[str, float]] = []
     timed, seconds = Timed(batches), {"selection": 0.0, "data": 0.0, "training": 0.0}
     observe, weigh = _listeners(batches)
-    loader = DataLoader(Indexed(samples), batch_sampler=timed, collate_fn=_as_it_is)
+    loader = DataLoader(Indexed(samples), batch_sampler=timed, collate_fn=_as_it_is, generator=_unused())
     statistics: dict[str, list[float]] = {}
     epoch = 0
     while loop.step < recipe.steps:

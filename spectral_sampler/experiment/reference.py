@@ -166,6 +166,7 @@ def _cached(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]
         np.savez(file, **found)
         file.flush()
         os.fsync(file.fileno())
+    Path(file.name).chmod(0o644)  # temporary files are readable by their owner alone
     Path(file.name).replace(path)
     return found
 
