@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ReferenceStore"]
 
 _VERIFY_BELOW = 1 << 30
+_ATTEMPTS = 20
 
 
 class ReferenceStore:
@@ -92,14 +93,7 @@ class ReferenceStore:
             StoreError: if there is no finished store, or any file differs from what was written.
         """
         directory = Path(path)
-        for attempt in range(3):
-            manifest = manifests.read_manifest(directory)
-            try:
-                arrays = {name: manifests.map_array(directory, entry) for name, entry in manifest.arrays.items()}
-                break
-            except StoreError:  # replaced between reading its manifest and opening its files?
-                if attempt == 2 or manifests.read_manifest(directory) == manifest:
-                    raise
+        manifest, arrays = _map_all(directory)
         if verify or (verify is None and sum(entry.size for entry in manifest.arrays.values()) < _VERIFY_BELOW):
             for name, entry in manifest.arrays.items():
                 manifests.verify_data(directory, entry, arrays[name])
@@ -206,6 +200,33 @@ class ReferenceStore:
         if self.path is not None:
             return _reopen, (str(self.path.absolute()), self.fingerprint)
         return _rebuild, (self.features, self.losses, self.labels, self.source)
+
+
+def _map_all(directory: Path) -> tuple[Manifest, dict[str, NDArray[Any]]]:
+    """The manifest and the files it speaks of, although a writer may replace both meanwhile.
+
+    A name can come back with other content after two replacements, so files belong to a manifest only if the same
+    manifest is still there once they are open.
+    """
+    manifest = manifests.read_manifest(directory)
+    for attempt in range(_ATTEMPTS):
+        failure: StoreError | None = None
+        arrays: dict[str, NDArray[Any]] = {}
+        try:
+            arrays = {name: manifests.map_array(directory, entry) for name, entry in manifest.arrays.items()}
+        except StoreError as error:
+            failure = error
+        again = manifests.read_manifest(directory)
+        if again == manifest or attempt + 1 == _ATTEMPTS:
+            break
+        manifest = again
+    if failure is not None:
+        raise failure
+    if again != manifest:
+        raise StoreError(
+            f"the store at {directory} was replaced {_ATTEMPTS} times while it was opened. Try again later."
+        )
+    return manifest, arrays
 
 
 def _reopen(path: str, fingerprint: str) -> ReferenceStore:
