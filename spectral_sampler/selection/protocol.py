@@ -56,6 +56,12 @@ class CandidateBatch(NamedTuple):
     """Number of the candidate batch within its epoch, over all ranks."""
     progress: float = 0.0
     """Share of the training horizon that has passed, in [0, 1]."""
+    logits: NDArray[np.float64] | None = None
+    """(N, C) outputs of the learner for the candidates, for a policy that needs them."""
+    embeddings: NDArray[np.float64] | None = None
+    """(N, h) inputs of the learner's last linear layer, likewise."""
+    features: NDArray[np.float64] | None = None
+    """(N, d) reference features, for a policy that compares them with the learner's."""
 
     def uniforms(self, stream: int = 0) -> NDArray[np.float64]:
         """(N,) draws in (0, 1), a function of (seed, epoch, batch, dataset index, stream)."""
@@ -88,7 +94,7 @@ class Selection(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What must be there: a subset of {"features", "losses", "labels", "learner_losses"}."""
+        """What must be there: a subset of `spectral_sampler.selection.needs.NEEDS`."""
         ...
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores | None:

@@ -1,0 +1,122 @@
+"""JEST: joint example selection by learnability (Evans et al. 2024, arXiv 2406.17711)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spectral_sampler.selection.importance import draw_by_logits
+from spectral_sampler.selection.needs import Unscored, required, whole, within
+from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice
+from spectral_sampler.selection.rho_loss import learnability
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+__all__ = ["JEST", "joint_draw", "pair_losses"]
+
+
+def joint_draw(scores: Array, count: int, chunks: int, uniforms: Callable[[int], Array]) -> NDArray[np.int64]:
+    """Draws ``count`` of N in ``chunks`` rounds; each round's logits add the chosen ones' pair scores.
+
+    ``logits_i = s_ii + Σ_k q_k s_ki + Σ_k q_k s_ik`` with q the 0/1 mask of the chosen (JEST, Algorithm 1). The last
+    round takes the remainder. Two running sums make the whole O(N·count).
+
+    Args:
+        scores: (N, N).
+        uniforms: ``uniforms(round)`` gives (N,) fresh draws in (0, 1).
+    """
+    chunks = min(chunks, count)
+    diagonal = np.diagonal(scores)
+    into, out_of = np.zeros(len(scores)), np.zeros(len(scores))  # Σ_k q_k s_ki and Σ_k q_k s_ik
+    free, chosen = np.ones(len(scores), dtype=np.bool_), []
+    for round_number in range(chunks):
+        size = count // chunks if round_number < chunks - 1 else count - (chunks - 1) * (count // chunks)
+        drawn = draw_by_logits(diagonal + into + out_of, size, uniforms(round_number), free)
+        free[drawn] = False
+        into += scores[drawn].sum(axis=0)
+        out_of += scores[:, drawn].sum(axis=1)
+        chosen.append(drawn)
+    return np.concatenate(chosen)
+
+
+def pair_losses(embeddings: Array, labels: NDArray[np.int64], scale: float, margin: float) -> Array:
+    """``softplus(m_ij · scale · (cos(h_i, h_j) − margin))``, m = +1 for different labels and −1 for equal ones, (N, N).
+
+    The supervised sigmoid contrastive loss; ``embeddings`` (N, h), ``labels`` (N,). A zero row has cosine 0.
+    """
+    rows = embeddings / np.maximum(np.abs(embeddings).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    sign = np.where(labels[:, None] == labels[None, :], -1.0, 1.0)
+    return np.asarray(np.logaddexp(0.0, sign * scale * (rows @ rows.T - margin)))
+
+
+class JEST(Unscored):
+    """``n`` candidates drawn by learnability: learner loss minus reference loss, of samples or of pairs.
+
+    JEST scores pairs of images and texts. For one modality GSTDS says only "guided by a reference image classifier";
+    we offer two forms:
+
+    - ``joint=False``: n without replacement ∝ ``exp((l_i − r_i) / T)``.
+    - ``joint=True``: `joint_draw` on ``s_ii = (l_i − r_i) / T`` and, off the diagonal, ``s_ij = gain · (p_ij of the
+      learner's embeddings − p_ij of the reference features)`` with p of `pair_losses`.
+
+    Args:
+        joint: see above.
+        chunks: rounds of the joint draw; the paper's 16.
+        temperature: T.
+        scale, margin: of `pair_losses`.
+        gain: of the pairs against the losses; None is 1/N, which makes a candidate's pairs a mean over the candidates.
+    """
+
+    name = "jest"
+
+    def __init__(
+        self,
+        *,
+        joint: bool = False,
+        chunks: int = 16,
+        temperature: float = 1.0,
+        scale: float = 10.0,
+        margin: float = 0.5,
+        gain: float | None = None,
+    ) -> None:
+        self.joint, self.chunks = bool(joint), whole("chunks", chunks, 1, "The paper uses 16.")
+        self.temperature = within("temperature", temperature, "(0, inf)", "It divides the learnability.")
+        self.scale = within("scale", scale, "(0, inf)", "It multiplies the cosines; the default is 10.")
+        self.margin = within("margin", margin, "(-inf, inf)", "It is a cosine; the default is 0.5.")
+        self.gain = None if gain is None else within("gain", gain, "[0, inf)", "None is 1/N.")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Both losses; the joint form also labels, the learner's embeddings and the reference features."""
+        losses = frozenset({"losses", "learner_losses"})
+        return losses | {"labels", "embeddings", "features"} if self.joint else losses
+
+    def pair_scores(self, batch: CandidateBatch) -> Array:
+        """The matrix s, (N, N), of the joint form."""
+        labels = required(batch, "labels").astype(np.int64)
+        learner = pair_losses(required(batch, "embeddings"), labels, self.scale, self.margin)
+        scores = learner - pair_losses(required(batch, "features"), labels, self.scale, self.margin)
+        scores *= 1.0 / len(labels) if self.gain is None else self.gain
+        np.fill_diagonal(scores, learnability(batch) / self.temperature)
+        return scores
+
+    def select(self, batch: CandidateBatch, budget: int) -> Choice:
+        """In the order drawn."""
+        if self.joint:
+            positions = joint_draw(self.pair_scores(batch), budget, self.chunks, batch.uniforms)
+        else:
+            positions = draw_by_logits(learnability(batch) / self.temperature, budget, batch.uniforms())
+        return Choice(positions, np.full(budget, KINDS.index("weighted"), dtype=np.int8))
+
+    def __repr__(self) -> str:
+        return (
+            f"JEST(joint={self.joint}, chunks={self.chunks}, temperature={self.temperature}, scale={self.scale}, "
+            f"margin={self.margin}, gain={self.gain})"
+        )
