@@ -1,0 +1,113 @@
+"""One save-and-restore harness for every selection: saved anywhere, it goes on as if nothing had happened."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from spectral_sampler import GSTDS, SALN, LossWeighted, ReferenceStore, Uniform, draws
+from spectral_sampler.selection import (
+    JEST,
+    BayesianSelection,
+    GradientNorm,
+    InfoBatch,
+    OnlineSelection,
+    RHOLoss,
+    SensitivitySampling,
+)
+from spectral_sampler.selection.proposal import EpochRequest, Proposes
+
+M, N, C, D = 200, 24, 4, 5
+generator = np.random.default_rng(0)
+STORE = ReferenceStore.from_arrays(
+    generator.normal(size=(M, 8)).astype(np.float32),
+    losses=generator.exponential(size=M),
+    labels=generator.integers(C, size=M),
+)
+ZERO_SHOT = generator.normal(size=(M, C))
+
+SELECTIONS = {
+    "gstds": GSTDS,
+    "saln": SALN,
+    "uniform": Uniform,
+    "loss-weighted": LossWeighted,
+    "rho-loss": RHOLoss,
+    "rho-boltzmann": lambda: RHOLoss(temperature=0.5),
+    "jest": JEST,
+    "jest-joint": lambda: JEST(joint=True),
+    "bayesian": lambda: BayesianSelection(ZERO_SHOT, alpha=0.9, samples=12, prior_precision=0.01, momentum=0.8),
+    "gradient-norm": GradientNorm,
+    "infobatch": InfoBatch,
+    "sensitivity": lambda: SensitivitySampling(6),
+}
+
+
+def call(online, step):
+    """What a training loop does; the logits get sharper, so that gradient norm's gate opens on the way."""
+    rng = np.random.default_rng(step)
+    return online(
+        indices=rng.permutation(M)[:N],
+        logits=(0.3 + step) * rng.normal(size=(N, C)),
+        labels=rng.integers(C, size=N),
+        features=rng.normal(size=(N, D)),
+    )
+
+
+def propose(selection, epoch):
+    if not isinstance(selection, Proposes):
+        return None
+    losses = np.random.default_rng(epoch).exponential(size=M)
+    found = selection.propose(EpochRequest(STORE, draws.permutation(0, epoch, M), 5, 40, losses, 0, epoch))
+    return None if found is None else (found.batches.tolist(), found.weights.tolist())
+
+
+def through_a_file(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 7])
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_round_trip(name, stop):
+    online = OnlineSelection(SELECTIONS[name](), 0.4, store=STORE)
+    for step in range(stop):
+        call(online, step)
+        propose(online.policy, step)
+    state = through_a_file(online.state_dict())
+    resumed = OnlineSelection(SELECTIONS[name](), 0.4, store=STORE)
+    call(resumed, 99)  # what it did before is overwritten
+    resumed.load_state_dict(state)
+    for step in range(stop, 12):
+        assert call(resumed, step).tolist() == call(online, step).tolist(), step
+        assert resumed.weights.tolist() == online.weights.tolist()
+        assert propose(resumed.policy, step) == propose(online.policy, step)
+    assert resumed.statistics() == online.statistics()
+
+
+def test_the_harness_sees_a_forgotten_state():
+    """Bayesian and gradient-norm selections that lose theirs do not pass."""
+    for name in ("bayesian", "gradient-norm"):
+        online = OnlineSelection(SELECTIONS[name](), 0.4, store=STORE)
+        resumed = OnlineSelection(SELECTIONS[name](), 0.4, store=STORE)
+        for step in range(7):
+            call(online, step)
+        resumed.load_state_dict({**online.state_dict(), "policy": SELECTIONS[name]().state_dict()})
+        assert any(call(resumed, s).tolist() != call(online, s).tolist() for s in range(7, 12)), name
+
+
+def test_infobatch_restores_the_epoch_without_the_losses():
+    first = InfoBatch()
+    losses = np.random.default_rng(1).exponential(size=M)
+    request = EpochRequest(STORE, draws.permutation(0, 3, M), 5, 40, losses, 0, 3)
+    offered = first.propose(request)
+    state = json.loads(json.dumps(first.state_dict()))
+    second = InfoBatch()
+    second.load_state_dict(state)
+    again = second.propose(request._replace(learner_losses=None))
+    assert again.batches.tolist() == offered.batches.tolist()
+    assert again.weights.tolist() == offered.weights.tolist()
+    assert second.propose(request._replace(epoch=4, learner_losses=None)) is None, "only that epoch"
