@@ -1,7 +1,9 @@
 """Schedules: how much of a candidate batch to keep, as a function of training progress."""
 
+from spectral_sampler.schedule.aimd import AdaptiveSchedule, AggressiveAIMD, MellowAIMD
 from spectral_sampler.schedule.fitted import ConstantSchedule, FittedSchedule
 from spectral_sampler.schedule.plan import RATIO_GROUPS, plan_ratios
+from spectral_sampler.schedule.plateau import PlateauSchedule
 from spectral_sampler.schedule.shapes import (
     GammaSchedule,
     LinearSchedule,
@@ -12,10 +14,14 @@ from spectral_sampler.schedule.shapes import (
 
 __all__ = [
     "RATIO_GROUPS",
+    "AdaptiveSchedule",
+    "AggressiveAIMD",
     "ConstantSchedule",
     "FittedSchedule",
     "GammaSchedule",
     "LinearSchedule",
+    "MellowAIMD",
+    "PlateauSchedule",
     "SigmoidSchedule",
     "SincSchedule",
     "SinusoidSchedule",
