@@ -70,21 +70,15 @@ def _read_off(loader: DataLoader[Any]) -> dict[str, Any]:
             )
         return {}
     options: dict[str, Any] = {"candidate_batch_size": loader.batch_size, "drop_last": loader.drop_last}
-    order = loader.sampler
-    if isinstance(order, SequentialSampler):
+    order: Any = loader.sampler
+    whole = hasattr(loader.dataset, "__len__") and hasattr(order, "__len__") and len(order) == len(loader.dataset)
+    if whole and isinstance(order, SequentialSampler):
         options["shuffle"] = False
-    elif _is_a_shuffle(order, loader):
-        options["shuffle"] = True
+    elif whole and type(order).__name__ == "RandomSampler" and not getattr(order, "replacement", True):
+        options["shuffle"] = True  # torch's, or torchdata's class of the same name
     else:
         options["sampler"] = order
     return options
-
-
-def _is_a_shuffle(order: Any, loader: DataLoader[Any]) -> bool:
-    """Is ``order`` a RandomSampler (torch's or torchdata's) that permutes the whole data set?"""
-    if type(order).__name__ != "RandomSampler" or getattr(order, "replacement", True):
-        return False
-    return hasattr(loader.dataset, "__len__") and len(order) == len(loader.dataset)
 
 
 def _rebuilt(loader: DataLoader[Any], batch_sampler: SpectralBatchSampler) -> DataLoader[Any]:

@@ -51,7 +51,7 @@ class CandidateOrder(Sampler[int]):
     def __init__(self, owner: _Owner, rows: int, seed: int, shuffle: bool, *, fixed: bool, source: Any = None) -> None:
         self._owner: weakref.ref[_Owner] | None = weakref.ref(owner)
         self._rows, self._seed, self._shuffle, self._fixed, self._source = rows, seed, shuffle, fixed, source
-        self._told = getattr(source, "epoch", None)
+        self._told = 0  # the epoch a sampler has before anybody sets it
         self._recent: dict[int, NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
@@ -76,15 +76,15 @@ class CandidateOrder(Sampler[int]):
 
     def tell(self, epoch: int) -> None:
         """Passes the epoch on to the caller's sampler."""
-        if callable(getattr(self._source, "set_epoch", None)) and self._told != epoch:
+        self._told = epoch
+        if callable(getattr(self._source, "set_epoch", None)):
             self._source.set_epoch(epoch)
-            self._told = getattr(self._source, "epoch", epoch)
 
     def epoch_set_by_caller(self) -> int | None:
         """The epoch that somebody else has set on the caller's sampler since `tell`, as loops with a
         DistributedSampler do."""
-        epoch = getattr(self._source, "epoch", None)
-        return epoch if isinstance(epoch, int) and not isinstance(epoch, bool) and epoch != self._told else None
+        epoch = getattr(self._source, "epoch", None) if callable(getattr(self._source, "set_epoch", None)) else None
+        return epoch if isinstance(epoch, int) and epoch >= 0 and epoch != self._told else None
 
     @property
     def constant(self) -> bool:

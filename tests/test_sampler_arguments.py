@@ -1,0 +1,175 @@
+"""Every wrong argument is refused by the constructor, in one sentence that names it."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from sampler_cases import FirstFeature, make_store
+from torch.utils.data import (
+    DistributedSampler,
+    IterableDataset,
+    SequentialSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from spectral_sampler import (
+    GSTDS,
+    SALN,
+    ArgumentError,
+    BackendUnavailable,
+    LossWeighted,
+    SigmoidSchedule,
+    SpectralBatchSampler,
+)
+
+STORE = make_store(64)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield 0
+
+
+class Endless:
+    def __iter__(self):
+        return iter(range(64))
+
+
+class NeedsLogits(FirstFeature):
+    needs = frozenset({"logits"})
+
+
+class NeedsLabels(FirstFeature):
+    needs = frozenset({"labels"})
+
+
+SCHEDULE = SigmoidSchedule(0.18, 0.88, mean=0.30)
+WRONG = [
+    ({"candidate_batch_size": 1}, "candidate_batch_size"),
+    ({"candidate_batch_size": 65}, "candidate_batch_size"),
+    ({"candidate_batch_size": 65, "drop_last": False}, "candidate_batch_size"),
+    ({"candidate_batch_size": 16.0}, "candidate_batch_size"),
+    ({"candidate_batch_size": True}, "candidate_batch_size"),
+    ({"candidate_batch_size": None}, "candidate_batch_size"),
+    ({"sampler": range(10)}, "candidate_batch_size"),
+    ({"epochs": 0, "keep_ratio": SCHEDULE}, "epochs"),
+    ({"epochs": 2.5}, "epochs"),
+    ({"keep_ratio": SCHEDULE}, "epochs"),
+    ({"keep_ratio": lambda progress: 0.5}, "epochs"),
+    ({"keep_ratio": 0.0}, "keep_ratio"),
+    ({"keep_ratio": 1.5}, "keep_ratio"),
+    ({"keep_ratio": float("nan")}, "keep_ratio"),
+    ({"keep_ratio": "0.3"}, "keep_ratio"),
+    ({"keep_ratio": True}, "keep_ratio"),
+    ({"keep_ratio": lambda progress: 2 * progress, "epochs": 3}, "keep_ratio"),
+    ({"selection": "gstds"}, "selection"),
+    ({"selection": GSTDS}, "selection"),
+    ({"selection": NeedsLogits()}, "selection"),
+    ({"selection": NeedsLabels()}, "selection"),
+    ({"sampler": 3}, "sampler"),
+    ({"sampler": Endless()}, "sampler"),
+    ({"sampler": DistributedSampler(range(64), 2, 0), "num_replicas": 2}, "num_replicas"),
+    ({"shuffle": 1}, "shuffle"),
+    ({"reshuffle": "yes"}, "reshuffle"),
+    ({"drop_last": None}, "drop_last"),
+    ({"seed": 1.5}, "seed"),
+    ({"seed": None}, "seed"),
+    ({"seed": False}, "seed"),
+    ({"num_replicas": 0}, "num_replicas"),
+    ({"num_replicas": 5}, "num_replicas"),
+    ({"rank": -1}, "rank"),
+    ({"rank": 2, "num_replicas": 2}, "rank"),
+    ({"rank": 1}, "rank"),
+    ({"emit": "grow"}, "emit"),
+    ({"emit": "constant"}, "batch_size"),
+    ({"emit": "constant", "batch_size": 0}, "batch_size"),
+    ({"emit": "constant", "batch_size": 65}, "batch_size"),
+    ({"emit": "constant", "batch_size": 10, "multiple_of": 4}, "batch_size"),
+    ({"batch_size": 8}, "batch_size"),
+    ({"emit": "constant", "batch_size": 8, "sampler": WeightedRandomSampler(torch.ones(64), 64)}, "emit"),
+    ({"multiple_of": 0}, "multiple_of"),
+    ({"multiple_of": 32}, "min_keep"),
+    ({"min_keep": 17}, "min_keep"),
+    ({"min_keep": 0}, "min_keep"),
+    ({"lookahead": -1}, "lookahead"),
+    ({"lookahead": True}, "lookahead"),
+    ({"backend": "fast"}, "backend"),
+    ({"dataset": TensorDataset(torch.zeros(63))}, "dataset"),
+    ({"dataset": Stream()}, "dataset"),
+    ({"dataset": object()}, "dataset"),
+]
+
+
+@pytest.mark.parametrize(("options", "argument"), WRONG, ids=lambda value: str(value)[:60])
+def test_refused_by_the_constructor_in_one_sentence(options, argument):
+    valid = {"candidate_batch_size": 16, "keep_ratio": 0.5, "selection": FirstFeature()}
+    with pytest.raises(ArgumentError) as caught:
+        SpectralBatchSampler(STORE, **{**valid, **options})
+    message = str(caught.value)
+    assert re.match(rf"{argument}\b.* must be .+, got .+\. .+\.$", message), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("selection", [None, LossWeighted()])
+def test_a_selection_by_loss_is_refused_without_losses(selection):
+    with pytest.raises(ArgumentError, match=r"^selection must be one that does without losses"):
+        SpectralBatchSampler(np.ones((64, 3)), candidate_batch_size=16, keep_ratio=0.5, selection=selection)
+    assert len(SpectralBatchSampler(np.ones((64, 3)), 16, keep_ratio=0.5, selection=SALN())) == 4
+
+
+@pytest.mark.parametrize("store", ["path", None, {"features": 1}])
+def test_the_store_is_a_store_or_features(store):
+    with pytest.raises(ArgumentError, match=r"^store must be a ReferenceStore, or features"):
+        SpectralBatchSampler(store)
+
+
+def test_faulty_features_are_named_by_row():
+    features = np.ones((64, 3), dtype=np.float32)
+    features[[3, 9]] = np.inf
+    with pytest.raises(ArgumentError, match="rows 3, 9"):
+        SpectralBatchSampler(features, keep_ratio=0.5, selection=SALN())
+
+
+def test_a_backend_asked_for_by_name_does_not_fall_back():
+    with pytest.raises(BackendUnavailable, match='"cupy" cannot be used'):
+        SpectralBatchSampler(STORE, candidate_batch_size=16, keep_ratio=0.5, backend="cupy")
+
+
+def test_whole_numbers_of_numpy_and_torch_are_whole_numbers():
+    sampler = SpectralBatchSampler(
+        STORE, np.int64(16), epochs=np.int32(3), seed=torch.tensor(5), selection=FirstFeature(), lookahead=np.uint8(2)
+    )
+    assert len(list(sampler)) == 4
+    assert all(type(value) in {int, str, bool, type(None)} for value in sampler.state_dict()["settings"].values())
+
+
+@pytest.mark.parametrize("order", [[64, *range(63)], [-1, *range(63)]])
+def test_an_order_out_of_range_is_a_named_error(order):
+    sampler = SpectralBatchSampler(STORE, 16, keep_ratio=0.5, selection=FirstFeature(), sampler=order)
+    with pytest.raises(ArgumentError, match=r"^sampler must be one that yields indices from 0 to 63"):
+        next(iter(sampler))
+
+
+def test_an_order_that_belies_its_length_is_a_named_error():
+    class Short(SequentialSampler):
+        def __len__(self):
+            return 60
+
+    sampler = SpectralBatchSampler(STORE, 16, keep_ratio=0.5, selection=FirstFeature(), sampler=Short(range(64)))
+    with pytest.raises(ArgumentError, match=r"as many indices as its length says \(60\), got 64"):
+        next(iter(sampler))
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.0, True, None, "1"])
+def test_set_epoch_takes_whole_numbers(epoch):
+    sampler = SpectralBatchSampler(STORE, 16, keep_ratio=0.5, selection=FirstFeature())
+    with pytest.raises(ArgumentError, match=r"^epoch must be a whole number"):
+        sampler.set_epoch(epoch)
+
+
+def test_selection_at_refuses_batches_that_do_not_exist():
+    sampler = SpectralBatchSampler(STORE, 16, keep_ratio=0.5, selection=FirstFeature())
+    with pytest.raises(ArgumentError, match=r"^batch must be below 4, got 4"):
+        sampler.selection_at(0, 4)
