@@ -232,6 +232,8 @@ def fiedler_vector(
         raise argument_error("invalid", '"raise" or "mark"', repr(invalid), "See fiedler_vector's documentation.")
     if max_matvecs is not None and max_matvecs < 1:
         raise argument_error("max_matvecs", "None or at least 1", max_matvecs, "None goes on until convergence.")
+    if torch.compiler.is_compiling() and max_matvecs is None:
+        return FiedlerResult(*torch.ops.spectral_sampler.fiedler_vector(features, backend, invalid))
     tensor = graph.as_features(features)
     members = tensor if tensor.dim() == 3 else tensor[None]
     count, size, width = members.shape
@@ -289,3 +291,6 @@ def fiedler_of_affinity(affinity: Tensor, *, max_matvecs: int | None = None) -> 
     entry_error = torch.full_like(operator.norm, torch.finfo(weights.dtype).eps)
     result = _solve(operator, indices, entry_error, max_matvecs)
     return result if weights.dim() == 3 else FiedlerResult(*(field[0] for field in result))
+
+
+ops.register_solver(fiedler_vector)

@@ -20,12 +20,12 @@ import torch
 from spectral_sampler.errors import BackendUnavailable, argument_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import ModuleType
 
     from torch import Tensor
 
-__all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "explain", "kernel", "requested", "resolve"]
+__all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "explain", "kernel", "register_solver", "requested", "resolve"]
 __all__ += ["solver_module", "unusable_reason", "use_backend"]
 
 BACKENDS = ("eager", "native", "triton", "cuda", "cupy")
@@ -129,3 +129,23 @@ def explain() -> str:
     lines.extend(f'"auto" on {device} means {_preferred(device)}' for device in _PREFERENCE)
     lines.append(f'asked for here: "{requested()}"')
     return "\n".join(lines)
+
+
+def register_solver(solver: Callable[..., Sequence[Tensor]]) -> None:
+    """Make ``solver`` one node of a compiled graph, ``torch.ops.spectral_sampler.fiedler_vector``.
+
+    The backend is picked, and refusals are raised, when the node runs.
+    """
+
+    def solve(features: Tensor, backend: str, invalid: str) -> tuple[Tensor, ...]:
+        return tuple(solver(features, backend=backend, invalid=invalid))
+
+    def shapes(features: Tensor, backend: str, invalid: str) -> tuple[Tensor, ...]:  # noqa: ARG001
+        batch, real = features.shape[:-2], torch.float64 if features.dtype == torch.float64 else torch.float32
+        vector = features.new_empty(features.shape[:-1], dtype=real)
+        kinds = (real, real, torch.int64, torch.int64, real)
+        return (vector, *(features.new_empty(batch, dtype=kind) for kind in kinds))
+
+    schema = f"(Tensor features, str backend, str invalid) -> ({', '.join(['Tensor'] * 6)})"
+    torch.library.custom_op("spectral_sampler::fiedler_vector", solve, mutates_args=(), schema=schema)
+    torch.library.register_fake("spectral_sampler::fiedler_vector", shapes)

@@ -357,3 +357,24 @@ def test_the_interpreter_is_free_while_a_batch_is_solved():
         time.sleep(0.0005)
     thread.join()
     assert len(ticks) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["native", "eager"])
+def test_compiled_into_one_graph(backend):
+    """fiedler_vector is a node of the graph: no break, the same bits, and the refusal where it runs."""
+
+    def doubled(features):
+        result = fiedler_vector(features, backend=backend)
+        return 2 * result.vector, result.status
+
+    compiled = torch.compile(doubled, fullgraph=True, backend="aot_eager")
+    for shape in ((3, 20, 8), (20, 8)):
+        features = torch.rand(shape)
+        assert same_bits(doubled(features), compiled(features))
+    with pytest.raises(ValueError, match=r"rows \[0"):
+        compiled(torch.zeros(3, 20, 8))
+
+
+def test_opcheck_of_the_whole():
+    torch.library.opcheck(torch.ops.spectral_sampler.fiedler_vector.default, (torch.rand(3, 20, 8), "native", "raise"))
