@@ -83,7 +83,7 @@ SHAPES = {
     "exponential": lambda t, path: np.exp(-t / 60),
     "linear": lambda t, path: 5 - 0.01 * t,
     "stalls early": lambda t, path: max(1.0, 2 - t / 40),
-    "stalls late": lambda t, path: max(0.0, 2 - t / 250),
+    "stalls late": lambda t, path: max(0.0, 2 - t / 130),
     "diverges": lambda t, path: 1 + t / 10,
     "constant": lambda t, path: 1.0,
     "noise": lambda t, path: float(np.sin(12345.678 * t)),
@@ -104,11 +104,13 @@ def test_plateau_meets_its_mean_exactly_and_stays_within_its_bounds(shape, steps
 def test_plateau_feeds_the_part_of_training_that_is_slow():
     early = run(PlateauSchedule(), 320, SHAPES["stalls early"])
     late = run(PlateauSchedule(), 320, SHAPES["stalls late"])
-    assert early[44:100].mean() > late[44:100].mean() + 0.2
-    assert late[270:].mean() > late[50:240].mean() + 0.2
     steady = run(PlateauSchedule(), 320, SHAPES["linear"])
-    assert np.ptp(steady) < 1e-9, "steady progress: a constant ratio"
-    assert np.ptp(run(PlateauSchedule(), 320, SHAPES["exponential"], delay=8)) > 0.1, "late news still count"
+    assert steady == pytest.approx(0.3 + 0.24 * ((np.arange(320) // 10 * 10 + 5) / 320 - 0.5)), "the line"
+    assert early[60:100].mean() > steady[60:100].mean() + 0.15
+    assert late[60:100] == pytest.approx(steady[60:100])
+    assert late[270:290].mean() > steady[270:290].mean() + 0.15
+    slow = run(PlateauSchedule(), 320, SHAPES["exponential"], delay=8)
+    assert np.abs(slow - steady).max() > 0.05, "late news still count"
 
 
 def test_plateau_decides_a_period_once():

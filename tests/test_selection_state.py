@@ -38,21 +38,19 @@ SELECTIONS = {
     "jest": JEST,
     "jest-joint": lambda: JEST(joint=True),
     "bayesian": lambda: BayesianSelection(ZERO_SHOT, alpha=0.9, samples=12, prior_precision=0.01, momentum=0.8),
-    "gradient-norm": GradientNorm,
+    "gradient-norm": lambda: GradientNorm(momentum=0.7),
     "infobatch": InfoBatch,
     "sensitivity": lambda: SensitivitySampling(6),
 }
 
 
 def call(online, step):
-    """What a training loop does; the logits get sharper, so that gradient norm's gate opens on the way."""
+    """What a training loop does; ever more labels are met with certainty, so that gradient norm's gate opens on the
+    way."""
     rng = np.random.default_rng(step)
-    return online(
-        indices=rng.permutation(M)[:N],
-        logits=(0.3 + step) * rng.normal(size=(N, C)),
-        labels=rng.integers(C, size=N),
-        features=rng.normal(size=(N, D)),
-    )
+    logits = (0.3 + step) * rng.normal(size=(N, C))
+    labels = np.where(rng.random(N) < 0.95, logits.argmax(1), rng.integers(C, size=N))
+    return online(indices=rng.permutation(M)[:N], logits=logits, labels=labels, features=rng.normal(size=(N, D)))
 
 
 def propose(selection, epoch):

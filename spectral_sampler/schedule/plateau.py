@@ -1,4 +1,4 @@
-"""PlateauSchedule: ours. The samples go where the loss no longer falls by itself, and the mean is still exact."""
+"""PlateauSchedule: ours. More samples when the loss no longer falls by itself, and the mean is still exact."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ __all__ = ["PlateauSchedule"]
 
 
 class PlateauSchedule(AdaptiveSchedule):
-    """Small batches while they still make fast progress, large ones when progress slows down, and over the whole run
+    """A straight rise that takes more when the loss stops falling, less while it falls fast, and over the whole run
     exactly ``mean``, however the losses behave.
 
     The horizon of T candidate batches is cut into P periods of constant ratio. With ℓ_j the mean observed loss of
     period j, its progress is ``ρ_j = max(0, ℓ_{j−1} − ℓ_j)`` relative to the largest so far, and its slowness
-    ``s_j = 1 − ρ_j / max ρ`` in [0, 1]. With a the ratio that would spend what is left of the budget ``mean · T``
-    evenly,
+    ``s_j = 1 − ρ_j / max ρ`` in [0, 1]. With b_j a line through ``mean`` that starts at ``min`` (or ends at ``max``,
+    if that is nearer), and e what was saved or overspent so far, spread over the batches that remain,
 
-        ratio = a + (max − min)(s_j − mean of s so far),
+        ratio = b_j + e + (max − min)/2 · (s_j − mean of s so far),
 
-    clipped to [min, max] and to what keeps the exact mean within reach of the periods that remain. So a run whose loss
-    falls steadily gets a constant ratio, and one that stalls early is fed early, which no schedule fixed beforehand can
-    do (the first open question of GSTDS). It knows nothing of candidates delivered ahead of training: losses arrive a
-    few batches late.
+    clipped to [min, max] and to what keeps the exact mean within reach. Steady progress gives the line; a run that
+    stalls is fed when it stalls, which no schedule fixed beforehand can do (the first open question of GSTDS). Losses
+    may arrive a few batches late.
 
     Args:
         min, max, mean: smallest, largest and mean ratio; min and max bound it and need not be reached.
@@ -53,6 +52,7 @@ class PlateauSchedule(AdaptiveSchedule):
             )
         self.periods = periods
         self._starts: list[int] = []
+        self._line: list[float] = []
         self._ratios: list[float] = []
         self._slowness = [0.0, 0.0, 0.0]  # last, sum, count
         self._best = 0.0
@@ -62,6 +62,9 @@ class PlateauSchedule(AdaptiveSchedule):
         """Cuts the horizon of ``steps`` candidate batches into periods."""
         periods = min(self.periods, steps)
         self._starts = [steps * period // periods for period in range(periods + 1)]
+        rise = 2.0 * min(self.mean - self.min, self.max - self.mean)
+        middles = [(start + stop) / (2 * steps) for start, stop in zip(self._starts, self._starts[1:], strict=False)]
+        self._line = [self.mean + rise * (middle - 0.5) for middle in middles]
 
     def observe(self, loss: float) -> None:
         """One observation; those that are not finite are left out."""
@@ -83,11 +86,11 @@ class PlateauSchedule(AdaptiveSchedule):
         sizes = [stop - start for start, stop in zip(self._starts, self._starts[1:], strict=False)]
         spent = sum(ratio * size for ratio, size in zip(self._ratios, sizes, strict=False))
         left, size, later = self.mean * self._starts[-1] - spent, sizes[period], sum(sizes[period + 1 :])
-        even = left / (size + later)
+        planned = sum(ratio * size for ratio, size in zip(self._line[period:], sizes[period:], strict=True))
         self._listen()
         slowness, total, count = self._slowness
         shift = slowness - total / count if count else 0.0
-        wanted = even + (self.max - self.min) * shift
+        wanted = self._line[period] + (left - planned) / (size + later) + 0.5 * (self.max - self.min) * shift
         lowest = max(self.min, (left - later * self.max) / size)
         highest = min(self.max, (left - later * self.min) / size)
         return min(max(wanted, lowest), highest)
