@@ -5,6 +5,8 @@ download all of it. Without torch or a C++ compiler the package is pure Python a
 
     SPECTRAL_SAMPLER_REQUIRE_EXT=1   a build without the extension is an error
     SPECTRAL_SAMPLER_NO_EXT=1        do not try
+    SPECTRAL_SAMPLER_CUDA=0|1        without CUDA kernels, or an error where nvcc is missing; else they follow nvcc
+    SPECTRAL_SAMPLER_CUDA_ARCHS      "80;90;100" by default; PTX of the last is added for later devices
 """
 
 import os
@@ -29,6 +31,21 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefe
 # Flags of single files. No other file may use an instruction set that the processor was not asked about.
 FLAGS = {"csrc/cpu/kernels_avx2.cpp": AVX2, "csrc/cpu/kernels_avx512.cpp": AVX512}
 SANITIZE = os.environ.get("SPECTRAL_SAMPLER_SANITIZE")  # csrc/sanitize.sh sets it to the sanitizers' names
+
+
+CUDA = os.environ.get("SPECTRAL_SAMPLER_CUDA", "auto")
+CUDA_ARCHS = os.environ.get("SPECTRAL_SAMPLER_CUDA_ARCHS", "80;90;100")
+
+
+def find_nvcc() -> str | None:
+    """The CUDA compiler, by CUDA_HOME and then PATH: no device is needed to build, and none is asked about."""
+    if CUDA == "0" or SANITIZE:
+        return None
+    home = os.environ.get("CUDA_HOME")
+    nvcc = shutil.which("nvcc", path=f"{home}/bin") if home else shutil.which("nvcc")
+    if nvcc is None and CUDA == "1":
+        raise CompileError("SPECTRAL_SAMPLER_CUDA=1, but there is no nvcc in CUDA_HOME/bin or on PATH")
+    return nvcc
 
 
 def sources() -> list[str]:
@@ -77,9 +94,25 @@ class Build(build_ext):
         ext.extra_objects += self.device_objects(ext)
         super().build_extension(ext)
 
-    def device_objects(self, ext: Extension) -> list[str]:  # noqa: ARG002
-        """Objects of kernels for other devices, and whatever they add to ``ext``. None so far."""
-        return []
+    def device_objects(self, ext: Extension) -> list[str]:
+        """The CUDA kernels by nvcc, statically linked to the CUDA runtime; nothing where there is no nvcc."""
+        nvcc = find_nvcc()
+        if nvcc is None:
+            return []
+        folder = Path(self.build_temp)
+        folder.mkdir(parents=True, exist_ok=True)
+        archs = CUDA_ARCHS.split(";")
+        codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+        codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
+        target = str(folder / "launch.cu.o")
+        command = [nvcc, "-c", "csrc/cuda/launch.cu", "-o", target, "-O3", "-std=c++17", "-Icsrc", "--threads", "0"]
+        self.spawn([*command, *codes, "-Xcompiler", "-fPIC,-fvisibility=hidden"])
+        home = Path(nvcc).resolve().parent.parent
+        places = [Path("/usr/local/cuda/lib64"), home / "lib64", *home.glob("targets/*/lib")]
+        ext.library_dirs += [str(place) for place in places if (place / "libcudart_static.a").exists()][:1]
+        ext.libraries += ["cudart_static", "rt", "dl", "pthread"]
+        ext.sources += ["csrc/cuda/ops_cuda.cpp"]
+        return [target]
 
 
 class MaybePure(Distribution):
@@ -100,7 +133,7 @@ def extensions() -> list[Extension]:
         Extension(
             "spectral_sampler._C",
             sources(),
-            depends=sorted(str(path) for path in Path("csrc").rglob("*.h")),
+            depends=sorted(str(path) for suffix in ("h", "cu", "cuh") for path in Path("csrc").rglob(f"*.{suffix}")),
             define_macros=[
                 ("Py_LIMITED_API", "0x030a0000"),
                 ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),

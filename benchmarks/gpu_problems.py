@@ -13,7 +13,7 @@ from spectral_sampler.kernels import triton as backend
 from spectral_sampler.kernels import triton_large, triton_matrixfree, triton_small
 
 ARCHITECTURES = (80, 90, 100)
-TENSOR_CORES = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 103: "UTCHMMA", 120: "HMMA"}
+TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")  # sm_80, sm_90 and sm_100; small tiles use the first everywhere
 _TYPES = {
     "features": "*fp32", "indices": "*i64", "vectors": "*fp32", "values": "*fp32", "residuals": "*fp32",
     "matvecs": "*i64",

@@ -97,7 +97,7 @@ def prove_triton(problem: Any, arch: int, tools: Path) -> dict[str, Any]:
     return {
         "kernel": "triton " + problem.label, "arch": arch, "warps": problem.warps, "registers": code["registers"],
         "stack": code["stack"], "spill": 0, "shared": shared, "blocks": blocks, "ops": code["ops"],
-        "tensor_cores": code["ops"][TENSOR_CORES[arch]], "tensor_cores_due": problem.needs_tensor_cores,
+        "tensor_cores": sum(code["ops"][name] for name in TENSOR_CORES), "tensor_cores_due": problem.needs_tensor_cores,
         "modelled_us": times and round(times[0], 1), "floor_us": times and round(times[1], 1),
     }  # fmt: skip
 
@@ -105,20 +105,20 @@ def prove_triton(problem: Any, arch: int, tools: Path) -> dict[str, Any]:
 def show(row: dict[str, Any], wrong: list[str]) -> str:
     """One line of the table."""
     times = f"{row['modelled_us']:>8} {row['floor_us']:>8}" if row["modelled_us"] is not None else f"{'-':>8} {'-':>8}"
+    ops = row["ops"]
     return (
         f"{row['kernel']:62s} {row['arch']:>4} {row['warps']:>3} {row['registers']:>4} {row['stack'] + row['spill']:>5} "
-        f"{row['shared']:>7} {row['blocks']:>3} {row['tensor_cores']:>5} {row['ops']['FFMA']:>6} {row['ops']['BAR']:>5} "
-        f"{sum(row['ops'].values()):>6} {times}  {', '.join(wrong) or 'ok'}"
+        f"{row['shared']:>7} {row['blocks']:>3} {row['tensor_cores']:>5} {ops['FFMA']:>6} {ops['BAR']:>5} "
+        f"{sum(ops.values()):>6} {times}  {', '.join(wrong) or 'ok'}"
     )
 
 
 def header() -> str:
     """The table's first lines."""
-    title = (
-        f"{'kernel':62s} {'sm':>4} {'w':>3} {'regs':>4} {'spill':>5} {'shared':>7} {'occ':>3} {'tc':>5} {'FFMA':>6} {'BAR':>5} "
-        f"{'instr':>6} {'model µs':>8} {'floor µs':>8}"
-    )
-    note = f"Times are modelled, not measured: {MODEL_MEMBERS} members, d = {MODEL_D}, 32 Lanczos steps where there are any."
+    columns = [("sm", 4), ("w", 3), ("regs", 4), ("spill", 5), ("shared", 7), ("occ", 3), ("tc", 5), ("FFMA", 6)]
+    columns += [("BAR", 5), ("instr", 6), ("model µs", 8), ("floor µs", 8)]
+    title = " ".join([f"{'kernel':62s}", *(f"{name:>{width}}" for name, width in columns)])
+    note = f"Times are modelled, not measured: {MODEL_MEMBERS} members, d = {MODEL_D}, 32 Lanczos steps where any."
     return f"{note}\n{title}\n{'-' * len(title)}"
 
 

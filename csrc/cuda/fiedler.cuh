@@ -234,7 +234,7 @@ __device__ void Member<T>::search(int most, float* gap, int* total) {
       for (int i = threadIdx.x; i < n_; i += blockDim.x) x_[i] = q_[i];
       value = ritz.value;
       __syncthreads();
-      if (!finished && ritz.bound > kUlp) continue;
+      if (!finished) continue;
       start(q_, 0x5eed);
       locked = n_ > 2 ? 2 : 3;
     } else if (finished) {

@@ -223,23 +223,8 @@ def solve_member(affinity, degree, size, index, inside, node, N, most,
         basis = tl.where(lane[:, None] == 0, one[None, :], 0.0)
         basis = tl.where((lane[:, None] == 1) & (locked == 2), vector[None, :], basis)
         ritz, x, bound, used, exhausted = _cycle(
-            affinity,
-            degree,
-            shrink,
-            basis,
-            _unit(q, basis),
-            locked,
-            value,
-            smallest,
-            node,
-            lane,
-            N,
-            NP,
-            KP,
-            TILE,
-            WIDTH,
-            CHECK,
-        )
+            affinity, degree, shrink, basis, _unit(q, basis), locked, value, smallest, node, lane, N,
+            NP, KP, TILE, WIDTH, CHECK)  # fmt: skip
         total += used
         q = _unit(x, basis)  # a cycle that ends short goes on from its own Ritz vector
         finished = exhausted | _enough(ritz, bound, value, smallest, locked) | (total >= most)
@@ -250,8 +235,8 @@ def solve_member(affinity, degree, size, index, inside, node, N, most,
                 q = _start(index, inside, 0x5EED)
                 locked = tl.where(N > 2, 2, 3)
         elif finished:
-            # The probe may find that the first run settled on a higher eigenvector; then the first starts again from
-            there.lower = (ritz + bound < value) & (again < _AGAIN)
+            # Where the first run settled on a higher eigenvector the probe finds the lower one; then begin there.
+            lower = (ritz + bound < value) & (again < _AGAIN)
             again += 1
             gap = tl.minimum(tl.maximum(ritz - bound - value, 0.0), 2.0)
             locked = tl.where(lower, 1, 3)

@@ -1,0 +1,171 @@
+"""The CUDA kernels, unmodified, executed on the CPU against float64; then the checker itself, with planted bugs.
+
+Executed: fibers in seeded random orders over NaN-poisoned shared memory, ThreadSanitizer, AddressSanitizer. Not
+modelled: tensor cores (these kernels use none), the memory model, real scheduling. Nothing here has run on a GPU.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+
+import cuda_on_cpu
+import numpy as np
+import pytest
+import solver_checks as checks
+import torch
+from solver_cases import CASES, gaussian, positive, post_relu
+
+from spectral_sampler.fiedler import Status, fiedler_rows
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ (apt-get install g++)"),
+    pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the fibers are written for x86-64"),
+]
+FLOAT_SHARED, HALF_SHARED, FLOAT_GLOBAL = 0, 1, 2
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    return cuda_on_cpu.build(tmp_path_factory.mktemp("fibers") / "run", "fibers")
+
+
+def rows(count: int, size: int) -> np.ndarray:
+    return np.arange(count * size, dtype=np.int64).reshape(count, size)
+
+
+@pytest.mark.parametrize("group", sorted({case.group for case in CASES}))
+def test_cases(group, program, tmp_path):
+    for case in (case for case in CASES if case.group == group):
+        seeds = range(2)
+        members = np.stack([case.builder(seed) for seed in seeds])
+        size, width = members.shape[1:]
+        options = {"seed": size, "threads": 128, "storage": FLOAT_SHARED if size <= 200 else FLOAT_GLOBAL}
+        run = cuda_on_cpu.solve(program, tmp_path, members.reshape(-1, width), rows(2, size), **options)
+        assert run.result is not None, f"{case.name}: {run.message}"
+        checks.check_all(run.result, torch.from_numpy(members), case.expectation, seeds, case.name)
+
+
+@pytest.mark.parametrize("storage", [FLOAT_SHARED, FLOAT_GLOBAL])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_any_order_of_threads_gives_the_same_bits(storage, dtype, program, tmp_path):
+    table, indices = positive(70, 37)(0).astype(dtype), np.random.default_rng(0).permutation(70)[:66].reshape(3, 22)
+    options = {"storage": storage, "threads": 96, "grid": 2}
+    runs = [cuda_on_cpu.solve(program, tmp_path, table, indices, seed=seed, **options) for seed in range(4)]
+    for run in runs:
+        assert all(torch.equal(a, b) for a, b in zip(run.result, runs[0].result, strict=True))
+    checks.check_ratios(runs[0].result, checks.truth_of_features(table[indices]))
+    checks.check_sign(runs[0].result, checks.truth_of_features(table[indices]), indices)
+
+
+@pytest.mark.parametrize("size", [63, 64, 65, 129])
+def test_graph(size, program, tmp_path):
+    table = gaussian(size, 19)(3)
+    run = cuda_on_cpu.solve(program, tmp_path, table, rows(1, size), seed=size)
+    units = table.astype(np.float64) / np.linalg.norm(table.astype(np.float64), axis=1, keepdims=True)
+    cosines = units @ units.T * (1 - np.eye(size))
+    np.testing.assert_allclose(run.affinity[0], cosines, atol=2e-6)
+    np.testing.assert_allclose(run.degrees[0], cosines.sum(axis=1), atol=2e-6 * size)
+
+
+def test_half_storage_of_affinities_keeps_nearly_the_same_rows(program, tmp_path):
+    table = np.concatenate([post_relu(seed, 64, 96) for seed in range(8)])
+    run = cuda_on_cpu.solve(program, tmp_path, table, rows(8, 64), storage=HALF_SHARED, threads=128)
+    exact = fiedler_rows(torch.from_numpy(table).double(), torch.from_numpy(rows(8, 64)), backend="eager")
+    kept = [
+        len(set(a.topk(20).indices.tolist()) & set(b.topk(20).indices.tolist())) / 20
+        for a, b in zip(run.result.vector, exact.vector, strict=True)
+    ]
+    assert np.mean(kept) >= 0.97, kept
+
+
+def test_a_short_basis_restarts(program, tmp_path):
+    table = post_relu(5)
+    run = cuda_on_cpu.solve(program, tmp_path, table, rows(1, 48), capacity=12)
+    assert int(run.result.num_matvecs) > 2 * 12
+    checks.check_ratios(run.result, checks.truth_of_features(table[None]))
+
+
+def test_a_faulty_row_marks_its_member_and_no_other(program, tmp_path):
+    clean = np.concatenate([post_relu(seed, 12, 20) for seed in range(3)])
+    good = cuda_on_cpu.solve(program, tmp_path, clean, rows(3, 12)).result
+    for value in (np.nan, np.inf, -np.inf, 0.0):
+        table = clean.copy()
+        table[17] = value
+        result = cuda_on_cpu.solve(program, tmp_path, table, rows(3, 12)).result
+        assert result.status.tolist()[1] == int(Status.INVALID)
+        for field, expected in zip(result, good, strict=True):
+            assert not field[1].any() or field is result.status
+            assert torch.equal(field[[0, 2]], expected[[0, 2]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["thread", "address"])
+def test_sanitizers_find_nothing(mode, tmp_path):
+    program = cuda_on_cpu.build(tmp_path / "run", mode)
+    for storage, dtype in ((FLOAT_SHARED, np.float32), (FLOAT_GLOBAL, np.float16)):
+        run = cuda_on_cpu.solve(program, tmp_path, positive(30, 9)(0).astype(dtype), rows(2, 13), storage=storage)
+        assert run.code == 0, run.message[-3000:]
+        checks.check_ratios(run.result, checks.truth_of_features(positive(30, 9)(0).astype(dtype)[rows(2, 13)]))
+
+
+# Each bug: file, the sound text, the planted text, the mode that sees it.
+BUGS = {
+    "no barrier before scratch is written again": (
+        "primitives.cuh",
+        "  __syncthreads();  // scratch may be written again\n",
+        "",
+        "thread",
+    ),
+    "no barrier after a matvec": (
+        "fiedler.cuh",
+        "    if (lane() == 0) to[i] = (degree_[i] * from[i] - sum) * shrink_;\n  }\n  __syncthreads();\n",
+        "    if (lane() == 0) to[i] = (degree_[i] * from[i] - sum) * shrink_;\n  }\n",
+        "thread",
+    ),
+    "a barrier in a divergent branch": (
+        "tridiagonal.cuh",
+        "    for (int row = first; row <= last; ++row) vector[row] /= length;\n  }\n  __syncthreads();\n",
+        "    for (int row = first; row <= last; ++row) vector[row] /= length;\n    __syncthreads();\n  }\n",
+        "fibers",
+    ),
+    "a sum over half a warp": (
+        "primitives.cuh",
+        "for (int step = kWarp / 2; step > 0; step /= 2) value += ",
+        "for (int step = kWarp / 4; step > 0; step /= 2) value += ",
+        "fibers",
+    ),
+    "no guard on the lane that writes": (
+        "fiedler.cuh",
+        "        if (record && row == rows - 1) alpha_[row] = pass",
+        "      }\n      {\n        if (record && row == rows - 1) alpha_[row] = pass",
+        "thread",
+    ),
+    "shared memory one vector short": (
+        "fiedler.cuh",
+        "constexpr int kVectors = 4,",
+        "constexpr int kVectors = 3,",
+        "address",
+    ),
+    "one basis row too many": ("fiedler.cuh", "slot + 1 >= capacity_;", "slot + 1 > capacity_;", "address"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUGS)
+def test_planted_bugs_are_caught(name, tmp_path):
+    file, sound, planted, mode = BUGS[name]
+    kernels = tmp_path / "kernels"
+    shutil.copytree(cuda_on_cpu.KERNELS, kernels)
+    text = (kernels / file).read_text(encoding="utf-8")
+    assert text.count(sound) == 1, "the kernel changed: plant the bug anew"
+    (kernels / file).write_text(text.replace(sound, planted), encoding="utf-8")
+    program = cuda_on_cpu.build(tmp_path / "run", mode, kernels)
+    table = positive(30, 9)(0)
+    short = {"capacity": 8} if "basis" in name else {}
+    run = cuda_on_cpu.solve(program, tmp_path, table, rows(1, 26), storage=FLOAT_GLOBAL, seed=1, **short)
+    if run.code == 0:  # it ran to the end: then the numbers must be wrong
+        with pytest.raises(AssertionError):
+            checks.check_ratios(run.result, checks.truth_of_features(table[rows(1, 26)]))
+    else:
+        assert mode == "fibers" or "Sanitizer" in run.message
