@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# csrc under AddressSanitizer + UndefinedBehaviorSanitizer, and under ThreadSanitizer, for every instruction set this processor
+# has; with --pytest also tests/test_native.py on an instrumented build of the extension. Usage: csrc/sanitize.sh [--pytest]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+avx2="-mavx2 -mfma -mf16c"
+flags="-std=c++20 -O1 -g -fno-omit-frame-pointer -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi"
+
+driver() {  # name, sanitizer flags
+  local objects=()
+  for source in csrc/cpu/*.cpp csrc/tests/driver.cpp; do
+    local own=""
+    if [ "$(uname -m)" = x86_64 ]; then
+      case "$source" in
+        *avx2.cpp) own="$avx2" ;;
+        *avx512.cpp) own="$avx2 -mavx512f -mavx512vl -mavx512bw -mavx512dq" ;;
+      esac
+    fi
+    local object="$work/$1-$(basename "$source").o"
+    # shellcheck disable=SC2086
+    ${CXX:-g++} $flags $own $2 -c "$source" -o "$object"
+    objects+=("$object")
+  done
+  # shellcheck disable=SC2086
+  ${CXX:-g++} $2 "${objects[@]}" -pthread -o "$work/$1"
+  for set in baseline avx2 avx512; do
+    echo "== $1, at most $set"
+    SPECTRAL_SAMPLER_CPU=$set UBSAN_OPTIONS=print_stacktrace=1 "$work/$1"
+  done
+}
+
+driver address+undefined "-fsanitize=address,undefined -fno-sanitize-recover=all"
+driver thread "-fsanitize=thread"
+
+if [ "${1:-}" = --pytest ]; then
+  echo "== tests/test_native.py on an instrumented extension"
+  mkdir -p "$work/tree" && cp -r setup.py pyproject.toml README.md LICENSE csrc spectral_sampler tests "$work/tree/"
+  rm -f "$work"/tree/spectral_sampler/_C*.so
+  cd "$work/tree"
+  SPECTRAL_SAMPLER_SANITIZE=address,undefined SPECTRAL_SAMPLER_REQUIRE_EXT=1 "$PYTHON" setup.py -q build_ext --inplace
+  # The interpreter itself leaks on purpose, and memory is measured by the un-instrumented tests.
+  LD_PRELOAD="$(${CXX:-g++} -print-file-name=libasan.so) $(${CXX:-g++} -print-file-name=libubsan.so)" \
+    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$PWD" \
+    "$PYTHON" -m pytest -q tests/test_native.py -m "not slow" -k "not memory and not opcheck and not lesser"
+fi
