@@ -77,8 +77,12 @@ class Partial:
         try:
             settings = json.loads((path / _SETTINGS).read_bytes())
             arrays = {name: (dtype, tuple(shape)) for name, (dtype, shape) in settings["arrays"].items()}
-            if settings["identity"] == dict(identity) and (path / _CHUNKS).stat().st_size:
-                return cls(path, Layout(arrays, settings["chunk_rows"]))
+            layout = Layout(arrays, settings["chunk_rows"])
+            if settings["identity"] != dict(identity):
+                raise ValueError("it is another's")  # noqa: TRY301
+            if (path / _CHUNKS).stat().st_size != layout.chunks * _DIGEST_BYTES:
+                raise ValueError(f"{_CHUNKS} has another size")  # noqa: TRY301
+            return cls(path, layout)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             _logger.warning("starting over: the unfinished extraction at %s is damaged (%s)", path, error)
         shutil.rmtree(path)

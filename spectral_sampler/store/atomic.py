@@ -122,7 +122,7 @@ def writer_lock(directory: Path, *, shared: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        if not shared:
+        if not shared or _is_last(descriptor):
             with contextlib.suppress(OSError):
                 (directory / _LOCK).unlink()
             with contextlib.suppress(OSError):
@@ -151,6 +151,19 @@ def _acquire(directory: Path, *, shared: bool) -> int:
         if _same_file(descriptor, path):
             return descriptor
         os.close(descriptor)
+
+
+def _is_last(descriptor: int) -> bool:
+    """True if a shared lock could be made exclusive, that is if nobody else holds it."""
+    if os.name != "posix":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

@@ -51,7 +51,10 @@ def _as_array(argument: str, values: Any) -> NDArray[Any]:
 
 def feature_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """The little-endian dtype that ``dtype`` names, if a store can hold features of it."""
-    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else np.dtype(dtype).name
+    try:
+        name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
     if name not in FEATURE_DTYPES:
         raise argument_error("dtype", "float16 or float32", name, "A store holds features in one of these two.")
     little: np.dtype[Any] = np.dtype(name).newbyteorder("<")
