@@ -28,8 +28,10 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # The public face and the command's entry: they see everything and nothing sees them.
 FREE = {"__init__", "__main__"}
 
-# The one edge against the direction: ReferenceStore.from_model calls the extraction above it, lazily.
-ALLOWED = {("store", "extraction")}
+# The edges against the direction, both lazy: ReferenceStore.from_model calls the extraction above it, and the backend
+# that
+# is written on the array API (CuPy) runs the recurrence of lanczos.
+ALLOWED = {("store", "extraction"), ("kernels", "lanczos")}
 
 
 def part(path: Path) -> str:

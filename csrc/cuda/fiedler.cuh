@@ -40,7 +40,7 @@ class Member {
 
  private:
   struct Ritz {
-    float value, bound;
+    float value, bound, second;  // second: Ritz value number two, never below λ3
     int steps;
     bool exhausted;
   };
@@ -184,7 +184,7 @@ __device__ bool Member<T>::enough(float ritz, float bound, float value, int lock
 template <class T>
 __device__ typename Member<T>::Ritz Member<T>::cycle(int locked, float value) {
   constexpr int kLook = 8;
-  Ritz ritz = {value, 0.f, 0, false};
+  Ritz ritz = {value, 0.f, 4.f, 0, false};
   for (int slot = locked;; ++slot) {
     for (int i = threadIdx.x; i < n_; i += blockDim.x) basis_[static_cast<long long>(slot) * n_ + i] = q_[i];
     __syncthreads();
@@ -195,7 +195,7 @@ __device__ typename Member<T>::Ritz Member<T>::cycle(int locked, float value) {
     ritz.steps = slot + 1 - locked;
     const bool stop = ritz.exhausted || slot + 1 >= capacity_;
     if (stop || ritz.steps % kLook == 0) {
-      ritz.value = lowest_value(alpha_, below_, locked, slot, scratch_);
+      ritz.value = eigenvalue(alpha_, below_, locked, slot, 1, scratch_);
       lowest_vector(alpha_, below_, ritz.value, locked, slot, weights_, forward_, backward_);
       ritz.bound = beta * fabsf(weights_[slot]);
       if (stop || enough(ritz.value, ritz.bound, value, locked)) break;
@@ -204,6 +204,7 @@ __device__ typename Member<T>::Ritz Member<T>::cycle(int locked, float value) {
     for (int i = threadIdx.x; i < n_; i += blockDim.x) q_[i] = w_[i] / fmaxf(beta, kTiny);
     __syncthreads();
   }
+  if (locked == 1) ritz.second = eigenvalue(alpha_, below_, locked, locked + ritz.steps - 1, 2, scratch_);
   for (int i = threadIdx.x; i < n_; i += blockDim.x) {
     float sum = 0.f;
     for (int row = locked; row < locked + ritz.steps; ++row) sum += weights_[row] * basis_[static_cast<long long>(row) * n_ + i];
@@ -219,7 +220,7 @@ __device__ void Member<T>::search(int most, float* gap, int* total) {
   constexpr int kAgain = 4;
   const float constant = 1.f / sqrtf(static_cast<float>(n_));
   for (int i = threadIdx.x; i < n_; i += blockDim.x) basis_[i] = constant;
-  float value = 0.f;
+  float value = 0.f, second = 4.f;
   start(q_, 0);
   for (int locked = 1, again = 0; locked < 3;) {
     if (locked == 2)
@@ -232,7 +233,7 @@ __device__ void Member<T>::search(int most, float* gap, int* total) {
     const bool finished = ritz.exhausted || enough(ritz.value, ritz.bound, value, locked) || *total >= most;
     if (locked == 1) {
       for (int i = threadIdx.x; i < n_; i += blockDim.x) x_[i] = q_[i];
-      value = ritz.value;
+      value = ritz.value, second = ritz.second;
       __syncthreads();
       if (!finished) continue;
       start(q_, 0x5eed);
@@ -240,7 +241,7 @@ __device__ void Member<T>::search(int most, float* gap, int* total) {
     } else if (finished) {
       // Where the first run settled on a higher eigenvector the probe finds the lower one; then begin there.
       const bool lower = ritz.value + ritz.bound < value && again++ < kAgain;
-      *gap = fminf(fmaxf(ritz.value - ritz.bound - value, 0.f), 2.f);
+      *gap = fminf(fmaxf(fminf(ritz.value - ritz.bound, second) - value, 0.f), 2.f);
       locked = lower ? 1 : 3;
     }
   }

@@ -8,24 +8,26 @@ __device__ inline float away_from_zero(float pivot, float least) {
   return fabsf(pivot) < least ? (pivot < 0.f ? -least : least) : pivot;
 }
 
-// By multisection with Sturm's count of negative pivots, one shift a thread. Every thread must call; all get the value.
-__device__ inline float lowest_value(const float* alpha, const float* below, int first, int last, float* scratch) {
-  float high = alpha[first], coupling = 0.f;
+// Eigenvalue number `rank` (1 = lowest) by multisection with Sturm's count of negative pivots, one shift a thread; a large
+// number where there are fewer. Every thread must call; all get the value.
+__device__ inline float eigenvalue(const float* alpha, const float* below, int first, int last, int rank, float* scratch) {
+  if (last - first + 1 < rank) return 4.f;  // above the spectrum of L / ‖L‖, which lies in [−1, 1]
+  float least = alpha[first], most = alpha[first], coupling = 0.f;
   for (int row = first; row <= last; ++row) {
-    high = fminf(high, alpha[row]);
+    least = fminf(least, alpha[row]), most = fmaxf(most, alpha[row]);
     if (row > first) coupling = fmaxf(coupling, fabsf(below[row]));
   }
-  float low = high - 2.f * coupling;  // no eigenvalue is below this (Gershgorin)
+  float low = least - 2.f * coupling, high = rank == 1 ? least : most + 2.f * coupling;  // Gershgorin
   const float parts = static_cast<float>(blockDim.x + 1);
   for (float resolved = 1.f; resolved < 1e9f; resolved *= parts) {
     const float shift = low + (high - low) * ((threadIdx.x + 1) / parts);
     float pivot = alpha[first] - shift;
-    bool negative = pivot <= kTiny;
-    for (int row = first + 1; row <= last && !negative; ++row) {
+    int negative = pivot <= kTiny;
+    for (int row = first + 1; row <= last && negative < rank; ++row) {
       pivot = alpha[row] - shift - below[row] * below[row] / away_from_zero(pivot, kTiny);
-      negative = pivot <= kTiny;
+      negative += pivot <= kTiny;
     }
-    const float clear = block_sum(negative ? 0.f : 1.f, scratch), width = (high - low) / parts;
+    const float clear = block_sum(negative < rank ? 1.f : 0.f, scratch), width = (high - low) / parts;
     low += width * clear;
     high = low + width;
   }

@@ -81,6 +81,7 @@ class _Pair(NamedTuple):
     value: float
     vector: Tensor
     bound: float
+    second: float  # second Ritz value, never below λ3
     steps: int
     exhausted: bool
 
@@ -88,10 +89,8 @@ class _Pair(NamedTuple):
 Accept = Callable[[float, float], bool]
 
 
-def _ritz(alpha: Tensor, beta: Tensor) -> tuple[float, Tensor, float, int, bool]:
-    """Lowest pair of T up to the first breakdown: value, coefficients, bound on the residual, rows used, broken
-    down.
-    """
+def _ritz(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, float, int, bool]:
+    """Of T up to the first breakdown: values, lowest vector, bound on its residual, rows used, broken down."""
     ulp = torch.finfo(torch.float32).eps
     broken = (beta <= ulp).nonzero()
     used = int(broken[0]) + 1 if len(broken) else len(beta)
@@ -99,7 +98,7 @@ def _ritz(alpha: Tensor, beta: Tensor) -> tuple[float, Tensor, float, int, bool]
     lower.diagonal(-1).copy_(beta[: used - 1])
     values, vectors = torch.linalg.eigh(lower)
     coefficients = vectors[:, 0]
-    return float(values[0]), coefficients, float(beta[used - 1] * coefficients[-1].abs()), used, bool(len(broken))
+    return values, coefficients, float(beta[used - 1] * coefficients[-1].abs()), used, bool(len(broken))
 
 
 def _orthogonalise(r: Tensor, z: Tensor, rows: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,13 +140,14 @@ def _descend(operator: _Operator, start: Tensor, locked: Tensor, accept: Accept,
         if depth % _LOOK and depth < deepest:
             continue
         alpha, betas = coefficients[:, :depth].cpu().double()
-        value, weights, bound, used, broken = _ritz(alpha, betas)
+        values, weights, bound, used, broken = _ritz(alpha, betas)
         done = broken or depth == size - fixed
-        if done or accept(value, bound) or depth == deepest:
+        if done or accept(float(values[0]), bound) or depth == deepest:
             break
         y = operator.graph.mix(q)
     vector = _unit(weights.to(rows) @ rows[fixed : fixed + used], locked)
-    return _Pair(value, vector, bound, used, done)
+    second = float(values[1]) if used > 1 else 4.0  # above the spectrum of L / ‖L‖_∞
+    return _Pair(float(values[0]), vector, bound, second, used, done)
 
 
 def _search(operator: _Operator, start: Tensor, locked: Tensor, accept: Accept, deepest: int) -> _Pair:
@@ -189,7 +189,7 @@ def _solve_one(operator: _Operator, indices: Tensor) -> tuple[Tensor, ...]:
     residual = torch.linalg.vector_norm(image - quotient * vector)
     size_of = torch.full_like(quotient, operator.size)
     vector = vector * canonical_sign(vector[None], operator.degrees[None], indices[None], size_of[None])[0]
-    gap = max(probe.value - probe.bound - value, 0.0)
+    gap = max(min(probe.value - probe.bound, found.second) - value, 0.0)
     gap = 0.0 if gap <= smallest else gap
     status = _CONVERGED * (residual <= _RESIDUAL_LIMIT * size * ulp).long()
     status = status + (_DEGENERATE if gap == 0.0 else 0) + _INDEFINITE * (quotient < -_RESIDUAL_LIMIT * size * rounding)

@@ -93,29 +93,32 @@ def _away_from_zero(pivot, least):
 
 
 @triton.jit
-def _lowest_value(alpha, below, first, last, lane, WIDTH: tl.constexpr):
-    """Lowest eigenvalue of the tridiagonal matrix on rows first..last, by multisection with Sturm's count of negative
-    pivots.
+def _eigenvalue(alpha, below, first, last, lane, RANK: tl.constexpr, WIDTH: tl.constexpr):
+    """Eigenvalue number RANK (1 = lowest) of the tridiagonal matrix on rows first..last; 4 where there are fewer.
 
-    alpha: (KP,) diagonal; below: (KP,) coupling of each row to the row before it. WIDTH shifts are tried at a time.
+    By multisection with Sturm's count of negative pivots, WIDTH shifts at a time. alpha: (KP,) diagonal; below: (KP,)
+    coupling of each row to the row before it.
     """
     used = (lane >= first) & (lane <= last)
-    high = tl.min(tl.where(used, alpha, float("inf")), axis=0)
-    low = high - 2.0 * tl.max(tl.where(used, tl.abs(below), 0.0), axis=0)  # no eigenvalue is below this (Gershgorin)
+    least = tl.min(tl.where(used, alpha, float("inf")), axis=0)
+    most = tl.max(tl.where(used, alpha, float("-inf")), axis=0)
+    coupling = 2.0 * tl.max(tl.where(used, tl.abs(below), 0.0), axis=0)
+    low = least - coupling  # Gershgorin
+    high = least if RANK == 1 else most + coupling
     place = (tl.arange(0, WIDTH) + 1).to(tl.float32) / (WIDTH + 1)
     for _ in range(_ROUNDS):
         shift = low + (high - low) * place
         pivot = _entry(alpha, lane, first) - shift
-        negative = pivot <= _TINY
+        negative = tl.where(pivot <= _TINY, 1, 0)
         for row in range(first + 1, last + 1):
-            coupling = _entry(below, lane, row)
-            pivot = _entry(alpha, lane, row) - shift - coupling * coupling / _away_from_zero(pivot, _TINY)
-            negative = negative | (pivot <= _TINY)
-        clear = tl.sum(tl.where(negative, 0, 1), axis=0).to(tl.float32)
+            link = _entry(below, lane, row)
+            pivot = _entry(alpha, lane, row) - shift - link * link / _away_from_zero(pivot, _TINY)
+            negative += tl.where(pivot <= _TINY, 1, 0)
+        clear = tl.sum(tl.where(negative < RANK, 1, 0), axis=0).to(tl.float32)
         width = (high - low) / (WIDTH + 1)
         low = low + width * clear
         high = low + width
-    return low
+    return tl.where(last - first + 1 < RANK, 4.0, low)
 
 
 @triton.jit
@@ -167,8 +170,8 @@ def _cycle(affinity, degree, shrink, basis, q, locked, value, smallest, node, la
     """Lanczos from q on the complement of the locked rows until the lowest Ritz pair is good enough or the basis is
     full.
 
-    Returns the Ritz value, the Ritz vector, the bound β|y_last| on its residual, the number of matvecs, and whether an
-    invariant subspace was found (breakdown, or as many vectors as there are dimensions).
+    Returns the Ritz value, the Ritz vector, the bound β|y_last| on its residual, the second Ritz value, the number of
+    matvecs, and whether an invariant subspace was found (breakdown, or as many vectors as there are dimensions).
     """
     alpha = tl.zeros((KP,), dtype=tl.float32)
     below = tl.zeros((KP,), dtype=tl.float32)
@@ -186,7 +189,7 @@ def _cycle(affinity, degree, shrink, basis, q, locked, value, smallest, node, la
         exhausted = (length <= _ULP) | (slot + 1 >= N)
         stop = exhausted | (slot + 1 >= KP)
         if stop | ((slot + 1 - locked) % CHECK == 0):
-            ritz = _lowest_value(alpha, below, locked, slot, lane, WIDTH)
+            ritz = _eigenvalue(alpha, below, locked, slot, lane, 1, WIDTH)
             weights = _lowest_vector(alpha, below, ritz, locked, slot, lane, KP)
             bound = length * tl.abs(_entry(weights, lane, slot))
             running = (stop | _enough(ritz, bound, value, smallest, locked)) == 0
@@ -194,7 +197,8 @@ def _cycle(affinity, degree, shrink, basis, q, locked, value, smallest, node, la
         below = tl.where(lane == slot, length, below)
         q = w / tl.maximum(length, _TINY)
     vector = tl.sum(basis * weights[:, None], axis=0)
-    return ritz, vector, bound, slot - locked, exhausted
+    second = _eigenvalue(alpha, below, locked, slot - 1, lane, 2, WIDTH)
+    return ritz, vector, bound, second, slot - locked, exhausted
 
 
 @triton.jit
@@ -214,6 +218,7 @@ def solve_member(affinity, degree, size, index, inside, node, N, most,
     one = tl.where(inside, 1.0 / tl.sqrt_rn(N.to(tl.float32)), 0.0)
     vector = tl.zeros((NP,), dtype=tl.float32)
     value = size * 0.0
+    second = size * 0.0  # second Ritz value, never below λ3
     gap = size * 0.0 + 2.0
     total = N * 0
     again = N * 0
@@ -222,7 +227,7 @@ def solve_member(affinity, degree, size, index, inside, node, N, most,
     while locked < 3:
         basis = tl.where(lane[:, None] == 0, one[None, :], 0.0)
         basis = tl.where((lane[:, None] == 1) & (locked == 2), vector[None, :], basis)
-        ritz, x, bound, used, exhausted = _cycle(
+        ritz, x, bound, other, used, exhausted = _cycle(
             affinity, degree, shrink, basis, _unit(q, basis), locked, value, smallest, node, lane, N,
             NP, KP, TILE, WIDTH, CHECK)  # fmt: skip
         total += used
@@ -231,6 +236,7 @@ def solve_member(affinity, degree, size, index, inside, node, N, most,
         if locked == 1:
             vector = q
             value = ritz
+            second = other
             if finished:
                 q = _start(index, inside, 0x5EED)
                 locked = tl.where(N > 2, 2, 3)
@@ -238,7 +244,7 @@ def solve_member(affinity, degree, size, index, inside, node, N, most,
             # Where the first run settled on a higher eigenvector the probe finds the lower one; then begin there.
             lower = (ritz + bound < value) & (again < _AGAIN)
             again += 1
-            gap = tl.minimum(tl.maximum(ritz - bound - value, 0.0), 2.0)
+            gap = tl.minimum(tl.maximum(tl.minimum(ritz - bound, second) - value, 0.0), 2.0)
             locked = tl.where(lower, 1, 3)
     image = times(affinity, degree, shrink, vector, node, NP, TILE)
     value = tl.sum(image * vector, axis=0)

@@ -1,0 +1,66 @@
+"""The backend "cuda": the compiled kernels of csrc/cuda behind torch.ops.spectral_sampler, for CUDA tensors.
+
+Two launches make S (gather, cosine and degree in one pass), one persistent launch solves: a block for each member, S
+in its shared memory where it fits (N ≤ 237 on sm_90 and sm_100, 200 on sm_80), else in the device's. Arithmetic is
+fp32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spectral_sampler.kernels import native
+
+__all__ = ["DEVICES", "solve", "unsupported", "unusable_reason"]
+
+DEVICES = ("cuda",)
+LARGEST = 1024
+_OPERATOR = "spectral_sampler::fiedler"
+_CAPABILITY = (8, 0)
+
+
+def compiled() -> bool:
+    """Does the extension that is loaded hold CUDA kernels? Needs no device."""
+    return native.unusable_reason() is None and bool(
+        torch._C._dispatch_has_kernel_for_dispatch_key(_OPERATOR, "CUDA")  # noqa: SLF001
+    )
+
+
+def unusable_reason() -> str | None:
+    """Why these kernels cannot run here, or None."""
+    reason = native.unusable_reason()
+    if reason is not None:
+        return reason
+    if not compiled():
+        return "the extension was compiled without CUDA kernels; reinstall with nvcc on PATH or in CUDA_HOME"
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    if torch.cuda.get_device_capability() < _CAPABILITY:
+        return "the device is older than compute capability 8.0"
+    return None
+
+
+def unsupported(features: Tensor, indices: Tensor) -> str | None:  # noqa: ARG001
+    """Why this problem cannot be taken, or None."""
+    size = indices.shape[1]
+    return f"a graph of {size} nodes is larger than {LARGEST}" if size > LARGEST else None
+
+
+def solve(features: Tensor, indices: Tensor, *, half_affinities: bool = False) -> tuple[Tensor, ...]:
+    """Solve the candidate batches ``indices`` (B, N) int64 into the rows of ``features`` (M, d), N ≤ 1024.
+
+    Args:
+        features: fp16 and fp32 are read in place; another type is converted to fp32 first, which copies all of it.
+        half_affinities: keep S as fp16, which fits N ≤ 334 (282 on sm_80) in shared memory. Each cosine is then good to
+            2⁻¹¹ only, and so is the graph: not the definition's result, though close in rank.
+
+    Returns:
+        vector (B, N), value, residual, num_matvecs, status, gap (B,), as `fiedler.FiedlerResult`.
+    """
+    rows = features if features.dtype in (torch.float32, torch.float16) else features.to(torch.float32)
+    form = 3 if half_affinities else 0
+    result: tuple[Tensor, ...] = torch.ops.spectral_sampler.fiedler(rows, indices.to(features.device), form, 8)
+    return result
