@@ -206,7 +206,7 @@ def test_permuted_rows_rank_alike(case):
     assert torch.allclose(one.value, two.value, rtol=0, atol=4 * size * size * 2.4e-7)
 
 
-@pytest.mark.parametrize("builder", [*REALISTIC, positive(17, 33), positive(31, 5), positive(7, 3)])
+@pytest.mark.parametrize("builder", [*REALISTIC, positive(17, 33), positive(31, 5), positive(3, 33)])
 def test_bits_do_not_depend_on_neighbours(builder):
     features = stacked(builder, range(64))
     together = solve(features)

@@ -103,11 +103,12 @@ def test_factored_operator(builder):
     assert 0.5 * norm <= float(operator.norm) <= max(1.0, norm * (1 + 1e-12))
 
 
-def test_gram_does_not_depend_on_where_its_operand_lies():
-    base = graph.unit_rows(torch.randn(65, 33, generator=torch.Generator().manual_seed(0)))
-    storage = torch.zeros(65 * 33 + 16)
+@pytest.mark.parametrize(("size", "width"), [(2, 33), (3, 33), (17, 7), (65, 33)])
+def test_gram_does_not_depend_on_where_its_operand_lies(size, width):
+    base = graph.unit_rows(torch.randn(size, width, generator=torch.Generator().manual_seed(0)))
+    storage = torch.zeros(size * width + 16)
     for offset in range(16):
-        moved = storage[offset : offset + 65 * 33].view(65, 33).copy_(base)
+        moved = storage[offset : offset + size * width].view(size, width).copy_(base)
         assert torch.equal(graph.gram(moved), graph.gram(base))
 
 
