@@ -271,6 +271,23 @@ def test_batches_of_other_shapes(tmp_path):
         extract(model, regression, tmp_path / "5")
 
 
+def test_several_inputs_and_texts(tmp_path):
+    class Adding(Encoder):
+        def forward(self, first, second):
+            return first + second
+
+    pairs = [((torch.full((2,), n + 1.0), torch.ones(2)), n) for n in range(5)]
+    store = extract(Adding(), pairs, tmp_path / "a", loss=None)
+    assert (store.features[:, 0].tolist(), store.labels.tolist()) == ([2, 3, 4, 5, 6], [0, 1, 2, 3, 4])
+
+    class Lengths(Encoder):
+        def forward(self, texts):
+            return torch.tensor([[float(len(text))] for text in texts])
+
+    for name, texts in (("b", [("one", 1), ("three", 2)]), ("c", ["one", "three"])):
+        assert extract(Lengths(), texts, tmp_path / name, loss=None).features.tolist() == [[3], [5]]
+
+
 def test_a_finished_store_is_opened_again_without_running_the_model(tmp_path):
     calls = []
     model = a_model()

@@ -101,7 +101,8 @@ def _last_linear_input(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 def _call(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    several = isinstance(inputs, (list, tuple)) and all(isinstance(part, torch.Tensor) for part in inputs)
+    return model(*inputs) if several else model(inputs)  # texts come in a sequence too, and are one argument
 
 
 def _features_and_outputs(model: nn.Module, inputs: Any, features: FeatureFunction | None) -> tuple[Any, Any]:
