@@ -160,7 +160,7 @@ def test_state_round_trip(make, stop):
         (lambda: MellowAIMD(window=0), r"^window must be a positive integer, got 0"),
         (lambda: PlateauSchedule(mean=0.18), r"^mean must be between"),
         (lambda: PlateauSchedule(periods=1), r"^periods must be an integer of at least 2, got 1"),
-        (lambda: PlateauSchedule().ratio(0), r"^epochs must be the number of training epochs"),
+        (lambda: PlateauSchedule().begin(None), r"^epochs must be the number of training epochs"),
         (lambda: AggressiveAIMD(0.0), r"^min must be in \(0, 1\]"),
     ],
 )

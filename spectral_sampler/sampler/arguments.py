@@ -16,9 +16,9 @@ from spectral_sampler.store import ReferenceStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from spectral_sampler.schedule import ConstantSchedule, FittedSchedule
+    from spectral_sampler.schedule import AdaptiveSchedule, ConstantSchedule, FittedSchedule
 
-KeepRatio: TypeAlias = "float | ConstantSchedule | FittedSchedule | Callable[[float], float]"
+KeepRatio: TypeAlias = "float | AdaptiveSchedule | ConstantSchedule | FittedSchedule | Callable[[float], float]"
 
 __all__ = ["KeepRatio", "Settings", "as_store", "check_dataset", "check_emission", "check_order", "check_selection"]
 __all__ += ["true_or_false", "whole_number"]
@@ -124,17 +124,18 @@ def check_dataset(dataset: Any, rows: int) -> None:
         )  # fmt: skip
 
 
-def check_selection(selection: object, store: ReferenceStore) -> Selection:
-    """The selection follows the protocol, and the store holds what it needs."""
+def check_selection(selection: object, store: ReferenceStore, *, learner: bool) -> Selection:
+    """The selection follows the protocol, and the store, and a learner if there is one, have what it needs."""
     if isinstance(selection, type) or not isinstance(selection, Selection):
         raise argument_error(
             "selection", "an object with name, needs, score and select", repr(selection), "Pass GSTDS() or SALN()."
         )
-    unknown = selection.needs - _NEEDS
+    unknown = selection.needs - _NEEDS - (frozenset({"logits", "embeddings"}) if learner else frozenset())
     if unknown:
         raise argument_error(
             "selection", f"one whose needs are among {sorted(_NEEDS)}", f"{selection.name} needing {sorted(unknown)}",
-            "A batch sampler has nothing else to offer before a batch is read.",
+            "Give the sampler learner=, or use OnlineSelection in the training loop: nothing else is known before a "
+            "batch is read.",
         )  # fmt: skip
     for need in ("losses", "labels"):
         if need in selection.needs and getattr(store, need) is None:

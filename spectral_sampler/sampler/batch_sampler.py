@@ -14,14 +14,17 @@ from spectral_sampler.sampler import arguments
 from spectral_sampler.sampler.choosing import choose
 from spectral_sampler.sampler.counter import EpochCounter
 from spectral_sampler.sampler.iterator import SpectralBatchIterator
+from spectral_sampler.sampler.learner import Learner
 from spectral_sampler.sampler.lookahead import LookAhead
 from spectral_sampler.sampler.observed import ObservedLosses
 from spectral_sampler.sampler.order import CandidateOrder
 from spectral_sampler.sampler.plan import Plan
+from spectral_sampler.sampler.proposals import Proposals, Weights
 from spectral_sampler.sampler.scoring import Candidates, Epoch, Scorer
 from spectral_sampler.sampler.state import checked_state, make_state
 from spectral_sampler.sampler.statistics import Statistics
-from spectral_sampler.schedule import SigmoidSchedule, plan_ratios
+from spectral_sampler.sampler.training_loop import TrainingLoop
+from spectral_sampler.schedule import SigmoidSchedule
 from spectral_sampler.selection import GSTDS
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spectral_sampler.sampler.arguments import KeepRatio
-    from spectral_sampler.selection import Choice, Selection
+    from spectral_sampler.selection import CandidateBatch, Choice, Selection
 
 __all__ = ["SpectralBatchSampler"]
 
@@ -39,7 +42,7 @@ _log = logging.getLogger("spectral_sampler")
 _DEFAULT_KEEP_RATIO = SigmoidSchedule(0.18, 0.88, mean=0.30)  # GSTDS §4
 
 
-class SpectralBatchSampler(BatchSampler):
+class SpectralBatchSampler(TrainingLoop, BatchSampler):
     """Yields, for every candidate batch, the dataset indices to train on, as lists of distinct Python ints.
 
     ``DataLoader(dataset, batch_sampler=SpectralBatchSampler(store, epochs=25))``; the training loop does not change,
@@ -78,6 +81,8 @@ class SpectralBatchSampler(BatchSampler):
         lookahead: candidate batches scored in one call, by a thread that runs while training uses the last ones.
             0: one at a time, without a thread.
         dataset: if given, its kind and length are checked.
+        learner: the model in training, for a selection that needs its logits of the candidates: a module, which reads
+            ``dataset``, or a function from indices to logits or (logits, features). Its cost is in `statistics`.
 
     Raises:
         ArgumentError: one sentence, for every argument that breaks its rule.
@@ -108,6 +113,7 @@ class SpectralBatchSampler(BatchSampler):
         backend: str = "auto",
         lookahead: int = 16,
         dataset: Any = None,
+        learner: Any = None,
     ) -> None:
         # BatchSampler.__init__ is not called: it would set batch_size.
         self.store = arguments.as_store(store)
@@ -125,14 +131,20 @@ class SpectralBatchSampler(BatchSampler):
         constant = arguments.check_emission(emit, batch_size, len(self.sampler), chosen, sampler)
         if constant is not None:
             self.batch_size = constant
-        self.selection = arguments.check_selection(GSTDS() if selection is None else selection, self.store)
+        chooser: Any = GSTDS() if selection is None else selection
+        self.selection = arguments.check_selection(chooser, self.store, learner=learner is not None)
+        self._learner = None if learner is None else Learner(learner, dataset, self.selection)
         self._plan = Plan(len(self.sampler), chosen, constant)
-        self._plan.set_ratios(plan_ratios(keep_ratio, chosen.epochs, self._plan.batches))
+        self._plan.follow(keep_ratio, chosen.epochs)
         self.backend = ops.requested(backend)
         ops.resolve(self.backend, self.store.features_tensor.device, self.store.features_tensor.dtype)
         fixed = self.sampler.constant and (constant is None or self._plan.ratios.min() == self._plan.ratios.max())
-        self._scorer = Scorer(self.selection, self.store, self.backend, constant=bool(fixed))
-        self._counter, self._statistics, self._observed = EpochCounter(), Statistics(), ObservedLosses(rows)
+        self._counter, self._statistics, self._weights = EpochCounter(), Statistics(), Weights(rows)
+        self._observed = ObservedLosses(rows, 2 * len(self))  # two epochs
+        self._proposals = Proposals(self.selection, self.store, self.sampler, self._plan, self._observed, chosen)
+        self._scorer = Scorer(
+            self.selection, self.store, self.backend, constant=bool(fixed) and not self._proposals.any
+        )
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank: exact, the same in every epoch and on every rank."""
@@ -197,13 +209,17 @@ class SpectralBatchSampler(BatchSampler):
 
     def _state(self, position: tuple[int, int] | None) -> dict[str, Any]:
         epoch, step = self._counter.position() if position is None else position
-        return make_state(self._identity(), epoch, step, self._observed.digest)
+        schedule = None if self._plan.adaptive is None else self._plan.adaptive.state_dict()
+        return make_state(self._identity(), epoch, step, self._observed.digest, schedule)
 
     def _checked_position(self, state: Mapping[str, Any]) -> tuple[int, int] | None:
         """(epoch, step) of a state, None where an epoch that was set explicitly wins over it."""
         epoch, step = checked_state(state, self._identity(), len(self))
         if "learner_losses" in self.selection.needs and state.get("observed") != self._observed.digest:
             _log.warning("the losses given to observe() before the checkpoint are not part of it: observe them again")
+        if self._plan.adaptive is not None and "schedule" in state:
+            self._plan.adaptive.load_state_dict(state["schedule"])
+        self._proposals.forget()
         return None if self._counter.overrules(epoch, step, len(self)) else (epoch, step)
 
     # What the iterator asks for
@@ -215,49 +231,41 @@ class SpectralBatchSampler(BatchSampler):
         epoch, step = self._counter.begin(position)
         self.sampler.tell(epoch)
         self._statistics.restart(epoch)
+        if self._learner is not None:
+            self._learner.restart()
         return epoch, step
 
     def _look_ahead(self, epoch: int, step: int) -> LookAhead[Candidates]:
-        prepare = Epoch(self._plan, self.sampler, self._scorer, epoch)
+        prepare = Epoch(self._plan, self.sampler, self._scorer, epoch, self._proposals.of(epoch, keep=True))
         depth = self.settings.lookahead if prepare.needs_work() else 0
         return LookAhead(prepare, step, len(self), depth)
 
     def _deliver(self, candidates: Candidates, epoch: int, step: int, waited: float) -> list[int]:
         started = time.perf_counter()
-        choice = self._choose(candidates, epoch)
-        selected: list[int] = candidates.indices[choice.positions].tolist()
+        candidates, choice, offered = self._choose(candidates, epoch)
+        selected = candidates.indices[choice.positions]
+        if offered is not None and hasattr(self.selection, "trained"):
+            self.selection.trained(offered, choice)
+        self._weights.deliver(selected, choice.weights, self._proposals.weights(epoch, selected))
         self._statistics.add(candidates, choice, waited, time.perf_counter() - started)
         self._counter.delivered(epoch, step)
-        return selected
+        return list(selected.tolist())
 
     def _end_pass(self, epoch: int) -> None:
         self._counter.end(epoch)
         self.sampler.tell(self.epoch)
 
-    def _choose(self, candidates: Candidates, epoch: int) -> Choice:
-        return choose(
-            self.selection,
-            self.store,
-            self._observed,
-            candidates,
-            seed=self.settings.seed,
-            epoch=epoch,
-            progress=self._plan.progress(epoch, candidates.batch.number),
-        )
+    def _choose(
+        self, candidates: Candidates, epoch: int, *, look: bool = False
+    ) -> tuple[Candidates, Choice, CandidateBatch | None]:
+        if self._plan.adaptive is not None:
+            due = self._plan.due(epoch, candidates.batch, len(candidates.indices), look=look)
+            candidates = candidates._replace(batch=due, budget=due.budget)
+        place: dict[str, Any] = {"seed": self.settings.seed, "epoch": epoch, "batch": candidates.batch.number}
+        place["progress"] = self._plan.progress(epoch, candidates.batch.number)
+        return candidates, *choose(self.selection, self.store, self._observed, self._learner, candidates, place)
 
-    # For the training loop
-
-    def observe(self, indices: Any, losses: Any) -> None:
-        """The learner's losses (n,) of the samples ``indices`` (n,), for selections that need them."""
-        self._observed.observe(indices, losses)
-
-    def statistics(self) -> dict[str, float]:
-        """What happened since the latest pass began, as floats under ``spectral/``.
-
-        ``keep_ratio`` and ``kept`` are those of the last batch; the shares are over the batches scored; ``matvecs`` is
-        a mean per batch; ``seconds_waiting`` is what training waited for scores, ``seconds_selecting`` for choices.
-        """
-        return {**self._statistics.as_floats(), **self._observed.as_floats()}
+    # To look at it
 
     def selection_at(self, epoch: int, batch: int) -> tuple[NDArray[np.int64], Choice, float]:
         """Candidates (N,), the choice among them, and the keep ratio of candidate batch ``batch`` of an epoch, counted
@@ -266,13 +274,16 @@ class SpectralBatchSampler(BatchSampler):
         number = arguments.whole_number("batch", batch, 0, "Batches count from 0.")
         if number >= self._plan.batches:
             raise argument_error("batch", f"below {self._plan.batches}", number, "It counts an epoch's batches.")
-        prepare = Epoch(self._plan, self.sampler, self._scorer, epoch)
+        prepare = Epoch(self._plan, self.sampler, self._scorer, epoch, self._proposals.of(epoch))
         candidates = prepare.prepare([self._plan.batch(epoch, number)])[0]
-        return candidates.indices, self._choose(candidates, epoch), candidates.batch.ratio
+        candidates, choice, _ = self._choose(candidates, epoch, look=True)
+        return candidates.indices, choice, candidates.batch.ratio
 
     def keep_ratios(self) -> NDArray[np.float64]:
-        """(epochs · batches,) the keep ratio of every candidate batch of the horizon, over all ranks."""
-        return self._plan.ratios.flatten()
+        """(epochs · batches,) the keep ratio of every candidate batch of the horizon, over all ranks; NaN where an
+        adaptive schedule decides."""
+        ratios = self._plan.ratios.flatten()
+        return ratios if self._plan.adaptive is None else ratios * float("nan")
 
     def batch_sizes(self) -> set[int]:
         """The batch sizes that will occur on this rank, for compilers and for reserving memory."""

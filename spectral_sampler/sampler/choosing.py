@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spectral_sampler.selection import KINDS, CandidateBatch, Choice
+from spectral_sampler.selection.online import candidate_batch
 
 if TYPE_CHECKING:
+    from spectral_sampler.sampler.learner import Learner
     from spectral_sampler.sampler.observed import ObservedLosses
     from spectral_sampler.sampler.scoring import Candidates
     from spectral_sampler.selection import Selection
@@ -21,16 +23,18 @@ def choose(
     selection: Selection,
     store: ReferenceStore,
     observed: ObservedLosses,
+    learner: Learner | None,
     candidates: Candidates,
-    *,
-    seed: int,
-    epoch: int,
-    progress: float,
-) -> Choice:
-    """The selection's choice; all candidates, as offered, where the budget does not ask for one."""
-    batch, indices, budget, score = candidates
+    place: dict[str, Any],
+) -> tuple[Choice, CandidateBatch | None]:
+    """The selection's choice and what it was offered; all candidates, as offered, where the budget does not ask for a
+    choice. ``place`` is seed, epoch, number of the batch and progress."""
+    _, indices, budget, score = candidates
     if budget == len(indices):
-        return Choice(np.arange(budget), np.full(budget, KINDS.index("uniform"), dtype=np.int8))
+        return Choice(np.arange(budget), np.full(budget, KINDS.index("uniform"), dtype=np.int8)), None
+    if learner is not None:
+        offered = candidate_batch(selection, store, indices, learner(indices.tolist()), **place)
+        return _checked(selection, selection.select(offered, budget), budget), offered
     needs = selection.needs
     offered = CandidateBatch(
         indices,
@@ -39,12 +43,12 @@ def choose(
         losses=store.losses[indices].astype(np.float64) if "losses" in needs and store.losses is not None else None,
         labels=store.labels[indices] if "labels" in needs and store.labels is not None else None,
         learner_losses=observed.of(indices) if "learner_losses" in needs else None,
-        seed=seed,
-        epoch=epoch,
-        batch=batch.number,
-        progress=progress,
+        **place,
     )
-    choice = selection.select(offered, budget)
+    return _checked(selection, selection.select(offered, budget), budget), offered
+
+
+def _checked(selection: Selection, choice: Choice, budget: int) -> Choice:
     if len(choice.positions) != budget or len(np.unique(choice.positions)) != budget:
         raise RuntimeError(f"{selection!r} was to select {budget} distinct candidates and did not")
     return choice

@@ -28,17 +28,27 @@ class ObservedLosses:
 
     Values that are not finite (an overflow under mixed precision) are counted and left out: they would outrank all
     others for as long as their sample is not seen again.
+
+    Args:
+        samples: M.
+        longest: calls of `observe` after which a loss counts as unknown again.
     """
 
-    def __init__(self, samples: int) -> None:
-        self._samples = samples
+    def __init__(self, samples: int, longest: int) -> None:
+        self._samples, self._longest = samples, longest
+        self.asked = self.stale = 0
         self._table: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None  # made by the first observation
         self._sum = 0
         self.count = self.refused = self.calls = 0
 
     def of(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """(n,) float64, the last observed losses of the samples ``rows``; NaN where there is none."""
-        return np.full(len(rows), np.nan) if self._table is None else self._table[0][rows]
+        """(n,) float64, the last observed losses of the samples ``rows``; NaN where there is none, or too old a one."""
+        if self._table is None:
+            return np.full(len(rows), np.nan)
+        losses, old = self._table[0][rows], self.calls - self._table[1][rows] > self._longest
+        self.asked += len(rows)
+        self.stale += int(np.count_nonzero(old & ~np.isnan(losses)))
+        return np.where(old, np.nan, losses)
 
     def observe(self, indices: Any, losses: Any) -> None:
         """Losses (n,) of the samples ``indices`` (n,); of a sample named twice the last one counts."""
@@ -63,7 +73,7 @@ class ObservedLosses:
         if self._table is None:
             self._table = np.full(self._samples, np.nan), np.zeros(self._samples, dtype=np.int64)
         table, seen_at = self._table
-        before = self.of(rows)
+        before = table[rows]
         table[rows], seen_at[rows] = values, self.calls
         self.count += int(np.count_nonzero(np.isnan(before)))
         self._sum = (self._sum + _digest(rows, values) - _digest(rows, before)) & _MASK
@@ -75,13 +85,15 @@ class ObservedLosses:
         return f"{self._sum:016x}"
 
     def as_floats(self) -> dict[str, float]:
-        """Share of the samples observed, their mean age in calls of `observe`, and how many values were refused."""
+        """Share of the samples observed, their mean age in calls of `observe`, share of the losses asked for that were
+        too old to be used, and how many values were refused."""
         age = 0.0
         if self._table is not None and self.count:
             age = float((self.calls - self._table[1][~np.isnan(self._table[0])]).mean())
         return {
             "spectral/observed_share": self.count / self._samples,
             "spectral/observed_age": age,
+            "spectral/observed_stale_share": self.stale / max(1, self.asked),
             "spectral/observed_refused": float(self.refused),
         }
 

@@ -7,17 +7,19 @@ equally many samples and averaging gradients over ranks stays exact.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.schedule import AdaptiveSchedule, plan_ratios
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from spectral_sampler.sampler.arguments import Settings
+    from spectral_sampler.sampler.arguments import KeepRatio, Settings
 
 __all__ = ["Batch", "Plan"]
 
@@ -63,6 +65,7 @@ class Plan:
                 self.num_replicas, "Use smaller candidate batches or fewer ranks, else no rank gets a batch.",
             )  # fmt: skip
         self._ratios: NDArray[np.float64] = np.ones((1, self.batches))
+        self.adaptive: AdaptiveSchedule | None = None
         self._layouts: dict[int, list[tuple[int, int, int]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,9 +80,28 @@ class Plan:
         lengths = np.diff(np.append(starts, shape[0] * shape[1]))
         self.__dict__.update(state, _ratios=np.repeat(values, lengths).reshape(shape))
 
-    def set_ratios(self, ratios: NDArray[np.float64]) -> None:
-        """Keep ratios (epochs, batches) of the horizon; afterwards the last one stays."""
-        self._ratios = ratios
+    def follow(self, keep_ratio: KeepRatio, epochs: int | None) -> None:
+        """Take the keep ratios from a number, a schedule or a function; an adaptive schedule gives them one by one."""
+        if not isinstance(keep_ratio, AdaptiveSchedule):
+            self._ratios = plan_ratios(keep_ratio, epochs, self.batches)
+            return
+        if self.batch_size is not None:
+            raise argument_error("emit", '"shrink" with an adaptive keep_ratio', '"constant"', "Use a schedule.")
+        if self.num_replicas > 1:
+            rule = "1 with an adaptive keep_ratio, which follows the losses this process saw"
+            raise argument_error("num_replicas", rule, self.num_replicas, "Use a schedule fixed beforehand.")
+        keep_ratio.begin(None if epochs is None else epochs * self.batches)
+        self.adaptive = keep_ratio
+        self._ratios = np.full((epochs or 1, self.batches), keep_ratio.min)  # stands in until a batch is due
+
+    def due(self, epoch: int, batch: Batch, distinct: int, *, look: bool) -> Batch:
+        """``batch`` with the ratio and budget of this moment, where those are decided when it is due. ``look``: without
+        deciding them."""
+        if self.adaptive is None:
+            return batch
+        schedule = copy.deepcopy(self.adaptive) if look else self.adaptive
+        ratio = schedule.ratio(epoch * self.batches + batch.number)
+        return batch._replace(ratio=ratio, budget=self.budget(ratio, distinct))
 
     @property
     def ratios(self) -> NDArray[np.float64]:
@@ -120,9 +142,12 @@ class Plan:
         return min(1.0, (epoch * self.batches + number) / last) if last else 0.0
 
     def batch_sizes(self) -> set[int]:
-        """Every size that will occur on this rank."""
+        """Every size that will occur on this rank; with an adaptive keep ratio, that can."""
         if self.batch_size is not None:
             return {self.batch_size}
+        if self.adaptive is not None:
+            most = self.budget(self.adaptive.max, self.candidates)
+            return set(range(self.budget(self.adaptive.min, self.candidates), most + 1, self.multiple_of))
         firsts = self._ratios[:, :: self.num_replicas][:, : self.steps]
         sizes = {self.budget(float(ratio), self.candidates) for ratio in np.unique(firsts)}
         tail = self.samples % self.candidates

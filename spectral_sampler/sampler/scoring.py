@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spectral_sampler.sampler.order import CandidateOrder
     from spectral_sampler.sampler.plan import Batch, Plan
     from spectral_sampler.selection import Selection
+    from spectral_sampler.selection.proposal import Proposal
     from spectral_sampler.store import ReferenceStore
 
 __all__ = ["Candidates", "Epoch", "Score", "Scorer"]
@@ -93,10 +94,12 @@ class Scorer:
 class Epoch:
     """The candidate batches of one rank's epoch; ``epoch(i, k)`` prepares those of steps i … k − 1 in any thread."""
 
-    def __init__(self, plan: Plan, order: CandidateOrder, scorer: Scorer, epoch: int) -> None:
-        self._plan, self._order, self._scorer, self._epoch = plan, order, scorer, epoch
+    def __init__(
+        self, plan: Plan, order: CandidateOrder, scorer: Scorer, epoch: int, proposal: Proposal | None = None
+    ) -> None:
+        self._plan, self._order, self._scorer, self._epoch, self._proposal = plan, order, scorer, epoch, proposal
         # The first pass is taken here, in the consumer's thread: a caller's sampler may not be safe in another one.
-        self._orders = {0: order.indices(epoch)}
+        self._orders = {0: order.indices(epoch) if proposal is None else proposal.batches.ravel()}
 
     def needs_work(self) -> bool:
         """Is there anything worth a look-ahead thread?"""
@@ -104,6 +107,12 @@ class Epoch:
 
     def prepare(self, batches: list[Batch]) -> list[Candidates]:
         """Candidates and scores of some candidate batches."""
+        if self._proposal is not None:
+            size = self._proposal.batches.shape[1]
+            batches = [
+                batch._replace(start=batch.number * size, size=size, budget=self._plan.budget(batch.ratio, size))
+                for batch in batches
+            ]
         indices = [self._indices(batch) for batch in batches]
         budgets = [self._budget(batch, len(own)) for batch, own in zip(batches, indices, strict=True)]
         return self._scorer.score(batches, indices, budgets)

@@ -18,11 +18,13 @@ _SETTINGS = (
 )
 
 
-def make_state(settings: Mapping[str, Any], epoch: int, next_batch: int, observed: str) -> dict[str, Any]:
+def make_state(
+    settings: Mapping[str, Any], epoch: int, next_batch: int, observed: str, schedule: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """A state that loads with ``torch.load(weights_only=True)`` and as JSON.
 
-    The keep ratio is a function of the epoch and the position, so a schedule adds nothing. Of the observed losses the
-    state holds a digest alone: the table itself has a row for every sample.
+    The keep ratio is a function of the epoch and the position, so only an adaptive schedule adds a state. Of the
+    observed losses the state holds a digest alone: the table itself has a row for every sample.
     """
     return {
         "version": VERSION,
@@ -30,6 +32,7 @@ def make_state(settings: Mapping[str, Any], epoch: int, next_batch: int, observe
         "next_batch": int(next_batch),
         "observed": observed,
         "settings": {name: settings[name] for name in _SETTINGS},
+        **({} if schedule is None else {"schedule": schedule}),
     }
 
 

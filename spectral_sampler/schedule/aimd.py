@@ -31,8 +31,8 @@ class AdaptiveSchedule:
         self.window = window
         self._sum, self._count = 0.0, 0
 
-    def begin(self, steps: int) -> None:
-        """Told the number of candidate batches of the run, before the first one."""
+    def begin(self, steps: int | None) -> None:
+        """Told the number of candidate batches of the run, None where it has no horizon, before the first one."""
 
     def ratio(self, step: int) -> float:
         """The keep ratio of candidate batch ``step``, counted over the whole run."""

@@ -58,8 +58,11 @@ class PlateauSchedule(AdaptiveSchedule):
         self._best = 0.0
         self._last: float | None = None
 
-    def begin(self, steps: int) -> None:
+    def begin(self, steps: int | None) -> None:
         """Cuts the horizon of ``steps`` candidate batches into periods."""
+        if steps is None:
+            remedy = "Pass epochs=25."
+            raise argument_error("epochs", "the number of training epochs with a PlateauSchedule", None, remedy)
         periods = min(self.periods, steps)
         self._starts = [steps * period // periods for period in range(periods + 1)]
         rise = 2.0 * min(self.mean - self.min, self.max - self.mean)
@@ -73,10 +76,6 @@ class PlateauSchedule(AdaptiveSchedule):
 
     def ratio(self, step: int) -> float:
         """The ratio of candidate batch ``step``; a period's is decided when its first batch is asked for."""
-        if not self._starts:
-            raise argument_error(
-                "epochs", "the number of training epochs with a PlateauSchedule", None, "Pass epochs=25."
-            )
         period = next((p for p in range(len(self._starts) - 1) if step < self._starts[p + 1]), len(self._starts) - 2)
         while len(self._ratios) <= period:
             self._ratios.append(self._decide(len(self._ratios)))

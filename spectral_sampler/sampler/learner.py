@@ -1,0 +1,89 @@
+"""The learner's own view of the candidates, for selections that cannot decide without it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from spectral_sampler.errors import argument_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from spectral_sampler.selection import Selection
+
+__all__ = ["Learner", "forward_module"]
+
+_USED_BY = frozenset({"logits", "embeddings", "learner_losses"})
+
+
+def forward_module(module: nn.Module, dataset: Any) -> Callable[[list[int]], tuple[torch.Tensor, torch.Tensor | None]]:
+    """A function from dataset indices to (logits (N, C), inputs of the last linear layer (N, h)), without gradient.
+
+    Reads ``dataset[i]``, of which the first entry is the input, and evaluates in eval mode, so that neither batch
+    statistics nor dropout see the candidates; the mode is put back.
+    """
+    linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
+
+    def forward(indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        samples = [dataset[index] for index in indices]
+        inputs = default_collate([sample[0] if isinstance(sample, (tuple, list)) else sample for sample in samples])
+        device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+        caught: list[torch.Tensor] = []
+        hook = linear[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0])) if linear else None
+        was_training = module.training
+        try:
+            module.eval()
+            with torch.no_grad():
+                logits = module(inputs.to(device))
+        finally:
+            module.train(was_training)
+            if hook is not None:
+                hook.remove()
+        return logits, caught[-1] if caught else None
+
+    return forward
+
+
+class Learner:
+    """Counts what forwarding the candidates costs.
+
+    Args:
+        learner: a module, which reads ``dataset``, or a function from dataset indices to logits (N, C) or to
+            (logits, features (N, h)).
+    """
+
+    def __init__(self, learner: Any, dataset: Any, selection: Selection) -> None:
+        if not selection.needs & _USED_BY:
+            remedy = "It would forward candidates for nothing."
+            raise argument_error("learner", f"left out with {selection.name}", type(learner).__name__, remedy)
+        if not callable(learner):
+            raise argument_error("learner", "a module or a function of indices", repr(learner), "Pass the model.")
+        if isinstance(learner, nn.Module):
+            if dataset is None:
+                remedy = "Pass dataset=, from which the candidates are read."
+                raise argument_error("dataset", "given with a module as learner=", None, remedy)
+            learner = forward_module(learner, dataset)
+        self._forward = learner
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from zero."""
+        self.forwarded, self.seconds = 0, 0.0
+
+    def __call__(self, indices: list[int]) -> dict[str, Any]:
+        """logits, and embeddings where the learner gives them."""
+        started = time.perf_counter()
+        found = self._forward(indices)
+        self.forwarded += len(indices)
+        self.seconds += time.perf_counter() - started
+        logits, embeddings = found if isinstance(found, (tuple, list)) else (found, None)
+        return {"logits": logits, "embeddings": embeddings}
+
+    def as_floats(self) -> dict[str, float]:
+        """The cost since the pass began."""
+        return {"spectral/forwarded_total": float(self.forwarded), "spectral/seconds_forwarding": self.seconds}

@@ -1,0 +1,331 @@
+"""Selections that listen, weigh, propose or forward, inside the sampler and in front of a DataLoader."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from spectral_sampler import GSTDS, ReferenceStore, SpectralBatchSampler, Uniform, curate
+from spectral_sampler.errors import ArgumentError
+from spectral_sampler.schedule import AggressiveAIMD, MellowAIMD, PlateauSchedule
+from spectral_sampler.selection import (
+    JEST,
+    BayesianSelection,
+    GradientNorm,
+    InfoBatch,
+    OnlineSelection,
+    RHOLoss,
+    SensitivitySampling,
+)
+
+M, N, C, D = 240, 24, 3, 6
+generator = np.random.default_rng(0)
+INPUTS = torch.tensor(generator.normal(size=(M, D)), dtype=torch.float32)
+STORE = ReferenceStore.from_arrays(
+    generator.normal(size=(M, 8)).astype(np.float32),
+    losses=generator.exponential(size=M),
+    labels=generator.integers(C, size=M),
+)
+DATA = TensorDataset(INPUTS, torch.from_numpy(STORE.labels), torch.arange(M))
+ZERO_SHOT = generator.normal(size=(M, C))
+
+
+def make(selection, **options):
+    return SpectralBatchSampler(
+        STORE, **{"candidate_batch_size": N, "keep_ratio": 0.5, "selection": selection, **options}
+    )
+
+
+def network():
+    part = nn.Sequential(nn.Linear(D, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, C))
+    with torch.no_grad():
+        for parameter in part.parameters():
+            parameter.copy_(torch.tensor(np.random.default_rng(parameter.numel()).normal(size=parameter.shape)))
+    return part
+
+
+def flattened(lists):
+    return list(itertools.chain.from_iterable(lists))
+
+
+def table(seed=0):
+    return np.random.default_rng(seed).exponential(size=M)
+
+
+# learner losses by observe
+
+
+def test_rho_follows_observe_and_forgets_what_is_two_epochs_old():
+    sampler = make(RHOLoss())
+    sampler.observe(np.arange(M), table())
+    for candidates, choice, _ in (sampler.selection_at(0, b) for b in range(10)):
+        excess = table()[candidates] - STORE.losses[candidates]
+        assert choice.positions.tolist() == np.argsort(-excess)[: N // 2].tolist()
+    assert sampler.statistics()["spectral/observed_stale_share"] == 0.0
+    for _ in range(20):  # two epochs of ten batches, in which nothing but sample 0 is seen
+        sampler.observe([0], [1.0])
+    candidates, before, _ = sampler.selection_at(0, 0)
+    sampler.observe([0], [1.0])
+    after = sampler.selection_at(0, 0)[1]
+    assert set(before.positions.tolist()) != set(after.positions.tolist()), "all unknown now: at random"
+    assert 0 < sampler.statistics()["spectral/observed_stale_share"] < 1
+
+
+# weights
+
+
+def test_weights_are_ones_without_a_selection_that_weighs():
+    sampler = make(GSTDS())
+    rows = next(iter(sampler))
+    assert sampler.weights_for(rows).tolist() == [1.0] * len(rows)
+    assert sampler.weights_for(torch.tensor(rows)).dtype == torch.float32
+    for bad in ([M], [-1], [0.5]):
+        with pytest.raises(ArgumentError, match=r"^indices must be integers from 0 to 239"):
+            sampler.weights_for(bad)
+
+
+def test_infobatch_prunes_the_epoch_and_weighs_what_stays():
+    sampler = make(InfoBatch(), keep_ratio=1.0, epochs=8)
+    assert sorted(flattened(sampler)) == list(range(M)), "the first epoch knows nothing: all the data"
+    losses = table(1)
+    sampler.observe(np.arange(M), losses)
+    below = losses < losses.mean()
+    kept = M - np.count_nonzero(below) // 2
+    lists = list(sampler)
+    assert [len(rows) for rows in lists] == [kept // 10] * 10 == [len(lists[0])] * len(sampler)
+    flat = flattened(lists)
+    assert len(set(flat)) == len(flat)
+    assert sampler.weights_for(flat).tolist() == [2.0 if below[row] else 1.0 for row in flat]
+    missing = sorted(set(range(M)) - set(flat))
+    assert np.count_nonzero(~below[missing]) <= 9, "but for equal batches only easy samples are left out"
+    sampler.set_epoch(7)  # beyond 0.875 of 8 epochs
+    assert sorted(flattened(sampler)) == list(range(M))
+    assert sampler.weights_for(np.arange(M)).tolist() == [1.0] * M
+
+
+def test_infobatch_decides_an_epoch_once_and_looking_decides_nothing():
+    sampler = make(InfoBatch(), keep_ratio=1.0)
+    sampler.observe(np.arange(M), table(2))
+    looked = [sampler.selection_at(0, b)[0].tolist() for b in range(10)]
+    sampler.observe(np.arange(M), table(3))
+    iterator = iter(sampler)
+    first = next(iterator)
+    assert first != looked[0], "losses that arrive before the pass count"
+    sampler.observe(np.arange(M), table(4))
+    rest = list(iterator)
+    assert [sampler.selection_at(0, b)[0].tolist() for b in range(10)] == [first, *rest]
+
+
+def test_infobatch_resumes_within_an_epoch():
+    sampler = make(InfoBatch(), keep_ratio=1.0)
+    sampler.observe(np.arange(M), table(5))
+    iterator = iter(sampler)
+    [next(iterator) for _ in range(4)]
+    state, own = json.dumps(sampler.state_dict()), json.dumps(sampler.selection.state_dict())
+    rest = list(iterator)
+    resumed = make(InfoBatch(), keep_ratio=1.0)
+    resumed.selection.load_state_dict(json.loads(own))
+    resumed.load_state_dict(json.loads(state))
+    assert list(resumed) == rest
+    assert resumed.weights_for(rest[0]).tolist() == sampler.weights_for(rest[0]).tolist()
+
+
+def test_sensitivity_fills_the_candidate_batches():
+    sampler = make(SensitivitySampling(8), keep_ratio=0.5)
+    p = sampler.selection.sensitivities(STORE).probabilities
+    counts, means = np.zeros(M), []
+    losses = STORE.losses.astype(np.float64)
+    for _ in range(60):
+        for rows in sampler:
+            assert len(set(rows)) == len(rows) == N // 2
+            counts[rows] += 1
+            means.append(float((sampler.weights_for(rows).numpy() * losses[rows]).mean()))
+    means = np.array(means)
+    assert abs(means.mean() - losses.mean()) < 4 * means.std() / np.sqrt(len(means))
+    assert np.corrcoef(counts, p)[0, 1] > 0.95
+
+
+# outputs of the learner
+
+
+def test_learner_is_asked_about_the_candidates_and_counted():
+    asked = []
+
+    def learner(indices):
+        asked.append(indices)
+        logits = torch.tensor(np.random.default_rng(indices).normal(size=(len(indices), C)))
+        return logits, INPUTS[indices]
+
+    selection = JEST(joint=True)
+    sampler = make(selection, learner=learner)
+    lists = list(sampler)
+    assert sorted(flattened(asked)) == list(range(M))
+    assert sampler.statistics()["spectral/forwarded_total"] == M
+    assert sampler.statistics()["spectral/seconds_forwarding"] > 0
+    for number, (candidates, rows) in enumerate(zip(list(asked), lists, strict=True)):
+        logits, features = learner(candidates)
+        online = OnlineSelection(JEST(joint=True), 0.5, store=STORE)
+        online.calls = number
+        kept = online(indices=candidates, logits=logits, features=features)
+        assert np.array(candidates)[kept].tolist() == rows, "the same choice as in the training loop"
+    list(sampler)
+    assert sampler.statistics()["spectral/forwarded_total"] == M, "of the latest pass"
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [lambda: BayesianSelection(ZERO_SHOT, samples=8), lambda: GradientNorm(gate=False), lambda: JEST(joint=True)],
+)
+def test_a_module_reads_the_candidates_and_is_left_as_it_was(selection):
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    sampler = make(selection(), learner=model, dataset=DATA)
+    rng = torch.get_rng_state()
+    lists = list(sampler)
+    assert all(len(rows) == N // 2 for rows in lists)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(part._forward_pre_hooks for part in model.modules())
+    assert torch.equal(torch.get_rng_state(), rng)
+    again = list(make(selection(), learner=model, dataset=DATA))
+    assert again == lists
+    with torch.no_grad():
+        model[3].weight.mul_(-3)
+    assert list(make(selection(), learner=model, dataset=DATA)) != lists, "it is the learner of this moment"
+
+
+def test_running_state_follows_delivery_and_not_looking():
+    sampler = make(GradientNorm(), learner=network(), dataset=DATA)
+    sampler.selection_at(0, 3)
+    assert sampler.selection.tau is None
+    next(iter(sampler))
+    assert sampler.selection.tau >= 1
+    bayesian = make(BayesianSelection(ZERO_SHOT, samples=4), learner=network(), dataset=DATA)
+    rows = next(iter(bayesian))
+    hidden = network().eval()[:3](INPUTS[rows]).detach().double().numpy()
+    assert bayesian.selection.posterior.input_factor == pytest.approx(hidden.T @ hidden / len(rows), rel=1e-4)
+
+
+def test_gradient_norm_weighs_in_the_sampler():
+    sampler = make(GradientNorm(gate=False), learner=network(), dataset=DATA)
+    rows = next(iter(sampler))
+    weights = sampler.weights_for(rows)
+    assert weights.std() > 0.01
+    chosen = sampler.selection_at(0, 0)[1]
+    assert weights.tolist() == pytest.approx(chosen.weights.tolist())
+
+
+def test_curate_passes_the_learner_its_data():
+    loader = curate(
+        DataLoader(DATA, batch_size=N, shuffle=True, drop_last=True), STORE, keep_ratio=0.25,
+        selection=GradientNorm(gate=False), learner=network(),
+    )  # fmt: skip
+    batches = list(loader)
+    assert [len(rows) for *_, rows in batches] == [6] * 10
+    assert loader.batch_sampler.statistics()["spectral/forwarded_total"] == M
+
+
+# keep ratios that listen
+
+
+def drive(sampler, loss, workers=0):
+    """Trains for three epochs; the sizes of the batches."""
+    sizes = []
+    for _ in range(3):
+        for _, _, rows in DataLoader(DATA, batch_sampler=sampler, num_workers=workers):
+            sizes.append(len(rows))
+            sampler.observe(rows, np.full(len(rows), loss(len(sizes))))
+    return sizes
+
+
+def test_aimd_listens_to_observe():
+    sizes = drive(make(Uniform(), keep_ratio=MellowAIMD(0.1, 0.9, mean=0.5, decrease=0.05)), lambda step: 1 / step)
+    ratios = 0.5 - 0.05 * np.maximum(0, np.arange(30) - 1)
+    assert sizes == [max(2, int(r * N + 1e-9)) for r in np.maximum(ratios, 0.1)]
+    worse = drive(make(Uniform(), keep_ratio=AggressiveAIMD(0.1, 0.9)), float)
+    assert worse[-1] == int(0.9 * N)
+
+
+def test_plateau_spends_its_mean_in_the_sampler():
+    sampler = make(GSTDS(), keep_ratio=PlateauSchedule(0.2, 0.8, mean=0.5, periods=10), epochs=3)
+    assert np.isnan(sampler.keep_ratios()).all()
+    assert sampler.batch_sizes() == set(range(4, 20))
+    ratios, sizes = [], []
+    for epoch in range(3):
+        for number, rows in enumerate(sampler):
+            sizes.append(len(rows))
+            ratios.append(sampler.statistics()["spectral/keep_ratio"])
+            assert sampler.selection_at(epoch, number)[2] == ratios[-1]
+            sampler.selection_at(2, 9)  # a look ahead decides nothing
+            sampler.observe(rows, np.full(len(rows), max(1.0, 3 - len(sizes) / 4)))
+    assert np.mean(ratios) == pytest.approx(0.5, abs=1e-12)
+    assert np.ptp(sizes) >= 3
+    assert set(sizes) <= sampler.batch_sizes()
+
+
+@pytest.mark.parametrize("make_schedule", [MellowAIMD, AggressiveAIMD, lambda: PlateauSchedule(periods=9)])
+@pytest.mark.parametrize("stop", [1, 13, 27])
+def test_an_adaptive_ratio_resumes_at_every_batch(make_schedule, stop):
+    losses = np.random.default_rng(1).exponential(size=60)
+
+    def steps(sampler, first):
+        step = first
+        while step < 30:
+            for rows in sampler:
+                yield step, rows
+                sampler.observe(rows, np.full(len(rows), losses[step]))
+                step += 1
+
+    sampler = make(Uniform(), keep_ratio=make_schedule(), epochs=3)
+    run = steps(sampler, 0)
+    for _ in range(stop):
+        next(run)
+    sampler.observe([0], [losses[stop - 1]])  # the loss of the last batch, before the checkpoint
+    state = json.dumps(sampler.state_dict())
+    assert len(state) < 2000
+    resumed = make(Uniform(), keep_ratio=make_schedule(), epochs=3)
+    resumed.load_state_dict(json.loads(state))
+    iterator = iter(sampler)
+    iterator.load_state_dict(json.loads(state))
+    again = iter(resumed)
+    for step in range(stop, stop + 3):
+        expected = next(iterator, None)
+        assert next(again, None) == expected
+        if expected is None:
+            break
+        for each in (sampler, resumed):
+            each.observe(expected, np.full(len(expected), losses[step]))
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"selection": GradientNorm()}, r"^selection must be one whose needs are among .*learner="),
+        ({"selection": BayesianSelection(ZERO_SHOT)}, r"^selection must be one whose needs are among"),
+        ({"selection": GSTDS(), "learner": network(), "dataset": DATA}, r"^learner must be left out with gstds, got"),
+        ({"selection": GradientNorm(), "learner": network()}, r"^dataset must be given with a module"),
+        ({"selection": GradientNorm(), "learner": 3}, r"^learner must be a module or a function of indices, got 3"),
+        ({"selection": InfoBatch(), "num_replicas": 2}, r"^num_replicas must be 1 with infobatch"),
+        ({"selection": InfoBatch(), "emit": "constant", "batch_size": 8}, r'^emit must be "shrink" with infobatch'),
+        ({"keep_ratio": MellowAIMD(), "num_replicas": 2}, r"^num_replicas must be 1 with an adaptive"),
+        ({"keep_ratio": MellowAIMD(), "emit": "constant", "batch_size": 8}, r'^emit must be "shrink" with an adaptive'),
+        ({"keep_ratio": PlateauSchedule()}, r"^epochs must be the number of training epochs with a Plateau"),
+    ],
+)
+def test_refused_in_one_sentence(options, message):
+    with pytest.raises(ArgumentError, match=message) as caught:
+        make(**{"selection": Uniform(), **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_learner_without_the_features_a_selection_needs_is_named():
+    sampler = make(JEST(joint=True), learner=lambda indices: torch.zeros(len(indices), C))
+    with pytest.raises(ArgumentError, match=r"^features must be given, because jest needs embeddings"):
+        next(iter(sampler))
