@@ -138,11 +138,11 @@ def test_fashion_mnist_from_packed_and_from_raw_files(tmp_path, packed):
 def test_missing_files_are_said_with_what_to_install(tmp_path):
     pytest.importorskip("torchvision")
     for name in ("fashion-mnist", "cifar10", "oxford-pet", "flowers102"):
-        with pytest.raises(ArgumentError, match=f"data-root must be a folder that holds {name}.*--download"):
+        with pytest.raises(ArgumentError, match=rf"data-root must be a folder that holds {name}.*--download"):
             load_task(name, Source(root=tmp_path))
     with pytest.raises(ArgumentError, match=r"data\.noun.*wordnet-base"):
         load_task("wordnet", Source(root=tmp_path))
-    with pytest.raises(ArgumentError, match="data must be one of digits, .*, got 'mnist'"):
+    with pytest.raises(ArgumentError, match=r"data must be one of digits, .*, got 'mnist'"):
         load_task("mnist", Source())
 
 
@@ -185,8 +185,9 @@ def test_flowers_layout(tmp_path, monkeypatch):
     )
 
     class Unchecked(torchvision.datasets.Flowers102):
-        _file_dict = {name: (file, None) for name, (file, _) in torchvision.datasets.Flowers102._file_dict.items()}
+        """The published checksums are not those of our pictures."""
 
+    Unchecked._file_dict = {name: (file, None) for name, (file, _) in Unchecked._file_dict.items()}
     monkeypatch.setattr(torchvision.datasets, "Flowers102", Unchecked)
     task = load_task("flowers102", Source(root=tmp_path, image_size=16))
     assert (len(task.train), len(task.held_out), len(task.test)) == (12, 3, 10)
@@ -205,10 +206,11 @@ def test_cifar_layout(tmp_path, monkeypatch):
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {k}" for k in range(10)]}))
 
     class Unchecked(torchvision.datasets.CIFAR10):
-        train_list = [[name, None] for name, _ in torchvision.datasets.CIFAR10.train_list]
-        test_list = [["test_batch", None]]
-        meta = {**torchvision.datasets.CIFAR10.meta, "md5": None}
+        """The published checksums are not those of our pictures."""
 
+    Unchecked.train_list = [[name, None] for name, _ in Unchecked.train_list]
+    Unchecked.test_list = [["test_batch", None]]
+    Unchecked.meta = {**Unchecked.meta, "md5": None}
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Unchecked)
     task = load_task("cifar10", Source(root=tmp_path, image_size=32))
     assert (len(task.train), len(task.held_out), len(task.test)) == (40, 10, 10)
@@ -254,7 +256,7 @@ def test_wordnet_parts(monkeypatch):
     assert task.test.texts == larger.test.texts
     assert task.held_out.texts == larger.held_out.texts
     parts = [set(part.texts) for part in (larger.train, larger.held_out, larger.test)]
-    assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+    assert len(set.union(*parts)) == sum(map(len, parts))
     with pytest.raises(ArgumentError, match="train-size must be from 102"):
         load_task("wordnet", Source(train_size=50))
 

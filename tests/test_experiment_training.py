@@ -1,5 +1,6 @@
 """One training: the same start, order and recipe for every policy, and an honest count of what it cost."""
 
+import itertools
 import random
 
 import numpy as np
@@ -76,6 +77,22 @@ def test_the_record_of_a_training_adds_up(cells):
     assert cells["gstds"]["reference"]["wrong_label_auc"] > 0.9
 
 
+def test_a_policy_that_looks_at_the_candidates_pays_for_it(cells, places):
+    looking = run_cell(Cell(SETTINGS, "gradient-norm", 1), places)
+    assert looking["samples"] == cells["uniform"]["samples"]
+    assert looking["statistics"]["spectral/forwarded_total"] == cells["full"]["samples"]
+    forward = (looking["learner_flops"] - cells["uniform"]["learner_flops"]) / cells["full"]["samples"]
+    assert 0.3 < forward / (cells["uniform"]["learner_flops"] / cells["uniform"]["samples"]) < 0.5
+
+
+@pytest.mark.parametrize("policy", ["rho-loss", "jest", "infobatch"])
+def test_policies_that_listen_to_the_learner_train(policy, places):
+    cell = run_cell(Cell(SETTINGS, policy, 1), places)
+    assert cell["test_accuracy"] > 0.3  # chance is 0.1, and four epochs are few
+    assert cell["statistics"]["spectral/observed_share"] > 0.1
+    assert "pictured_batch" not in cell
+
+
 def test_the_pictured_batch_says_who_was_selected_why(cells):
     assert "pictured_batch" not in cells["uniform"]
     picture = cells["gstds"]["pictured_batch"]
@@ -129,7 +146,7 @@ def test_flops_agree_with_counting_by_hand(task):
     forward = 2 * (16 * 16 * 9 * 1 + 4 * 32 * 9 * 16 + 128 * 64 + 64 * 10)
     first_layer = 2 * 16 * 16 * 9 * 1  # has no gradient to hand further down
     before = weights_digest(network)
-    assert flops_per_sample(network, task.train) == 3 * forward - first_layer
+    assert flops_per_sample(network, task.train) == (forward, 3 * forward - first_layer)
     assert weights_digest(network) == before
 
 
@@ -138,7 +155,7 @@ def test_learning_rate_depends_on_the_share_of_steps_done():
     assert factors[0] == 0.1
     assert max(factors) == factors[9] == 1.0
     assert factors[100] == pytest.approx(0.0, abs=1e-12)
-    assert all(a > b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(factors[10:]))
     shorter = [learning_rate_factor(step, 50) for step in range(51)]
     assert shorter[10::5] == pytest.approx(factors[20::10], abs=1e-12)
 
@@ -157,7 +174,10 @@ def test_an_index_list_is_read_in_the_public_way(task):
 def test_training_weights_and_losses_reach_the_sampler(task):
     class Listening(CandidateBatches):
         selection = type("Policy", (), {"needs": frozenset({"learner_losses"})})()
-        seen: list = []
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.seen = []
 
         def observe(self, indices, losses):
             self.seen.append((indices, losses))
@@ -212,7 +232,7 @@ def test_a_held_out_reference_is_better_than_an_untrained_one_and_is_cached(task
 
 
 def test_references_that_do_not_fit_the_data_are_refused(task, tmp_path):
-    with pytest.raises(ArgumentError, match="reference must be one of held-out, .*, got 'lite1'"):
+    with pytest.raises(ArgumentError, match=r"reference must be one of held-out, .*, got 'lite1'"):
         prepare_features(Settings.of("digits", reference="lite1"), task, tmp_path)
     with pytest.raises(ArgumentError, match="reference must be one that reads these images, got 'minilm'"):
         prepare_features(Settings.of("digits", reference="minilm"), task, tmp_path)

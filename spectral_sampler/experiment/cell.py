@@ -13,7 +13,7 @@ from spectral_sampler.experiment.corruption import Corrupted, corrupt
 from spectral_sampler.experiment.data import Source, load_task
 from spectral_sampler.experiment.learner import CandidateBatches, Recipe, fit, flops_per_sample
 from spectral_sampler.experiment.networks import network_for, weights_digest
-from spectral_sampler.experiment.policies import FULL, FULL_EQUAL_COMPUTE, POLICIES
+from spectral_sampler.experiment.policies import CONTROLS, FULL, FULL_EQUAL_COMPUTE, POLICIES
 from spectral_sampler.experiment.reference import Reference, reference_for
 from spectral_sampler.sampler import SpectralBatchSampler
 from spectral_sampler.schedule import plan_ratios
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import nn
 
     from spectral_sampler.experiment.learner import Trace
     from spectral_sampler.experiment.samples import Samples, Task
@@ -96,20 +97,27 @@ def checkpoints(cell: Cell) -> int:
     return cell.settings.epochs
 
 
-def _batches(cell: Cell, reference: Reference, *, reshuffle: bool) -> Any:
-    """The batch sampler of a policy."""
+def _batches(
+    cell: Cell, reference: Reference, *, reshuffle: bool, learner: tuple[nn.Module, Samples] | None = None
+) -> Any:
+    """The batch sampler of a policy; ``learner`` and its data for one that looks at the candidates through it."""
     settings = cell.settings
     if cell.policy in {FULL, FULL_EQUAL_COMPUTE}:
         return CandidateBatches(len(reference.store), settings.candidate_batch_size, cell.seed, reshuffle=reshuffle)
+    selection = POLICIES[cell.policy]()
+    forwarded: dict[str, Any] = {}
+    if learner is not None and selection.needs & {"logits", "embeddings"}:
+        forwarded = {"learner": learner[0], "dataset": learner[1].plain()}
     return SpectralBatchSampler(
         reference.store,
         candidate_batch_size=settings.candidate_batch_size,
         epochs=settings.epochs,
         keep_ratio=settings.ratio(),
-        selection=POLICIES[cell.policy](),
+        selection=selection,
         seed=cell.seed,
         reshuffle=reshuffle,
         backend=settings.backend,
+        **forwarded,
     )
 
 
@@ -128,7 +136,7 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
     initial, flops = weights_digest(network), flops_per_sample(network, train)
     steps = _steps(cell, len(train))
     recipe = Recipe(steps, settings.learning_rate, settings.weight_decay, checkpoints(cell), settings.device)
-    batches = _batches(cell, reference, reshuffle=settings.reshuffle)
+    batches = _batches(cell, reference, reshuffle=settings.reshuffle, learner=(network, train))
     trace = fit(network, train, batches, recipe, task.test, report)
     result = {
         "policy": cell.policy,
@@ -143,19 +151,23 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
         "statistics": trace.statistics,
         "total_seconds": time.perf_counter() - started,
     }
-    if cell.policy in POLICIES and "features" in POLICIES[cell.policy]().needs:
+    if (
+        cell.policy in POLICIES
+        and POLICIES[cell.policy]().needs <= {"features", "losses", "labels"}
+        and cell.policy not in CONTROLS
+    ):
         result["pictured_batch"] = _pictured(cell, reference, train)
     return result
 
 
-def _outcome(trace: Trace, flops: float, corrupted: Corrupted, classes: int) -> dict[str, Any]:
+def _outcome(trace: Trace, flops: tuple[float, float], corrupted: Corrupted, classes: int) -> dict[str, Any]:
     counts = trace.selected
-    samples = int(counts.sum())
+    samples, forwarded = int(counts.sum()), trace.statistics.get("spectral/forwarded_total", 0.0)
     by_class = np.stack([np.bincount(corrupted.labels, weights=row, minlength=classes) for row in counts])
     return {
         "samples": samples,
         "distinct_samples": int(np.count_nonzero(counts.sum(0))),
-        "learner_flops": flops * samples,
+        "learner_flops": flops[0] * forwarded + flops[1] * samples,  # looking at candidates costs a forward pass each
         "seconds": {name: round(value, 4) for name, value in trace.seconds.items()},
         "test_accuracy": trace.curve[-1]["test_accuracy"],
         "curve": trace.curve,
@@ -164,11 +176,9 @@ def _outcome(trace: Trace, flops: float, corrupted: Corrupted, classes: int) -> 
     }
 
 
-def _pictured(cell: Cell, reference: Reference, train: Samples) -> dict[str, Any] | None:
+def _pictured(cell: Cell, reference: Reference, train: Samples) -> dict[str, Any]:
     """One candidate batch early and late in a fixed partition: principal components, and who was selected why."""
     sampler = _batches(cell, reference, reshuffle=False)
-    if "learner_losses" in sampler.selection.needs:
-        return None  # depends on losses that only the training had
     batch = min(_PICTURED_BATCH, candidate_batches(cell.settings, len(train)) - 1)
     moments = []
     for epoch in (min(1, cell.settings.epochs - 1), cell.settings.epochs - 1):

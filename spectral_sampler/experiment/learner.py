@@ -153,8 +153,8 @@ def evaluate(network: nn.Module, samples: Samples, device: str = "cpu") -> tuple
     return correct / len(samples), torch.cat(losses).numpy()
 
 
-def flops_per_sample(network: nn.Module, samples: Samples) -> float:
-    """Floating point operations of forward and backward for one sample, counted on a small batch.
+def flops_per_sample(network: nn.Module, samples: Samples) -> tuple[float, float]:
+    """Floating point operations for one sample, forward alone and forward with backward, counted on a small batch.
 
     Convolutions and matrix products only, which is what ``torch.utils.flop_counter`` counts; they are linear in the
     batch size.
@@ -163,8 +163,10 @@ def flops_per_sample(network: nn.Module, samples: Samples) -> float:
     inputs, labels, _ = Indexed(samples.plain()).__getitems__(rows)
     copied = copy.deepcopy(network).cpu().train()  # batch norm's statistics and gradients stay untouched
     with FlopCounterMode(display=False) as counter:
-        nn.functional.cross_entropy(copied(inputs), labels).backward()  # type: ignore[no-untyped-call]
-    return float(counter.get_total_flops()) / len(rows)
+        loss = nn.functional.cross_entropy(copied(inputs), labels)
+        forward = float(counter.get_total_flops())
+        loss.backward()  # type: ignore[no-untyped-call]
+    return forward / len(rows), float(counter.get_total_flops()) / len(rows)
 
 
 class _Loop:

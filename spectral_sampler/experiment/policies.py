@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection import GSTDS, SALN, LossWeighted, Uniform
+from spectral_sampler.selection import GSTDS, JEST, SALN, GradientNorm, InfoBatch, LossWeighted, RHOLoss, Uniform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,8 +33,13 @@ POLICIES: dict[str, Callable[[], Selection]] = {
     "gstds-boundary": lambda: GSTDS(score="boundary"),
     "gstds-abs-fiedler": lambda: GSTDS(weights="abs_fiedler"),
     "gstds-high-loss": lambda: GSTDS(weights="loss"),
+    RHOLoss.name: RHOLoss,
+    JEST.name: JEST,
+    InfoBatch.name: InfoBatch,
+    GradientNorm.name: GradientNorm,
 }
-"""A selection by name. `register` adds to it."""
+"""A selection by name. `register` adds to it. Those that need the learner's view of the candidates get it through
+``learner=``, those that need its losses through ``observe``."""
 
 PAPERS = (*CONTROLS, SALN.name, GSTDS.name)
 """What is compared when nothing is listed."""

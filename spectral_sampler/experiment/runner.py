@@ -76,6 +76,7 @@ def _describe(settings: Settings, places: Places) -> dict[str, Any]:
     if cells.candidate_batches(settings, rows) < 1:
         rule = f"at most the number of training rows ({rows})"
         raise argument_error("candidate-batch-size", rule, settings.candidate_batch_size, "Use a smaller one.")
+    _keep_ratios(settings, rows)  # a schedule that does not fit so few steps says so now
     return {
         "classes": list(task.classes),
         "rows": {"train": rows, "held_out": len(task.held_out), "test": len(task.test)},

@@ -1,0 +1,108 @@
+"""A comparison as a whole: controls, resume after a kill, the JSON that redoes it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("tqdm")
+
+from spectral_sampler.errors import ArgumentError
+from spectral_sampler.experiment import CONTROLS, Comparison, Places, Settings, compare
+from spectral_sampler.experiment.report import read_json
+
+SETTINGS = Settings.of("digits", epochs=2, train_size=128, schedule="constant")
+WALL_CLOCK = ("seconds", "total_seconds", "statistics")
+
+
+def outcome(results):
+    """Everything that must not depend on when and how often it was computed."""
+    return [{name: value for name, value in cell.items() if name not in WALL_CLOCK} for cell in results["cells"]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("comparison")
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    comparison = Comparison(
+        SETTINGS, ["gstds"], [0, 1], folder / "out", Places(cache=folder / "cache"), 2, command="spectral-sampler …"
+    )
+    return compare(comparison)
+
+
+def test_controls_are_there_unasked_and_everything_is_recorded(results, folder):
+    assert results["policies"] == [*CONTROLS, "gstds"]
+    assert [(cell["policy"], cell["seed"]) for cell in results["cells"]] == [
+        (policy, seed) for seed in (0, 1) for policy in results["policies"]
+    ]
+    assert read_json(folder / "out" / "results.json") == results
+    assert Settings(**results["settings"]) == SETTINGS
+    assert results["circumstances"]["command"] == "spectral-sampler …"
+    assert {"python", "torch", "numpy"} <= set(results["circumstances"]["versions"])
+    assert results["circumstances"]["date"].endswith("+00:00")
+    assert results["rows"] == {"train": 128, "held_out": 400, "test": 597}
+    assert len(results["keep_ratios"]) == 2 * (128 // 64)
+
+
+def test_resuming_runs_only_what_is_missing(results, folder):
+    cells = folder / "out" / "cells"
+    (cells / "gstds-seed1.json").unlink()
+    (cells / "uniform-seed0.json").write_text("{")  # torn by something else than us
+    before = {path.name: path.stat().st_mtime_ns for path in cells.iterdir()}
+    said = []
+    places = Places(cache=folder / "cache")
+    again = compare(Comparison(SETTINGS, ["gstds"], [0, 1], folder / "out", places, 1, resume=True), said.append)
+    assert outcome(again) == outcome(results)
+    assert said == ["8 of 10 trainings are finished already."]
+    changed = {path.name for path in cells.iterdir() if before.get(path.name) != path.stat().st_mtime_ns}
+    assert changed == {"gstds-seed1.json", "uniform-seed0.json"}
+
+
+def test_killed_in_the_middle_and_resumed_equals_undisturbed(results, folder, tmp_path):
+    command = [
+        sys.executable, "-m", "spectral_sampler", "compare", "--policies", "gstds", "--seeds", "2", "--epochs", "2",
+        "--train-size", "128", "--schedule", "constant", "--jobs", "1",
+        "--out", str(tmp_path), "--cache", str(folder / "cache"), "--resume",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("cells/*.json"))) < 2 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)  # the workers too
+    process.wait()
+    finished = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*.json")}
+    assert len(finished) >= 2
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=200)
+    assert outcome(json.loads((tmp_path / "results.json").read_text())) == outcome(results)
+    for path in tmp_path.glob("cells/*.json"):
+        assert finished.get(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+
+
+def test_other_settings_do_not_reuse_trainings(results, folder):
+    from spectral_sampler.experiment.cell import Cell
+    from spectral_sampler.experiment.runner import _finished
+
+    path = folder / "out" / "cells" / "gstds-seed0.json"
+    comparison = Comparison(SETTINGS, ["gstds"], [0], folder / "out", resume=True)
+    assert _finished(comparison, Cell(SETTINGS, "gstds", 0), path)
+    other = Settings.of("digits", epochs=3, train_size=128, schedule="constant")
+    assert not _finished(comparison, Cell(other, "gstds", 0), path)
+    assert not _finished(comparison._replace(resume=False), Cell(SETTINGS, "gstds", 0), path)
+
+
+def test_errors_of_a_worker_arrive_as_they_are(tmp_path):
+    settings = Settings.of("digits", train_size=50, candidate_batch_size=64, epochs=1, schedule="constant")
+    with pytest.raises(ArgumentError, match="candidate-batch-size must be at most the number of training rows"):
+        compare(Comparison(settings, [], [0], tmp_path, Places(cache=tmp_path), 1))
+    settings = Settings.of("digits", train_size=128, epochs=2)
+    with pytest.raises(ArgumentError, match="keep_ratio must be a schedule whose min, max and mean fit the 4 steps"):
+        compare(Comparison(settings, [], [0], tmp_path, Places(cache=tmp_path), 1))
