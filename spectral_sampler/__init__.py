@@ -11,29 +11,54 @@ from spectral_sampler.loader import curate
 from spectral_sampler.ops import explain, use_backend
 from spectral_sampler.sampler import SpectralBatchSampler
 from spectral_sampler.schedule import (
+    AggressiveAIMD,
     ConstantSchedule,
     GammaSchedule,
     LinearSchedule,
+    MellowAIMD,
+    PlateauSchedule,
     SigmoidSchedule,
     SincSchedule,
     SinusoidSchedule,
 )
-from spectral_sampler.selection import GSTDS, SALN, LossWeighted, Uniform
+from spectral_sampler.selection import (
+    GSTDS,
+    JEST,
+    SALN,
+    BayesianSelection,
+    GradientNorm,
+    InfoBatch,
+    LossWeighted,
+    OnlineSelection,
+    RHOLoss,
+    SensitivitySampling,
+    Uniform,
+)
 from spectral_sampler.store import ReferenceStore
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GSTDS",
+    "JEST",
     "SALN",
+    "AggressiveAIMD",
     "ArgumentError",
     "BackendUnavailable",
+    "BayesianSelection",
     "ConstantSchedule",
     "FiedlerResult",
     "GammaSchedule",
+    "GradientNorm",
+    "InfoBatch",
     "LinearSchedule",
     "LossWeighted",
+    "MellowAIMD",
+    "OnlineSelection",
+    "PlateauSchedule",
+    "RHOLoss",
     "ReferenceStore",
+    "SensitivitySampling",
     "SigmoidSchedule",
     "SincSchedule",
     "SinusoidSchedule",
