@@ -1,0 +1,120 @@
+"""The wheel as a user gets it: built with the extension required, installed elsewhere, loaded and run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "csrc", "spectral_sampler")
+
+SMOKE = """
+import pathlib, sys, torch
+import spectral_sampler
+from spectral_sampler.kernels import native
+tree = pathlib.Path(sys.argv[1])
+assert tree not in pathlib.Path(spectral_sampler.__file__).resolve().parents, "the source tree shadows the wheel"
+assert native.unusable_reason() is None, native.unusable_reason()
+module = pathlib.Path(sys.modules["spectral_sampler._C"].__file__)
+assert module.suffix == ".so" and module.parent == pathlib.Path(spectral_sampler.__file__).parent, module
+features = torch.rand(4, 60, 33)
+compiled = spectral_sampler.fiedler_vector(features, backend="native")
+eager = spectral_sampler.fiedler_vector(features, backend="eager")
+assert ((compiled.vector * eager.vector).sum(dim=1) > 1 - 1e-5).all()
+assert (compiled.status == eager.status).all()
+assert "native  usable" in spectral_sampler.explain()
+store = spectral_sampler.ReferenceStore.from_arrays(torch.rand(256, 16), losses=torch.rand(256))
+batches = list(spectral_sampler.SpectralBatchSampler(store, candidate_batch_size=64, keep_ratio=0.25, backend="native"))
+assert [len(batch) for batch in batches] == [16] * 4
+print(torch.__version__, native.instruction_set())
+"""
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "", **environment}
+    done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def build(folder: Path, **environment: str) -> Path:
+    """A wheel from a copy of the tree, so that nothing built before can be picked up."""
+    tree = folder / "tree"
+    tree.mkdir()
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        elif source.exists():
+            shutil.copy(source, tree / name)
+    command = (sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", folder / "dist", tree)
+    run(*command, SPECTRAL_SAMPLER_CUDA="0", **environment)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("wheel"), SPECTRAL_SAMPLER_REQUIRE_EXT="1")
+
+
+def test_wheel_is_abi3_and_holds_what_it_should(wheel):
+    assert "-cp310-abi3-" in wheel.name
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "spectral_sampler/_C.abi3.so" in names
+    assert "spectral_sampler/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests", "benchmarks", "csrc"))]
+
+
+def pythons() -> list[str]:
+    """The running one, and those in SPECTRAL_SAMPLER_WHEEL_PYTHONS (other releases of torch), colon-separated."""
+    others = os.environ.get("SPECTRAL_SAMPLER_WHEEL_PYTHONS", "")
+    return [sys.executable, *filter(None, others.split(os.pathsep))]
+
+
+@pytest.mark.parametrize("python", pythons())
+def test_installed_wheel_loads_its_module_and_runs(wheel, tmp_path, python):
+    """In an environment of its own, outside the tree, which sees the torch of ``python`` and nothing else of ours."""
+    environment = tmp_path / "venv"
+    packages = run(python, "-c", "import torch, pathlib; print(pathlib.Path(torch.__file__).parent.parent)").strip()
+    run(python, "-m", "venv", "--without-pip", environment)
+    (site,) = environment.glob("lib/python*/site-packages")
+    pip = (sys.executable, "-m", "pip", "--python", environment / "bin/python")
+    run(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel)
+    (site / "torch.pth").write_text(packages + "\n")
+    version, instruction_set = run(environment / "bin/python", "-c", SMOKE, ROOT).split()
+    assert version == run(python, "-c", "import torch; print(torch.__version__)").strip()
+    assert instruction_set in ("baseline", "avx2", "avx512")
+
+
+def test_without_a_compiler_the_wheel_is_pure(tmp_path):
+    wheel = build(tmp_path, CXX=str(tmp_path / "none"), PATH=str(tmp_path))
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
+
+
+def test_required_extension_that_cannot_be_built_is_an_error(tmp_path):
+    with pytest.raises(AssertionError, match="SPECTRAL_SAMPLER_REQUIRE_EXT=1"):
+        build(tmp_path, PATH=str(tmp_path), SPECTRAL_SAMPLER_REQUIRE_EXT="1")
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF symbols")
+def test_files_with_their_own_instruction_set_share_no_code(tmp_path):
+    """A template instantiated there could be the copy that the linker keeps for every processor."""
+    for name, flags in (("avx2", ["-mavx2", "-mfma", "-mf16c"]), ("avx512", ["-mavx512f", "-mavx512vl", "-mavx2"])):
+        target = tmp_path / f"{name}.o"
+        source = ROOT / f"csrc/cpu/kernels_{name}.cpp"
+        run("c++", "-O1", "-std=c++20", *flags, "-Wno-psabi", "-c", source, "-o", target)
+        shared = [
+            line.split()[-1] for line in run("nm", "--defined-only", target).splitlines() if line.split()[-2] in "WVTu"
+        ]
+        assert shared == []
