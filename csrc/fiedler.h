@@ -30,8 +30,8 @@ struct Results {
   int64_t *matvecs, *status;
 };
 
-// Whether the graph of `size` rows of `width` features is solved with S in memory.
-bool dense_is_faster(int64_t size, int64_t width);
+// Whether the graph of `size` rows is solved with S in memory unless asked otherwise.
+bool dense_is_faster(int64_t size);
 
 // Solves the graphs of `indices` (members, size). A member with a zero or non-finite row gets zeros and kInvalid. The bits of
 // a member depend on its rows and indices alone, not on its neighbours or the number of threads.

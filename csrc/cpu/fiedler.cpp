@@ -176,7 +176,7 @@ void solve_member(const Features& features, const int64_t* indices, int64_t b, i
   const Kernels& kernels = select_kernels();
   const int64_t* own = indices + b * size;
   const Rows rows = rows_of(features, own), next = rows_of(features, own + size);
-  const bool dense = options.form == Form::dense || (options.form == Form::automatic && dense_is_faster(size, features.width));
+  const bool dense = options.form == Form::dense || (options.form == Form::automatic && dense_is_faster(size));
   const int64_t capacity = basis_capacity(size, features, dense);
   space.factored.refresh_every = options.refresh_every;
   const bool valid = build_safely(space, rows, size, [&](const Rows& from) {
@@ -190,9 +190,10 @@ void solve_member(const Features& features, const int64_t* indices, int64_t b, i
 
 }  // namespace
 
-bool dense_is_faster(int64_t size, int64_t width) {
-  // See docs/performance.md for the measured crossover.
-  return size <= 512 || (size <= 1024 && 4 * width < size);
+bool dense_is_faster(int64_t size) {
+  // A product with S costs N² and one with the rows 2 N d; forming S costs N² d / 2. Measured over d from 128 to 2048 the two
+  // are equal between N = 400 and 700 (docs/performance.md).
+  return size <= 512;
 }
 
 void solve(const Features& features, const int64_t* indices, int64_t members, int64_t size, const Options& options,
