@@ -1,6 +1,6 @@
 """Compile every shipped GPU kernel to machine code for GPUs that are not here, and refuse what would run badly.
 
-    python benchmarks/prove_gpu.py [--quick] [--arch 80,90,100] [--json FILE] [--only triton|cuda]
+    python benchmarks/prove_gpu.py [--quick] [--arch 80,90,100] [--json FILE] [--only triton|cuda] [--match TEXT]
 
 Gates, for each kernel × architecture × configuration: the assembler accepts it, no register is spilled (no stack, no
 local loads or stores), its shared memory fits the chip, and tensor-core instructions are there where the precision
@@ -10,7 +10,6 @@ asks for them. Times are *modelled* (gpu_model.py); none has been measured.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -107,7 +106,8 @@ def show(row: dict[str, Any], wrong: list[str]) -> str:
     times = f"{row['modelled_us']:>8} {row['floor_us']:>8}" if row["modelled_us"] is not None else f"{'-':>8} {'-':>8}"
     ops = row["ops"]
     return (
-        f"{row['kernel']:62s} {row['arch']:>4} {row['warps']:>3} {row['registers']:>4} {row['stack'] + row['spill']:>5} "
+        f"{row['kernel']:62s} {row['arch']:>4} {row['warps']:>3} {row['registers']:>4} "
+        f"{row['stack'] + row['spill']:>5} "
         f"{row['shared']:>7} {row['blocks']:>3} {row['tensor_cores']:>5} {ops['FFMA']:>6} {ops['BAR']:>5} "
         f"{sum(ops.values()):>6} {times}  {', '.join(wrong) or 'ok'}"
     )
@@ -140,6 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--arch", default="80,90,100")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", choices=("triton", "cuda"))
+    parser.add_argument("--match", default="", help="only Triton configurations whose label holds this text")
     options = parser.parse_args(arguments)
     architectures = [int(arch) for arch in options.arch.split(",")]
     tools, rows, refused = tools_of_triton(), [], 0
@@ -152,10 +153,12 @@ def main(arguments: list[str] | None = None) -> int:
             (prove_triton, problem, arch) for arch in architectures for problem in triton_problems(quick=options.quick)
         ]
     if options.only != "triton":
-        with contextlib.suppress(ImportError):
-            from gpu_cuda import cuda_problems, prove_cuda
+        from gpu_cuda import cuda_problems, prove_cuda
 
-            jobs += [(prove_cuda, source, arch) for arch in architectures for source in cuda_problems()]
+        sources = cuda_problems()
+        if not sources:
+            print("CUDA kernels: not proved, there is no nvcc on PATH.")
+        jobs += [(prove_cuda, source, arch) for arch in architectures for source in sources]
     for prove, problem, arch in jobs:
         made = prove(problem, arch, tools)
         for row in made if isinstance(made, list) else [made]:
