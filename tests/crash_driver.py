@@ -23,7 +23,7 @@ from spectral_sampler.store import ReferenceStore, atomic, writing
 torch.set_num_threads(1)
 MODE, FAULT, TRIALS = sys.argv[1], sys.argv[2], int(sys.argv[3])
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108  (a kill cannot tell memory from a disk)
-SHAPE = (50, 4) if MODE == "lines" else (60_000, 32)
+SHAPE = (50, 4) if MODE != "moments" else (60_000, 32)
 
 
 def a_store(seed):
@@ -97,6 +97,30 @@ def killed_at_line(number, work):
     os._exit(0)
 
 
+def interrupted_at_line(number, work):
+    """The same with a KeyboardInterrupt in this process, which runs every ``finally`` on its way out."""
+    left = [number]
+
+    def trace(frame, event, argument):
+        if Path(frame.f_code.co_filename) not in TRACED:
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return False
+    finally:
+        sys.settrace(None)
+    return True
+
+
 def killed_after(seconds, work):
     """The same with a SIGKILL from outside."""
     child = os.fork()
@@ -122,12 +146,13 @@ def trial(directory, before, kill):
 
 
 def every_line():
+    kill = interrupted_at_line if MODE == "interrupts" else killed_at_line
     for before in (True,) if FAULT != "none" else (False, True):
-        done, number = False, 0
+        done, number = False, 0 if FAULT != "manifest first" else 100  # this planted fault shows near the end
         while not done:
             number += TRIALS  # the stride
             with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-                done, seen, names = trial(Path(folder) / "s", before, lambda work, n=number: killed_at_line(n, work))
+                done, seen, names = trial(Path(folder) / "s", before, lambda work, n=number: kill(n, work))
             yield before, done, seen, names
 
 
@@ -148,7 +173,7 @@ def random_moments():
 def main():
     plant(FAULT)
     count = {"trials": 0, "killed": 0, "silently wrong": 0, "lost": 0, "left behind": 0, "seen": {}}
-    for before, done, seen, names in every_line() if MODE == "lines" else random_moments():
+    for before, done, seen, names in every_line() if MODE != "moments" else random_moments():
         count["trials"] += 1
         count["killed"] += not done
         count["silently wrong"] += seen not in {"old", "new", "none"}

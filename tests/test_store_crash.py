@@ -36,13 +36,20 @@ def drive(mode, fault, trials):
     return json.loads(finished.stdout)
 
 
-@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_lines_all_through_a_write(stride):
-    """Every third line that runs while a store is written or replaced; every line in the slow tests."""
+    """Every fifth line that runs while a store is written or replaced; every line in the slow tests."""
     count = drive("lines", "none", stride)
     assert count["killed"] > 300 / stride
     assert (count["silently wrong"], count["lost"], count["left behind"]) == (0, 0, 0)
     assert set(count["seen"]) == {"old", "new", "none"}
+
+
+def test_interrupted_at_every_line_of_a_write():
+    """Ctrl-C: unlike a kill it runs the clean-up, which must not take the old store along or block the next writer."""
+    count = drive("interrupts", "none", 1)
+    assert count["killed"] > 300
+    assert (count["silently wrong"], count["lost"], count["left behind"]) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("trials", [30, pytest.param(200, marks=pytest.mark.slow)])

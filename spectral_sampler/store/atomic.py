@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import shutil
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from spectral_sampler.errors import StoreError
 
@@ -114,43 +114,46 @@ def publish(directory: Path, arrays: Mapping[str, Path], manifest: Path, manifes
 def writer_lock(directory: Path, *, shared: bool = False) -> Iterator[None]:
     """Waits for the other writers of ``directory`` (made if missing) and keeps them out; ``shared`` admits its like.
 
-    The lock belongs to the open file, so a killed process drops it. The holder of the exclusive lock
-    removes the lock file when it is done, and the directory too if nothing else is in it; a waiter then sees its file
-    gone and starts over.
+    The lock belongs to the open file, so a killed process drops it. The last holder removes the lock file when it is
+    done, and the directory too if nothing else is in it; a waiter then sees its file gone and starts over.
     """
-    descriptor = _acquire(directory, shared=shared)
-    try:
-        yield
-    finally:
-        if not shared or _is_last(descriptor):
-            with contextlib.suppress(OSError):
-                (directory / _LOCK).unlink()
-            with contextlib.suppress(OSError):
-                directory.rmdir()  # fails, as it should, unless empty
-        os.close(descriptor)
+    with _acquire(directory, shared=shared) as file:
+        try:
+            yield
+        finally:
+            if not shared or _is_last(file.fileno()):
+                with contextlib.suppress(OSError):
+                    (directory / _LOCK).unlink()
+                with contextlib.suppress(OSError):
+                    directory.rmdir()  # fails, as it should, unless empty
 
 
-def _acquire(directory: Path, *, shared: bool) -> int:
+def _acquire(directory: Path, *, shared: bool) -> IO[bytes]:
+    """The locked file; a file object, because one that an interrupt leaves to nobody is closed, hence unlocked."""
     while True:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / _LOCK
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            file = open(path, "ab", opener=_open_no_link)  # noqa: SIM115
         except FileNotFoundError:
             continue  # another writer failed and removed the directory between the two lines above
         if os.name != "posix":  # no flock: writers have to take turns by themselves
-            return descriptor
+            return file
         import fcntl
 
         mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+            fcntl.flock(file, mode | fcntl.LOCK_NB)
         except BlockingIOError:
             _logger.info("waiting for another writer of %s", directory)
-            fcntl.flock(descriptor, mode)
-        if _same_file(descriptor, path):
-            return descriptor
-        os.close(descriptor)
+            fcntl.flock(file, mode)
+        if _same_file(file.fileno(), path):
+            return file
+        file.close()
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _is_last(descriptor: int) -> bool:

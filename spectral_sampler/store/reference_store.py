@@ -135,7 +135,7 @@ class ReferenceStore:
             if not writing.holds(directory, self.fingerprint, self.source):
                 digests = {name: entry.sha256 for name, entry in self._manifest.arrays.items()}
                 writing.write_store(directory, arrays, digests, self.source)
-        return ReferenceStore.open(directory, verify=False)
+            return ReferenceStore.open(directory, verify=False)
 
     @classmethod
     def from_safetensors(cls, path: str | os.PathLike[str]) -> ReferenceStore:

@@ -121,8 +121,12 @@ def commit(
     new_manifest = atomic.stage(directory, MANIFEST, (text,), len(text))
     try:
         atomic.publish(directory, {named[name]: path for name, path in staged.items()}, new_manifest, MANIFEST)
-    finally:
-        new_manifest.unlink(missing_ok=True)
+    except BaseException:
+        if new_manifest.exists():  # not named yet, so nothing speaks of the arrays that have their names already
+            for name in named.values():
+                (directory / name).unlink(missing_ok=True)
+            new_manifest.unlink()
+        raise
     for path in directory.iterdir():
         if FILE_NAME.fullmatch(path.name) and path.name not in named.values():
             path.unlink()  # of the store just replaced, or of a writer that died between two renames
