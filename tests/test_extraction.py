@@ -367,3 +367,13 @@ def test_the_bar_is_drawn_on_a_terminal_only(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     extract(a_model(), a_dataset(), tmp_path / "d", batch_size=10)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_is_lent_to_a_device_and_comes_home(tmp_path):
+    model, dataset = a_model(), a_dataset()
+    store = extract(model, dataset, tmp_path, batch_size=32, device="cuda", dtype="float32")
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    np.testing.assert_allclose(store.features, expected(model, dataset)[0].numpy(), rtol=1e-3, atol=1e-4)
+    assert store.source["device"] == "cuda"
