@@ -46,7 +46,11 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--device", help="where the learner trains (default cpu)")
     training.add_argument("--backend", help="of the solver, see `spectral-sampler explain` (default auto)")
     ratio = parser.add_argument_group("keep ratio")
-    ratio.add_argument("--schedule", metavar="NAME", help="sigmoid (default), constant, linear, gamma, sinc, sinusoid")
+    ratio.add_argument(
+        "--schedule",
+        metavar="NAME",
+        help="sigmoid (default), constant, linear, gamma, sinc, sinusoid, mellow-aimd, aggressive-aimd, plateau",
+    )
     ratio.add_argument("--keep-ratio", type=float, metavar="MEAN", help="mean over the training (default 0.30)")
     ratio.add_argument("--keep-min", type=float, metavar="RATIO", help="default 0.18")
     ratio.add_argument("--keep-max", type=float, metavar="RATIO", help="default 0.88")

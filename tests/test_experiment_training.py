@@ -173,7 +173,7 @@ def test_an_index_list_is_read_in_the_public_way(task):
 
 def test_training_weights_and_losses_reach_the_sampler(task):
     class Listening(CandidateBatches):
-        selection = type("Policy", (), {"needs": frozenset({"learner_losses"})})()
+        listens = True
 
         def __init__(self, *arguments):
             super().__init__(*arguments)

@@ -15,6 +15,7 @@ from spectral_sampler.experiment.learner import CandidateBatches, Recipe, fit, f
 from spectral_sampler.experiment.networks import network_for, weights_digest
 from spectral_sampler.experiment.policies import CONTROLS, FULL, FULL_EQUAL_COMPUTE, POLICIES
 from spectral_sampler.experiment.reference import Reference, reference_for
+from spectral_sampler.experiment.zero_shot import with_zero_shot
 from spectral_sampler.sampler import SpectralBatchSampler
 from spectral_sampler.schedule import plan_ratios
 from spectral_sampler.selection import KINDS
@@ -80,7 +81,7 @@ def candidate_batches(settings: Settings, rows: int) -> int:
 def budgets(settings: Settings, rows: int) -> NDArray[np.int64]:
     """Samples kept from every candidate batch of the training, (epochs · batches,): ``max(2, ⌊r N⌋)``."""
     size = settings.candidate_batch_size
-    ratios = plan_ratios(settings.ratio(), settings.epochs, candidate_batches(settings, rows)).ravel()
+    ratios = plan_ratios(settings.planned_ratio(), settings.epochs, candidate_batches(settings, rows)).ravel()
     return np.clip(np.floor(ratios * size + 1e-9).astype(np.int64), _MIN_KEEP, size)
 
 
@@ -104,7 +105,7 @@ def _batches(
     settings = cell.settings
     if cell.policy in {FULL, FULL_EQUAL_COMPUTE}:
         return CandidateBatches(len(reference.store), settings.candidate_batch_size, cell.seed, reshuffle=reshuffle)
-    selection = POLICIES[cell.policy]()
+    selection = with_zero_shot(POLICIES[cell.policy](), reference.logits)
     forwarded: dict[str, Any] = {}
     if learner is not None and selection.needs & {"logits", "embeddings"}:
         forwarded = {"learner": learner[0], "dataset": learner[1].plain()}

@@ -209,8 +209,8 @@ def fit(
 
     Args:
         samples: what the index lists refer to.
-        batches: a batch sampler with ``set_epoch``; ``observe(indices, losses)`` and ``weights_for(indices)`` are used
-            where it has them and its selection asks for them.
+        batches: a batch sampler with ``set_epoch``; ``observe(indices, losses)`` where it ``listens`` and
+            ``weights_for(indices)`` where it has them are used.
         test: evaluated at every checkpoint; its time is not counted.
         report: called at every checkpoint.
     """
@@ -247,9 +247,7 @@ def fit(
 
 
 def _listeners(batches: Any) -> tuple[Callable[[Any, Any], None] | None, Callable[[Any], torch.Tensor | None] | None]:
-    selection = getattr(batches, "selection", None)
-    needs: frozenset[str] = getattr(selection, "needs", frozenset())
-    observe = getattr(batches, "observe", None) if "learner_losses" in needs else None
+    observe = batches.observe if getattr(batches, "listens", False) else None
     return observe, getattr(batches, "weights_for", None)
 
 

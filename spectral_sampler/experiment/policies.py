@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection import GSTDS, JEST, SALN, GradientNorm, InfoBatch, LossWeighted, RHOLoss, Uniform
+from spectral_sampler.experiment.zero_shot import PLACEHOLDER
+from spectral_sampler.selection import (
+    GSTDS,
+    JEST,
+    SALN,
+    BayesianSelection,
+    GradientNorm,
+    InfoBatch,
+    LossWeighted,
+    RHOLoss,
+    SensitivitySampling,
+    Uniform,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,7 +46,11 @@ POLICIES: dict[str, Callable[[], Selection]] = {
     "gstds-abs-fiedler": lambda: GSTDS(weights="abs_fiedler"),
     "gstds-high-loss": lambda: GSTDS(weights="loss"),
     RHOLoss.name: RHOLoss,
+    "rho-loss-boltzmann": lambda: RHOLoss(temperature=1.0),
     JEST.name: JEST,
+    "jest-joint": lambda: JEST(joint=True),
+    BayesianSelection.name: lambda: BayesianSelection(PLACEHOLDER),
+    SensitivitySampling.name: SensitivitySampling,
     InfoBatch.name: InfoBatch,
     GradientNorm.name: GradientNorm,
 }

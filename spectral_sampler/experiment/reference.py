@@ -3,6 +3,7 @@ on rows the learner never sees. Both are kept in a cache folder."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tempfile
@@ -19,6 +20,7 @@ from spectral_sampler.experiment.data import default_cache
 from spectral_sampler.experiment.learner import evaluate
 from spectral_sampler.experiment.networks import network_for
 from spectral_sampler.experiment.samples import ImageSamples, Samples, TensorSamples, TextSamples
+from spectral_sampler.experiment.zero_shot import class_name_logits
 from spectral_sampler.extraction import SmallMLP, efficientnet_lite0, extract, minilm, resnet50, train_reference
 from spectral_sampler.store import ReferenceStore
 
@@ -50,10 +52,12 @@ model trained on held-out rows."""
 
 
 class Reference(NamedTuple):
-    """A store for the learner's rows, and how good the model behind its losses is."""
+    """A store for the learner's rows, how good the model behind its losses is, and what it says of them."""
 
     store: ReferenceStore
     record: dict[str, Any]
+    logits: NDArray[np.float32]
+    """(M, C), from no label of these rows: of the held-out model, of class names where the encoder reads texts."""
 
 
 class _Encodable(Dataset[Any]):
@@ -116,14 +120,15 @@ def _epochs(rows: int) -> int:
     return max(3, min(30, 240 * 128 // max(rows, 1)))
 
 
-def _penultimate(network: nn.Module, samples: Samples) -> NDArray[np.float32]:
-    """Input of the last layer for every sample, (M, d)."""
-    seen: list[torch.Tensor] = []
+def _last_layer(network: nn.Module, samples: Samples) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[Any]]:
+    """Losses (M,) of every sample, and input (M, d) and output (M, C) of the last layer."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     last = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
-    hook = last.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].float()))
-    evaluate(network, samples)
+    hook = last.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].float(), output.float())))
+    _, losses = evaluate(network, samples)
     hook.remove()
-    return torch.cat(seen).numpy()
+    features, logits = (torch.cat(parts).cpu().numpy() for parts in zip(*seen, strict=True))
+    return losses, features, logits
 
 
 def _compute(settings: Settings, task: Task, corrupted: Corrupted, seed: int, cache: Path | None) -> dict[str, Any]:
@@ -147,12 +152,10 @@ def _compute(settings: Settings, task: Task, corrupted: Corrupted, seed: int, ca
         epochs = settings.reference_epochs or _epochs(len(noisy))
         train_reference(network, noisy, epochs=epochs, batch_size=min(128, 1 + len(noisy) // 16), seed=seed)
     learner_rows = train.subset(corrupted.rows, corrupted.labels)
-    _, losses = evaluate(network, learner_rows)
+    losses, features, logits = _last_layer(network, learner_rows)
     clean, _ = evaluate(network, train)
-    found = {"losses": losses.astype(np.float32), "accuracy": np.float64(clean)}
-    if not encoded:
-        found["features"] = _penultimate(network, learner_rows)
-    return found
+    found = {"losses": losses.astype(np.float32), "accuracy": np.float64(clean), "logits": logits}
+    return found if encoded else {**found, "features": features}
 
 
 def _cached(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -174,7 +177,7 @@ def _cached(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]
 def reference_for(settings: Settings, task: Task, corrupted: Corrupted, seed: int, cache: Path | None) -> Reference:
     """The reference of one seed: its own wrong labels, its own held-out model."""
     kept = (settings.data, settings.train_size, tuple(settings.corruption), settings.reference, settings.image_size,
-            settings.reference_epochs, settings.learning_rate, settings.weight_decay)  # fmt: skip
+            settings.reference_epochs, settings.learning_rate, settings.weight_decay, "logits")  # fmt: skip
     key = hashlib.sha256(repr((kept, task.version, len(task.train), len(task.held_out))).encode()).hexdigest()[:16]
     path = (cache or default_cache()) / "references" / f"{settings.data}-{settings.reference}-{key}-seed{seed}.npz"
     found = _cached(path, lambda: _compute(settings, task, corrupted, seed, cache))
@@ -182,6 +185,10 @@ def reference_for(settings: Settings, task: Task, corrupted: Corrupted, seed: in
         features = found["features"]
     else:
         features = encoded_features(task.train, settings.reference, task.version, cache)[corrupted.rows]
+    logits = found["logits"]
+    if settings.reference == "minilm":
+        encode = functools.partial(encoded_features, name="minilm", version=task.version, cache=cache)
+        logits = class_name_logits(features, task.classes, encode)
     losses = found["losses"]
     record = {
         "name": settings.reference,
@@ -191,7 +198,7 @@ def reference_for(settings: Settings, task: Task, corrupted: Corrupted, seed: in
     }
     if corrupted.wrong.any():
         record["wrong_label_auc"] = _auc(losses[corrupted.wrong], losses[~corrupted.wrong])
-    return Reference(ReferenceStore.from_arrays(features, losses, corrupted.labels), record)
+    return Reference(ReferenceStore.from_arrays(features, losses, corrupted.labels), record, logits)
 
 
 def _auc(positive: NDArray[np.float32], negative: NDArray[np.float32]) -> float:

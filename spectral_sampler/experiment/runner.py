@@ -222,7 +222,7 @@ def compare(comparison: Comparison, say: Callable[[str], None] = lambda _: None)
 
 
 def _keep_ratios(settings: Settings, rows: int) -> list[float]:
-    ratios = plan_ratios(settings.ratio(), settings.epochs, cells.candidate_batches(settings, rows))
+    ratios = plan_ratios(settings.planned_ratio(), settings.epochs, cells.candidate_batches(settings, rows))
     return [round(float(ratio), 6) for ratio in ratios.ravel()]
 
 

@@ -11,9 +11,13 @@ from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.corruption import Corruption
 from spectral_sampler.experiment.data import DATA, Source
 from spectral_sampler.schedule import (
+    AdaptiveSchedule,
+    AggressiveAIMD,
     ConstantSchedule,
     GammaSchedule,
     LinearSchedule,
+    MellowAIMD,
+    PlateauSchedule,
     SigmoidSchedule,
     SincSchedule,
     SinusoidSchedule,
@@ -32,6 +36,9 @@ SCHEDULES: dict[str, Callable[[float, float, float], Any]] = {
     "gamma": lambda low, high, mean: GammaSchedule(low, high, mean=mean),
     "sinc": lambda low, high, mean: SincSchedule(low, high, mean=mean),
     "sinusoid": lambda low, high, mean: SinusoidSchedule(low, high, mean=mean),
+    "mellow-aimd": lambda low, high, mean: MellowAIMD(low, high, mean=mean),
+    "aggressive-aimd": lambda low, high, mean: AggressiveAIMD(low, high, mean=mean),
+    "plateau": lambda low, high, mean: PlateauSchedule(low, high, mean=mean),
 }
 """Keep-ratio schedules by name, from (smallest, largest, mean)."""
 
@@ -105,6 +112,11 @@ class Settings:
     def ratio(self) -> Any:
         """The keep-ratio schedule."""
         return SCHEDULES[self.schedule](self.keep_min, self.keep_max, self.keep_ratio)
+
+    def planned_ratio(self) -> Any:
+        """What is known of it beforehand: of a schedule that listens to the loss, its mean."""
+        ratio = self.ratio()
+        return ConstantSchedule(self.keep_ratio) if isinstance(ratio, AdaptiveSchedule) else ratio
 
     def source(self, root: Path | None, cache: Path | None, *, download: bool) -> Source:
         """Where the data comes from on this machine, which is no part of the settings."""

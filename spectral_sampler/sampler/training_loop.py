@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from spectral_sampler.sampler.plan import Plan
     from spectral_sampler.sampler.proposals import Weights
     from spectral_sampler.sampler.statistics import Statistics
+    from spectral_sampler.selection import Selection
 
 __all__ = ["TrainingLoop"]
 
@@ -20,11 +21,17 @@ __all__ = ["TrainingLoop"]
 class TrainingLoop:
     """The part of `SpectralBatchSampler` that a training loop talks to."""
 
+    selection: Selection
     _plan: Plan
     _observed: ObservedLosses
     _weights: Weights
     _statistics: Statistics
     _learner: Learner | None
+
+    @property
+    def listens(self) -> bool:
+        """Does anything follow from `observe`?"""
+        return "learner_losses" in self.selection.needs or self._plan.adaptive is not None
 
     def observe(self, indices: Any, losses: Any) -> None:
         """The learner's losses (n,) of the samples ``indices`` (n,), for selections that need them and for a keep ratio
