@@ -36,7 +36,7 @@ def test_contract_of_a_batch_sampler():
 @pytest.mark.parametrize(
     ("ratio", "size", "multiple", "least", "kept"),
     [
-        (0.3, 10, 1, 2, 3),  # 0.3 · 10 is below 3 in floating point
+        (0.29, 100, 1, 2, 29),  # 0.29 · 100 is below 29 in floating point
         (0.3, 128, 1, 2, 38),
         (0.3, 128, 16, 2, 32),
         (0.01, 128, 1, 2, 2),
@@ -257,6 +257,28 @@ def test_heavy_tailed_losses_that_run_out_of_weight_are_reported(caplog):
         list(by_loss)
     assert by_loss.statistics()["spectral/zero_weight_draws"] == 2 * 14
     assert len(caplog.records) == 1
+
+
+class Told(Uniform):
+    """Remembers where it was told to be."""
+
+    def __init__(self):
+        self.places = []
+
+    def select(self, batch, budget):
+        self.places.append((batch.seed, batch.epoch, batch.batch, batch.progress))
+        return super().select(batch, budget)
+
+
+def test_a_selection_is_told_its_place():
+    for rank in range(2):
+        selection = Told()
+        schedule = LinearSchedule(0.2, 0.6)
+        sampler = make(selection=selection, num_replicas=2, rank=rank, seed=9, epochs=2, keep_ratio=schedule)
+        epochs_of(sampler, 2)
+        numbers = range(rank, 14, 2)  # 15 candidate batches; the last one fills no step
+        expected = [(9, epoch, b, pytest.approx((15 * epoch + b) / 29)) for epoch in range(2) for b in numbers]
+        assert selection.places == expected
 
 
 class Greedy(Uniform):
