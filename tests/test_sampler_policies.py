@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -217,6 +218,14 @@ def test_gradient_norm_weighs_in_the_sampler():
     assert weights.std() > 0.01
     chosen = sampler.selection_at(0, 0)[1]
     assert weights.tolist() == pytest.approx(chosen.weights.tolist())
+
+
+def test_a_sampler_with_a_learner_and_weights_pickles():
+    sampler = make(GradientNorm(gate=False), learner=network(), dataset=DATA)
+    rows = next(iter(sampler))
+    again = pickle.loads(pickle.dumps(sampler))
+    assert again.weights_for(rows).tolist() == sampler.weights_for(rows).tolist() != [1.0] * len(rows)
+    assert list(again) == list(sampler)
 
 
 def test_curate_passes_the_learner_its_data():

@@ -12,41 +12,41 @@ from torch.utils.data import default_collate
 from spectral_sampler.errors import argument_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from spectral_sampler.selection import Selection
 
-__all__ = ["Learner", "forward_module"]
+__all__ = ["Learner", "ModuleForward"]
 
 _USED_BY = frozenset({"logits", "embeddings", "learner_losses"})
 
 
-def forward_module(module: nn.Module, dataset: Any) -> Callable[[list[int]], tuple[torch.Tensor, torch.Tensor | None]]:
+class ModuleForward:
     """A function from dataset indices to (logits (N, C), inputs of the last linear layer (N, h)), without gradient.
 
     Reads ``dataset[i]``, of which the first entry is the input, and evaluates in eval mode, so that neither batch
     statistics nor dropout see the candidates; the mode is put back.
     """
-    linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
 
-    def forward(indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        samples = [dataset[index] for index in indices]
+    def __init__(self, module: nn.Module, dataset: Any) -> None:
+        self.module, self.dataset = module, dataset
+
+    def __call__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One forward pass over the samples ``indices``."""
+        samples = [self.dataset[index] for index in indices]
         inputs = default_collate([sample[0] if isinstance(sample, (tuple, list)) else sample for sample in samples])
-        device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+        device = next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+        linear = [part for part in self.module.modules() if isinstance(part, nn.Linear)][-1:]
         caught: list[torch.Tensor] = []
-        hook = linear[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0])) if linear else None
-        was_training = module.training
+        hooks = [part.register_forward_pre_hook(lambda _, given: caught.append(given[0])) for part in linear]
+        was_training = self.module.training
         try:
-            module.eval()
+            self.module.eval()
             with torch.no_grad():
-                logits = module(inputs.to(device))
+                logits = self.module(inputs.to(device))
         finally:
-            module.train(was_training)
-            if hook is not None:
+            self.module.train(was_training)
+            for hook in hooks:
                 hook.remove()
         return logits, caught[-1] if caught else None
-
-    return forward
 
 
 class Learner:
@@ -67,7 +67,7 @@ class Learner:
             if dataset is None:
                 remedy = "Pass dataset=, from which the candidates are read."
                 raise argument_error("dataset", "given with a module as learner=", None, remedy)
-            learner = forward_module(learner, dataset)
+            learner = ModuleForward(learner, dataset)
         self._forward = learner
         self.restart()
 

@@ -40,12 +40,15 @@ class Weights:
         self._table[indices] = np.prod(given, axis=0) if given else 1.0
 
     def of(self, indices: Any) -> torch.Tensor:
-        """(n,) float32 for dataset indices (n,)."""
+        """(n,) float32 for dataset indices (n,), on their device."""
+        device = indices.device if isinstance(indices, torch.Tensor) else None
         rows = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices).reshape(-1)
         if rows.size and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= self._samples):
             remedy = "They count rows of the store."
             raise argument_error("indices", f"integers from 0 to {self._samples - 1}", rows.tolist(), remedy)
-        return torch.ones(len(rows)) if self._table is None else torch.from_numpy(self._table[rows])
+        return torch.as_tensor(
+            np.ones(len(rows), np.float32) if self._table is None else self._table[rows], device=device
+        )
 
 
 class Proposals:
