@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "explain", "kernel", "register_solver", "requested", "resolve"]
-__all__ += ["solver_module", "unusable_reason", "use_backend"]
+__all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "device_for", "explain", "kernel", "register_solver"]
+__all__ += ["requested", "resolve", "solver_module", "unusable_reason", "use_backend"]
 
 BACKENDS = ("eager", "native", "triton", "cuda", "cupy")
 ENVIRONMENT_VARIABLE = "SPECTRAL_SAMPLER_BACKEND"
@@ -104,6 +104,14 @@ def resolve(backend: str | None, device: torch.device | str, dtype: torch.dtype 
     if reason is not None:
         raise BackendUnavailable(f'Backend "{name}" cannot be used: {reason}. Pass backend="auto" to fall back.')
     return name
+
+
+def device_for(backend: str | None, device: torch.device) -> torch.device:
+    """Where to solve for features on ``device``: there, unless they are on the host and a GPU's backend was named."""
+    name = requested(backend)
+    if device.type != "cpu" or _DEVICES.get(name) != ("cuda",) or unusable_reason(name) is not None:
+        return device
+    return device if "cpu" in getattr(kernel(name), "DEVICES", ()) else torch.device("cuda")
 
 
 def solver_module(backend: str | None, features: Tensor, indices: Tensor) -> ModuleType | None:

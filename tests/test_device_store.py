@@ -9,9 +9,11 @@ import pytest
 import torch
 from solver_cases import positive
 
+from spectral_sampler import ReferenceStore, ops
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.fiedler import fiedler_rows
 from spectral_sampler.kernels.device_store import DeviceRows
+from spectral_sampler.selection import spectral
 
 
 def eager(features, indices):
@@ -86,3 +88,24 @@ def test_threads_take_turns(problem, budget):
 def test_refuses_a_negative_budget(problem):
     with pytest.raises(ArgumentError, match="budget must be None or at least 0 bytes, got -1"):
         DeviceRows(problem[0], "cpu", budget=-1)
+
+
+def test_scores_come_by_way_of_the_device_where_its_backend_is_named(problem, monkeypatch):
+    features, indices = problem
+    store = ReferenceStore.from_arrays(features)
+    here = spectral.fiedler_scores(store, indices.numpy(), score="signed", backend="eager")
+    assert store not in spectral._ON_DEVICE
+    monkeypatch.setattr(ops, "device_for", lambda _backend, _device: torch.device("cpu", 0))
+    there = spectral.fiedler_scores(store, indices.numpy(), score="signed", backend="eager")
+    assert spectral._ON_DEVICE[store].resident
+    assert all(np.array_equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+@pytest.mark.parametrize("name", ["auto", "eager", "triton", "cuda", "cupy"])
+def test_features_stay_where_they_are_unless_a_usable_gpu_backend_was_named(name, monkeypatch):
+    host, device = torch.device("cpu"), torch.device("cuda")
+    assert ops.device_for(name, device) == device
+    monkeypatch.setattr(ops, "unusable_reason", lambda _name: None)
+    assert ops.device_for(name, host) == (host if name in ("auto", "eager") else device)
+    monkeypatch.setattr(ops, "unusable_reason", lambda _name: "not here")
+    assert ops.device_for(name, host) == host

@@ -137,7 +137,8 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         self._plan = Plan(len(self.sampler), chosen, constant)
         self._plan.follow(keep_ratio, chosen.epochs)
         self.backend = ops.requested(backend)
-        ops.resolve(self.backend, self.store.features_tensor.device, self.store.features_tensor.dtype)
+        features = self.store.features_tensor
+        ops.resolve(self.backend, ops.device_for(self.backend, features.device), features.dtype)
         fixed = self.sampler.constant and (constant is None or self._plan.ratios.min() == self._plan.ratios.max())
         self._counter, self._statistics, self._weights = EpochCounter(), Statistics(), Weights(rows)
         self._observed = ObservedLosses(rows, 2 * len(self))  # two epochs

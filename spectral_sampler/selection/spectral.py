@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
+from spectral_sampler import ops
 from spectral_sampler.errors import argument_error
-from spectral_sampler.fiedler import Status, fiedler_rows
+from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows
 from spectral_sampler.selection.protocol import Scores
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from spectral_sampler.kernels.device_store import DeviceRows
     from spectral_sampler.store import ReferenceStore
 
 __all__ = ["ORIENTATIONS", "check_orientation", "fiedler_scores"]
@@ -38,6 +41,21 @@ def check_orientation(score: str) -> str:
     return score
 
 
+_ON_DEVICE: WeakKeyDictionary[ReferenceStore, DeviceRows] = WeakKeyDictionary()
+
+
+def _solve(store: ReferenceStore, indices: torch.Tensor, backend: str) -> FiedlerResult:
+    """Where the features are, or on the GPU where a backend of its own was named; results on the host."""
+    features = store.features_tensor
+    device = ops.device_for(backend, features.device)
+    if device == features.device:
+        return fiedler_rows(features, indices, backend=backend)
+    from spectral_sampler.kernels.device_store import DeviceRows
+
+    rows = _ON_DEVICE.setdefault(store, DeviceRows(features, device))
+    return FiedlerResult(*rows.solve(indices, lambda part, places: tuple(fiedler_rows(part, places, backend=backend))))
+
+
 def fiedler_scores(store: ReferenceStore, indices: NDArray[np.int64], *, score: str, backend: str) -> Scores:
     """Oriented Fiedler vectors of the cosine graphs of B candidate batches.
 
@@ -55,7 +73,7 @@ def fiedler_scores(store: ReferenceStore, indices: NDArray[np.int64], *, score: 
     Raises:
         RuntimeError: a candidate's features are zero or not finite, which a `ReferenceStore` rules out when it is made.
     """
-    result = fiedler_rows(store.features_tensor, torch.from_numpy(np.ascontiguousarray(indices)), backend=backend)
+    result = _solve(store, torch.from_numpy(np.ascontiguousarray(indices)), backend)
     status = result.status.cpu().numpy().astype(np.int64)
     invalid = np.flatnonzero(status & int(Status.INVALID))
     if invalid.size:
