@@ -49,7 +49,7 @@ def expected(model, dataset, batch_size=32):
 def test_features_losses_and_labels_are_the_models(tmp_path):
     model, dataset = a_model(), a_dataset()
     features, losses, labels = expected(model, dataset)
-    store = ReferenceStore.from_model(model, dataset, tmp_path, batch_size=32)
+    store = ReferenceStore.from_model(model.train(), dataset, tmp_path, batch_size=32)  # its dropout must not act
     assert store.features.dtype == np.float16
     np.testing.assert_array_equal(store.features, features.numpy().astype("f2"))
     np.testing.assert_allclose(store.losses, losses.numpy(), rtol=1e-5, atol=1e-6)
@@ -125,9 +125,9 @@ def test_global_randomness_is_untouched(tmp_path, workers):
 
 
 def test_tensors_that_a_dataset_keeps_can_still_be_trained_on(tmp_path):
-    dataset = Drawing()
+    dataset = Drawing(rows=200)  # most of them are not among the 64 that are probed
     extract(a_model(), dataset, tmp_path)
-    assert len(dataset.kept) == 40
+    assert len(dataset.kept) == 200
     assert not any(tensor.is_inference() for tensor in dataset.kept.values())
 
 
