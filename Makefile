@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Training and tests of small models are fastest, and repeatable, on one thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-cpu-torch test-gpu lint types bench bench-gpu prove-gpu sanitize wheel results clean help
+.PHONY: help demo test test-slow test-gpu lint bench bench-gpu prove-gpu sanitize wheel results clean
 
 help:
 	@echo "make demo      train with and without selection on an embedded data set (about two minutes after installation)"
@@ -24,7 +24,13 @@ demo: $(VENV)/ready
 	$(BIN)/spectral-sampler demo --out demo-results
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/ready  # builds wheels and sanitized kernels, kills processes by the hundred
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: $(VENV)/ready  # on a machine with a CUDA device
+	$(BIN)/python -m pytest tests/gpu
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -33,6 +39,18 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.run
+
+bench-gpu: $(VENV)/ready  # on a machine with a CUDA device
+	$(BIN)/python -m benchmarks.bench_gpu
+
+prove-gpu: $(VENV)/ready  # compiles every GPU kernel to machine code; needs no device
+	$(BIN)/python -m benchmarks.prove_gpu
+
+sanitize: $(VENV)/ready
+	PYTHON="$(abspath $(BIN))/python" csrc/sanitize.sh --pytest
+
+wheel: $(VENV)/ready
+	SPECTRAL_SAMPLER_REQUIRE_EXT=1 $(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir dist .
 
 results: $(VENV)/ready
 	$(BIN)/python -m benchmarks.results
