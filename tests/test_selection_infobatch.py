@@ -69,7 +69,9 @@ def test_a_proposal_has_equal_batches_and_the_right_weights():
 
 
 def test_nothing_is_pruned_when_nothing_is_easier_than_the_mean_or_known_or_late():
-    assert InfoBatch().propose(request(np.full(M, 0.3))) is None
+    for value in np.random.default_rng(0).exponential(size=50):
+        assert InfoBatch().propose(request(np.full(M, value))) is None, "the mean rounds to either side"
+    assert InfoBatch().easy(np.array([1.0, 2.0, 3.0])).tolist() == [True, False, False], "strictly below"
     assert InfoBatch().propose(request(np.full(M, np.nan))) is None
     assert InfoBatch().propose(request(None)) is None
     assert InfoBatch().propose(request(losses(), progress=0.875)) is None

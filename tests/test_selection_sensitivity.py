@@ -159,6 +159,16 @@ def test_proposed_batches_are_distinct_and_unbiased():
     assert np.mean(np.abs(deviation) < 4) < 0.85, "the control cannot tell the chances from equal ones"
 
 
+def test_an_epoch_of_one_batch_has_exact_chances_too():
+    losses = np.array([1.0, 2, 3, 4, 5, 6, 7, 12])
+    store = ReferenceStore.from_arrays(np.eye(8, dtype=np.float32), losses=losses)
+    selection, counts, epochs = SensitivitySampling(8), np.zeros(8), 6000
+    for proposal in proposals(store, selection, epochs, batches=1, size=3):
+        counts[proposal.batches[0]] += 1
+    chances = 3 * losses / losses.sum()
+    assert np.all(np.abs(counts - epochs * chances) < 4 * np.sqrt(epochs * chances * (1 - chances)))
+
+
 def test_leverage_scores_beside_sensitivity_on_linear_regression():
     """As in the paper: few rows of a regression, chosen by either; both beat uniform rows where rows differ."""
     generator = np.random.default_rng(5)

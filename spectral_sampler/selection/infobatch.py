@@ -47,11 +47,14 @@ class InfoBatch(Uniform):
         self._restored: tuple[int, NDArray[np.bool_]] | None = None
 
     def easy(self, losses: Array) -> NDArray[np.bool_]:
-        """Which of ``losses`` (m,) lie strictly below the mean of the known ones."""
+        """Which of ``losses`` (m,) lie strictly below the mean of the known ones, by more than its rounding.
+
+        The mean of equal numbers may come out above them all.
+        """
         known = np.isfinite(losses)
         below = np.zeros(len(losses), dtype=np.bool_)
         if known.any():
-            below[known] = losses[known] < losses[known].mean()
+            below[known] = losses[known].mean() - losses[known] > 1e-12 * np.abs(losses[known]).max()
         return below
 
     def kept(
