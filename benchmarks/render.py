@@ -155,10 +155,9 @@ def document(found: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
+def main(path: Path = ROOT / "benchmarks" / "results" / "cpu.json") -> None:
     """Write the page."""
-    found = json.loads((ROOT / "benchmarks" / "results" / "cpu.json").read_text())
-    (ROOT / "docs" / "performance.md").write_text(document(found))
+    (ROOT / "docs" / "performance.md").write_text(document(json.loads(path.read_text())))
 
 
 if __name__ == "__main__":

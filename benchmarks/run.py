@@ -172,7 +172,8 @@ def main() -> None:
     found["end to end"] = end_to_end.measure_all(steps=4 if options.quick else 12)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
-    render.main()
+    if options.out == RESULTS:
+        render.main()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ enum class Form : int64_t { automatic = 0, dense = 1, factored = 2 };
 
 struct Options {
   Form form = Form::automatic;
-  int64_t refresh_every = 8;  // factored form: see FactoredLaplacian
+  int64_t refresh_every = 16;  // factored form: see FactoredLaplacian
 };
 
 // Results for member b of B begin at vector + b · size and at element b of the rest, as in spectral_sampler.FiedlerResult.
@@ -30,8 +30,8 @@ struct Results {
   int64_t *matvecs, *status;
 };
 
-// Whether the graph of `size` rows is solved with S in memory unless asked otherwise.
-bool dense_is_faster(int64_t size);
+// Whether the graph of `size` rows of `width` features is solved with S in memory unless asked otherwise.
+bool dense_is_faster(int64_t size, int64_t width);
 
 // Solves the graphs of `indices` (members, size). A member with a zero or non-finite row gets zeros and kInvalid. The bits of
 // a member depend on its rows and indices alone, not on its neighbours or the number of threads.

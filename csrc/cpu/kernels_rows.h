@@ -16,15 +16,19 @@ SPECTRAL_INLINE void row_pointers(const Rows& rows, int64_t at, const typename F
   for (int r = 0; r < kCount; ++r) pointers[r] = reinterpret_cast<const typename Format::Element*>(rows.row(at + r));
 }
 
-// products[r] = x_r · y
+// products[r] = x_r · y. Meanwhile the rows at `ahead` are asked for: they lie anywhere, and the processor cannot guess where.
 template <class Format, int kCount>
-SPECTRAL_INLINE void dot_rows(const typename Format::Element* const* x, int64_t width, const float* y, float* products) {
+SPECTRAL_INLINE void dot_rows(const typename Format::Element* const* x, const typename Format::Element* const* ahead,
+                              int64_t width, const float* y, float* products) {
+  constexpr int64_t kLine = 64 / sizeof(typename Format::Element);
   Vector total[kCount] = {}, other[kCount] = {};
   int64_t c = 0;
   for (; c + 2 * kLanes <= width; c += 2 * kLanes) {
     const Vector left = load(y + c), right = load(y + c + kLanes);
 #pragma GCC unroll 4
     for (int r = 0; r < kCount; ++r) {
+#pragma GCC unroll 2
+      for (int64_t line = 0; line < 2 * kLanes; line += kLine) __builtin_prefetch(ahead[r] + c + line, 0, 2);
       total[r] += left * Format::read(x[r] + c);
       other[r] += right * Format::read(x[r] + c + kLanes);
     }
@@ -123,16 +127,17 @@ struct Combine {
 template <class Format>
 struct Dots {
   const Rows& rows;
-  int64_t first;
+  int64_t first, last;
   const float* inverse;
   const float* y;
   float* out;
   template <int kCount>
   SPECTRAL_INLINE_MEMBER void run(int64_t at) const {
-    const typename Format::Element* x[kCount];
+    const typename Format::Element *x[kCount], *ahead[kCount];
     float products[kCount];
     row_pointers<Format, kCount>(rows, at, x);
-    dot_rows<Format, kCount>(x, rows.width, y, products);
+    row_pointers<Format, kCount>(rows, at + 2 * kCount <= last ? at + kCount : at, ahead);
+    dot_rows<Format, kCount>(x, ahead, rows.width, y, products);
     for (int r = 0; r < kCount; ++r) out[at - first + r] = inverse[at + r] * products[r];
   }
 };
@@ -140,15 +145,17 @@ struct Dots {
 template <class Format>
 struct Step {
   const Rows& rows;
+  int64_t last;
   const float *inverse, *degrees, *q, *y;
   float shift;
   float *w, *scratch;
   template <int kCount>
   SPECTRAL_INLINE_MEMBER void run(int64_t at) const {
-    const typename Format::Element* x[kCount];
+    const typename Format::Element *x[kCount], *ahead[kCount];
     float products[kCount], factors[kCount];
     row_pointers<Format, kCount>(rows, at, x);
-    dot_rows<Format, kCount>(x, rows.width, y, products);
+    row_pointers<Format, kCount>(rows, at + 2 * kCount <= last ? at + kCount : at, ahead);
+    dot_rows<Format, kCount>(x, ahead, rows.width, y, products);
     for (int r = 0; r < kCount; ++r) {
       const int64_t i = at + r;
       w[i] = degrees[i] * q[i] - inverse[i] * products[r];
@@ -175,19 +182,19 @@ void combine(const Rows& rows, int64_t first, int64_t last, const float* inverse
 
 void dots(const Rows& rows, int64_t first, int64_t last, const float* inverse, const float* y, float* out) {
   if (rows.storage == Storage::float32)
-    each(first, last, Dots<Float32>{rows, first, inverse, y, out});
+    each(first, last, Dots<Float32>{rows, first, last, inverse, y, out});
   else
-    each(first, last, Dots<Float16>{rows, first, inverse, y, out});
+    each(first, last, Dots<Float16>{rows, first, last, inverse, y, out});
 }
 
 void step(const Rows& rows, int64_t first, int64_t last, const float* inverse, const float* degrees, const float* q,
           const float* y, float shift, float* w, float* scratch, double* total) {
   if (rows.storage == Storage::float32)
     each_flushed(first, last, rows.width, scratch, total,
-                 Step<Float32>{rows, inverse, degrees, q, y, shift, w, scratch});
+                 Step<Float32>{rows, last, inverse, degrees, q, y, shift, w, scratch});
   else
     each_flushed(first, last, rows.width, scratch, total,
-                 Step<Float16>{rows, inverse, degrees, q, y, shift, w, scratch});
+                 Step<Float16>{rows, last, inverse, degrees, q, y, shift, w, scratch});
 }
 
 }  // namespace

@@ -11,10 +11,14 @@ namespace {
 constexpr int64_t kChunk = 1024;  // entries of a vector treated together: fixed, so that bits do not depend on the threads
 constexpr double kUlp = std::numeric_limits<float>::epsilon();
 
-// Steps until convergence is worth another look: bounds fall by less than a factor of ten a step.
-int64_t patience(double bound, double target, int64_t k) {
-  if (bound > 1e4 * target) return k < 32 ? 4 : k / 8;
-  return bound > 30.0 * target ? 2 : 1;
+constexpr int64_t kCheapStep = 384;  // rows below which a step costs little more than a look at the Ritz pair
+
+// Steps until convergence is worth another look. A bound that is far from the ulp a descent to v goes down to falls by less
+// than a factor of ten a step.
+int64_t patience(double bound, int64_t k, int64_t size) {
+  if (size > kCheapStep) return 1 + k / 32;
+  if (bound > 0.05) return 4;
+  return bound > 1e4 * kUlp && k >= 32 ? k / 16 : bound > 30.0 * kUlp ? 2 : 1;
 }
 
 }  // namespace
@@ -124,7 +128,7 @@ int64_t Lanczos::begin(int64_t known) {
   return laplacian_.size - known;
 }
 
-RitzPair Lanczos::descend(int64_t known, const Accept& accept, int64_t limit, float* out) {
+RitzPair Lanczos::descend(int64_t known, const Accept& accept, int64_t limit, float* out, int64_t every) {
   const int64_t space = begin(known);
   RitzPair pair;
   int64_t k = 0, look = std::min<int64_t>(8, capacity_);
@@ -142,7 +146,7 @@ RitzPair Lanczos::descend(int64_t known, const Accept& accept, int64_t limit, fl
       pair.value = lowest_eigenpair(alpha_.data(), beta_.data(), k, ritz_);
       pair.bound = std::fabs(beta_[k - 1] * ritz_[k - 1]);
       if (exhausted || accept(pair.value, pair.bound) || pair.steps >= limit) break;
-      look = k + patience(pair.bound, kUlp, k);
+      look = k + (every > 0 ? every : patience(pair.bound, k, laplacian_.size));
     }
     float* next = row(known + k);
     kernels_.scale(work_, static_cast<float>(1.0 / length), stride_, next);
@@ -153,7 +157,7 @@ RitzPair Lanczos::descend(int64_t known, const Accept& accept, int64_t limit, fl
       std::copy_n(next, stride_, row(known + keep));
       laplacian_.replaced(known + keep);
       k = keep;
-      look = k + 4;
+      look = k + std::max<int64_t>(every, 2);
       restarted = true;
     }
   }

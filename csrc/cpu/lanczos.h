@@ -29,8 +29,9 @@ class Lanczos {
   float* row(int64_t b) { return basis_ + b * stride_; }
 
   // Lowest Ritz pair orthogonal to rows [0, known) of the basis, from the start vector in row `known`. Stops once accept
-  // says so, when the space is exhausted, or after `limit` steps. The unit Ritz vector goes to out (stride).
-  RitzPair descend(int64_t known, const Accept& accept, int64_t limit, float* out);
+  // says so, when the space is exhausted, or after `limit` steps. The unit Ritz vector goes to out (stride). Convergence is
+  // looked at `every` so many steps from the eighth on; 0 chooses by how fast the bound falls.
+  RitzPair descend(int64_t known, const Accept& accept, int64_t limit, float* out, int64_t every = 0);
 
   // The projected matrix of the last descent.
   Tridiagonal tridiagonal() const { return {{alpha_.begin(), alpha_.begin() + depth_}, {beta_.begin(), beta_.begin() + depth_}}; }

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from spectral_sampler.errors import BackendUnavailable
+
 __all__ = ["DEVICES", "cosine_graph", "instruction_set", "solve", "unusable_reason"]
 
 DEVICES = ("cpu",)
@@ -45,7 +47,7 @@ def _load() -> str | None:
     return None
 
 
-def _fake_fiedler(features: Tensor, indices: Tensor, form: int = 0, refresh_every: int = 8) -> Solution:
+def _fake_fiedler(features: Tensor, indices: Tensor, form: int = 0, refresh_every: int = 16) -> Solution:
     del form, refresh_every
     members, size = indices.shape
     torch._check(features.dim() == 2)  # noqa: SLF001
@@ -66,13 +68,20 @@ def unusable_reason() -> str | None:
     return _load()
 
 
+def _require() -> None:
+    reason = _load()
+    if reason is not None:
+        raise BackendUnavailable(f'Backend "native" cannot be used: {reason}.')
+
+
 def instruction_set() -> str:
     """Which of the compiled variants this processor runs: "baseline", "avx2" or "avx512"."""
+    _require()
     name: str = importlib.import_module("spectral_sampler._C").instruction_set()
     return name
 
 
-def solve(features: Tensor, indices: Tensor, *, form: str = "auto", refresh_every: int = 8) -> Solution:
+def solve(features: Tensor, indices: Tensor, *, form: str = "auto", refresh_every: int = 16) -> Solution:
     """Fiedler vectors of the graphs of ``features[indices]``.
 
     Args:
@@ -81,12 +90,14 @@ def solve(features: Tensor, indices: Tensor, *, form: str = "auto", refresh_ever
         form: "dense" keeps S in memory, "factored" never forms it, "auto" takes the faster.
         refresh_every: factored form: steps between fresh products Uᵀq (csrc/cpu/factored_laplacian.cpp).
     """
+    _require()
     rows = features if features.dtype in (torch.float32, torch.float16) else features.to(torch.float32)
     return Solution(*torch.ops.spectral_sampler.fiedler(rows, indices, _FORMS[form], refresh_every))
 
 
 def cosine_graph(features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     """S without its diagonal (B, N, N) and its row sums (B, N), float32; zeros for a member with a faulty row."""
+    _require()
     rows = features if features.dtype in (torch.float32, torch.float16) else features.to(torch.float32)
     affinity, degrees = torch.ops.spectral_sampler.cosine_graph(rows, indices)
     return affinity, degrees
