@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Training and tests of small models are fastest, and repeatable, on one thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow test-gpu lint bench bench-gpu prove-gpu sanitize wheel results clean
+.PHONY: help demo test test-slow test-cpu-torch test-gpu lint bench bench-gpu prove-gpu sanitize wheel results clean
 
 help:
 	@echo "make demo      train with and without selection on an embedded data set (about two minutes after installation)"
@@ -28,6 +28,20 @@ test: $(VENV)/ready
 
 test-slow: $(VENV)/ready  # builds wheels and sanitized kernels, kills processes by the hundred
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# The other torch that is supported and tested: a CPU build, without torchvision beside it. The extension module in the source
+# tree was compiled beside another torch; that it loads here is part of the test.
+$(VENV)-cpu/ready: $(VENV)/ready
+	$(PYTHON) -m venv $(VENV)-cpu
+	$(VENV)-cpu/bin/pip install --quiet "torch==2.13.0" numpy scipy scikit-learn array-api-strict array-api-compat hypothesis \
+		pytest pytest-timeout torchdata
+	touch $@
+
+test-cpu-torch: $(VENV)-cpu/ready
+	PYTHONPATH=. $(VENV)-cpu/bin/python -m pytest -m "not slow and not gpu" tests/test_graph.py tests/test_lanczos.py \
+		tests/test_fiedler_cases.py tests/test_fiedler_fuzz.py tests/test_native.py tests/test_ops.py tests/test_draws.py \
+		tests/test_schedule.py tests/test_store.py tests/test_sampler.py tests/test_sampler_identity.py tests/test_resume.py \
+		tests/test_loader.py $(wildcard tests/test_selection*.py)
 
 test-gpu: $(VENV)/ready  # on a machine with a CUDA device
 	$(BIN)/python -m pytest tests/gpu
