@@ -130,6 +130,7 @@ def test_two_lines_in_a_loop_train_a_network():
     labels = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0.5).long()
     network = nn.Linear(D, C)
     nn.init.zeros_(network.weight)
+    nn.init.zeros_(network.bias)
     optimiser = torch.optim.SGD(network.parameters(), 0.5)
     online = OnlineSelection(GradientNorm(), 0.4)
     losses = []
@@ -142,7 +143,7 @@ def test_two_lines_in_a_loop_train_a_network():
         loss.backward()
         optimiser.step()
         losses.append(nn.functional.cross_entropy(network(inputs), labels).item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.6 * losses[0]
     assert online.policy.tau > 1
 
 
