@@ -117,7 +117,7 @@ class Member {
     start(2, kProbeSalt);
     const auto apart = [&](double other, double bound) {
       const double distance = other - ritz_;
-      return bound <= 0.1 * std::max(distance, smallest_gap_) || distance + bound < 0.0;
+      return bound <= std::max(0.1 * distance, 0.25 * smallest_gap_) || distance + bound < 0.0;
     };
     // Looked at every 4 steps, and for a tenth of the distance: looser, and one graph in a thousand takes λ4 for λ3.
     const RitzPair pair = lanczos_.descend(2, apart, kMostSteps, image_, 4);
