@@ -149,9 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.only != "cuda":
         from gpu_problems import triton_problems
 
-        jobs += [
-            (prove_triton, problem, arch) for arch in architectures for problem in triton_problems(quick=options.quick)
-        ]
+        problems = [each for each in triton_problems(quick=options.quick) if options.match in each.label]
+        jobs += [(prove_triton, problem, arch) for arch in architectures for problem in problems]
     if options.only != "triton":
         from gpu_cuda import cuda_problems, prove_cuda
 
