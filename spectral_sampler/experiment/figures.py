@@ -142,7 +142,7 @@ def class_figure(results: dict[str, Any], policy: str) -> Any:
     curves.plot(epochs, everything, color="#777777", linestyle="--", label="all classes")
     curves.set_ylim(bottom=0.0)
     _tidy(curves, "epoch", "selected, % of the offered", f"{policy}: two classes over the training")
-    curves.legend(frameon=False, loc="upper left")
+    curves.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)  # clear of every curve
     colours = ["#D55E00", *["#BBBBBB"] * (len(order) - 2), "#0072B2"]
     bars.bar(range(len(order)), overall[order], color=colours[: len(order)])
     bars.axhline(100 * selected.sum() / (offered.sum() * len(selected)), color="#777777", linestyle="--", linewidth=1.0)
