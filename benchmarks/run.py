@@ -30,16 +30,22 @@ RESULTS = Path(__file__).parent / "results" / "cpu.json"
 _PEER_MEMBERS = 4  # members a peer solves in one timed call; its time is for one member, as ours is
 
 
-def small_problem(problem: problems.Problem, rates: dict[str, float], repeats: int) -> dict[str, Any]:
+_SIDE = 1024  # of the square product that is timed in every round: the SGEMM rate of that moment
+
+
+def small_problem(problem: problems.Problem, repeats: int) -> dict[str, Any]:
     """All peers on one problem; times in seconds for one member."""
     members, size, width = problem.shape
     few = problem.indices[: max(1, min(_PEER_MEMBERS, members))]
     actions = {"native": lambda: native.solve(problem.store, problem.indices)}
     actions["graph"] = lambda: native.cosine_graph(problem.store, problem.indices)
+    square = torch.randn(_SIDE, _SIDE)
+    actions["sgemm"] = lambda: square @ square
     for name, peer in peers.PEERS.items():
         actions[name] = lambda peer=peer: peer(problem.store, few)
     times = measure.interleaved(actions, repeats)
     share = {name: members if name in ("native", "graph") else len(few) for name in times}
+    limit = np.array(times["sgemm"]) * size * (size + 1) * width / (2 * _SIDE**3)
     truth = measure.exact(problem.store, few)
     rows = {}
     for name in peers.PEERS:
@@ -50,7 +56,6 @@ def small_problem(problem: problems.Problem, rates: dict[str, float], repeats: i
         }
     own, graph = np.array(times["native"]) / members, np.array(times["graph"]) / members
     solved = native.solve(problem.store, problem.indices)
-    flops = size * (size + 1) * width
     return {
         "problem": problem.name,
         "shape": [members, size, width],
@@ -58,8 +63,8 @@ def small_problem(problem: problems.Problem, rates: dict[str, float], repeats: i
         "seconds": float(np.median(own)),
         "graph seconds": float(np.median(graph)),
         "solver / graph": float(np.median((own - graph) / graph)),
-        "graph / limit": float(np.median(graph)) / (flops / rates["sgemm"]),
-        "all / limit": float(np.median(own)) / (flops / rates["sgemm"]),
+        "graph / limit": float(np.median(graph / limit)),
+        "all / limit": float(np.median(own / limit)),
         "matvecs": float(solved.num_matvecs.double().mean()),
         "accuracy": measure.accuracy(solved.vector[: len(few)].numpy(), truth),
         "peers": rows,
@@ -141,7 +146,7 @@ def threads(repeats: int) -> dict[str, Any]:
         torch.set_num_threads(count)
         native.solve(problem.store, problem.indices)
 
-    times = measure.interleaved({"two": lambda: on(2), "one": lambda: on(1)}, repeats)
+    times = measure.interleaved({"two": lambda: on(2), "one": lambda: on(1)}, 3 * repeats)
     torch.set_num_threads(1)
     return {"shape": list(problem.shape), "ratio": measure.ratios(times["two"], times["one"])}
 
@@ -161,7 +166,7 @@ def main() -> None:
     for problem in problems.small():
         slow = problem.shape[1] >= 1024
         print(f"{problem.name} {problem.shape}", flush=True)
-        found["small"].append(small_problem(problem, found["rates"], max(3, repeats // 3) if slow else repeats))
+        found["small"].append(small_problem(problem, max(3, repeats // 3) if slow else repeats))
     found["threads"] = threads(repeats)
     found["crossover"] = crossover(3)
     if not options.quick:
