@@ -7,8 +7,8 @@ of the new vector by linearity, so the step that made r also makes what the next
 
 An error of Y is multiplied by h / β, and α / β alone is 20 where the spectrum is narrow and far from 0 (positive
 features): five steps would lose every digit. Each step therefore works on L − cI, with c the last α, which changes no
-Lanczos vector and leaves h / β near 1; and y is made anew at every look at convergence. The residual is computed with
-a fresh y. The host is waited for at those looks only.
+Lanczos vector and leaves h / β near 1. Where β itself is small, and at every look at convergence, y is made anew, so
+the host reads one number a step. The residual is computed with a fresh y.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from spectral_sampler.graph import canonical_sign, start_vectors, unit_rows
 __all__ = ["OnePass", "solve_rows"]
 
 _LOOK = 8  # steps between looks at convergence
+_SMALL = 0.05  # a β, in units of ‖L‖_∞, that would magnify the error of y
+_SHALLOWEST = 64  # Lanczos vectors before a restart, at least
 _BASIS_BYTES = 1 << 28  # of Lanczos vectors and their images
 _RESTARTS, _AGAIN = 8, 4
 _NORM_ROWS = 16
@@ -128,7 +130,7 @@ def _descend(operator: _Operator, start: Tensor, locked: Tensor, accept: Accept,
     for number, row in enumerate(locked):
         images[number] = operator.graph.mix(row)
     coefficients = torch.zeros((2, deepest), dtype=torch.float32, device=start.device)
-    shift = coefficients.new_zeros(())
+    shift, ulp = coefficients.new_zeros(()), torch.finfo(torch.float32).eps
     for depth in range(1, deepest + 1):
         place = fixed + depth
         rows[place - 1], images[place - 1] = q, y
@@ -137,7 +139,9 @@ def _descend(operator: _Operator, start: Tensor, locked: Tensor, accept: Accept,
         shift = shift + products[-1]
         coefficients[0, depth - 1], coefficients[1, depth - 1] = shift, beta
         q, y = r / beta.clamp(min=1e-30), z / beta.clamp(min=1e-30)
-        if depth % _LOOK and depth < deepest:
+        length = float(beta)
+        if length > ulp and depth % _LOOK and depth < deepest:
+            y = y if length > _SMALL else operator.graph.mix(q)
             continue
         alpha, betas = coefficients[:, :depth].cpu().double()
         values, weights, bound, used, broken = _ritz(alpha, betas)
@@ -168,7 +172,7 @@ def _solve_one(operator: _Operator, indices: Tensor) -> tuple[Tensor, ...]:
     rounding = ulp * max(operator.size, 1.0) * operator.shrink if operator.size > 0 else ulp
     smallest = _GAP_LIMIT * size * rounding
     constant = torch.full((1, size), size**-0.5, dtype=torch.float32, device=operator.degrees.device)
-    deepest = max(64, _BASIS_BYTES // (4 * size))
+    deepest = max(_SHALLOWEST, _BASIS_BYTES // (4 * size))
     start, steps = start_vectors(indices[None])[0], 0
     for _ in range(_AGAIN):
         found = _search(operator, start, constant, lambda _value, bound: bound <= ulp, deepest)
@@ -191,14 +195,15 @@ def _solve_one(operator: _Operator, indices: Tensor) -> tuple[Tensor, ...]:
     vector = vector * canonical_sign(vector[None], operator.degrees[None], indices[None], size_of[None])[0]
     gap = max(min(probe.value - probe.bound, found.second) - value, 0.0)
     gap = 0.0 if gap <= smallest else gap
-    status = _CONVERGED * (residual <= _RESIDUAL_LIMIT * size * ulp).long()
+    # The diagonal of S, 1, cancels inside the operator: where ‖L‖_∞ is smaller, the residual cannot resolve one ulp of it.
+    status = _CONVERGED * (residual <= _RESIDUAL_LIMIT * size * rounding).long()
     status = status + (_DEGENERATE if gap == 0.0 else 0) + _INDEFINITE * (quotient < -_RESIDUAL_LIMIT * size * rounding)
     matvecs, told = torch.full_like(status, steps + 1), torch.full_like(quotient, gap)
     return vector, quotient * operator.size, residual, matvecs, status, told
 
 
 def solve_rows(features: Tensor, indices: Tensor, device_graph: type[OnePass]) -> tuple[Tensor, ...]:
-    """Solve indices (B, N) into features (M, d), member after member; the outputs are those of a backend's
+    """Solve indices (B, N), N ≥ 3, into features (M, d), member after member; the outputs are those of a backend's
     ``solve``.
     """
     count, size = indices.shape
