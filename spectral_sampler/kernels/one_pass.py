@@ -195,7 +195,7 @@ def _solve_one(operator: _Operator, indices: Tensor) -> tuple[Tensor, ...]:
     vector = vector * canonical_sign(vector[None], operator.degrees[None], indices[None], size_of[None])[0]
     gap = max(min(probe.value - probe.bound, found.second) - value, 0.0)
     gap = 0.0 if gap <= smallest else gap
-    # The diagonal of S, 1, cancels inside the operator: where ‖L‖_∞ is smaller, the residual cannot resolve one ulp of it.
+    # The diagonal of S, 1, cancels inside the operator: where ‖L‖_∞ is smaller, no residual of one ulp of it exists.
     status = _CONVERGED * (residual <= _RESIDUAL_LIMIT * size * rounding).long()
     status = status + (_DEGENERATE if gap == 0.0 else 0) + _INDEFINITE * (quotient < -_RESIDUAL_LIMIT * size * rounding)
     matvecs, told = torch.full_like(status, steps + 1), torch.full_like(quotient, gap)
