@@ -21,7 +21,7 @@ enum class Form : int64_t { automatic = 0, dense = 1, factored = 2 };
 
 struct Options {
   Form form = Form::automatic;
-  int64_t refresh_every = 16;  // factored form: see FactoredLaplacian
+  int64_t refresh_every = 32;  // factored form: see FactoredLaplacian
 };
 
 // Results for member b of B begin at vector + b · size and at element b of the rest, as in spectral_sampler.FiedlerResult.

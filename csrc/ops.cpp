@@ -88,7 +88,7 @@ PyModuleDef kModule = {PyModuleDef_HEAD_INIT, "_C", "Registers torch.ops.spectra
 STABLE_TORCH_LIBRARY(spectral_sampler, library) {
   // (vector (B, N), value (B), residual (B), num_matvecs (B), status (B), gap (B)) of the graphs of features[indices].
   library.def(
-      "fiedler(Tensor features, Tensor indices, int form=0, int refresh_every=16) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "fiedler(Tensor features, Tensor indices, int form=0, int refresh_every=32) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor)");
   // (affinity without its diagonal (B, N, N), degrees (B, N)).
   library.def("cosine_graph(Tensor features, Tensor indices) -> (Tensor, Tensor)");

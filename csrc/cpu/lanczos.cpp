@@ -16,7 +16,7 @@ constexpr int64_t kCheapStep = 384;  // rows below which a step costs little mor
 // Steps until convergence is worth another look. A bound that is far from the ulp a descent to v goes down to falls by less
 // than a factor of ten a step.
 int64_t patience(double bound, int64_t k, int64_t size) {
-  if (size > kCheapStep) return 1 + k / 32;
+  if (size > kCheapStep) return 1;
   if (bound > 0.05) return 4;
   return bound > 1e4 * kUlp && k >= 32 ? k / 16 : bound > 30.0 * kUlp ? 2 : 1;
 }

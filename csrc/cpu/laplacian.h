@@ -59,7 +59,7 @@ class FactoredLaplacian final : public Laplacian {
   void mixed(int64_t first, int64_t before, int64_t after, const double* mix) override;
 
   int64_t refreshes = 0;      // products Uᵀq computed afresh, each about half the cost of a step
-  int64_t refresh_every = 16;  // steps after which y is computed afresh whatever its error bound
+  int64_t refresh_every = 32;  // steps after which y is computed afresh whatever its error bound
 
  private:
   using Pass = std::function<void(int64_t first, int64_t last, float* scratch, double* total)>;

@@ -47,7 +47,7 @@ def _load() -> str | None:
     return None
 
 
-def _fake_fiedler(features: Tensor, indices: Tensor, form: int = 0, refresh_every: int = 16) -> Solution:
+def _fake_fiedler(features: Tensor, indices: Tensor, form: int = 0, refresh_every: int = 32) -> Solution:
     del form, refresh_every
     members, size = indices.shape
     torch._check(features.dim() == 2)  # noqa: SLF001
@@ -81,7 +81,7 @@ def instruction_set() -> str:
     return name
 
 
-def solve(features: Tensor, indices: Tensor, *, form: str = "auto", refresh_every: int = 16) -> Solution:
+def solve(features: Tensor, indices: Tensor, *, form: str = "auto", refresh_every: int = 32) -> Solution:
     """Fiedler vectors of the graphs of ``features[indices]``.
 
     Args:
