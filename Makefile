@@ -55,7 +55,7 @@ bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.run
 
 bench-gpu: $(VENV)/ready  # on a machine with a CUDA device
-	$(BIN)/python -m benchmarks.bench_gpu
+	$(BIN)/python -m benchmarks.bench_gpu --json benchmarks/results/gpu.json --write-table
 
 prove-gpu: $(VENV)/ready  # compiles every GPU kernel to machine code; needs no device
 	$(BIN)/python -m benchmarks.prove_gpu

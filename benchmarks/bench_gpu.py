@@ -1,6 +1,6 @@
 """Latency of every GPU backend against torch, CuPy and CuPy's sparse solver, and the table that "auto" may follow.
 
-    python benchmarks/bench_gpu.py [--json FILE] [--quick]        (needs a CUDA device; says so and stops where there
+    python benchmarks/bench_gpu.py [--json FILE] [--quick] [--write-table]   (needs a CUDA device; says so where there
     is none)
 
 Rows carry a passport (device, versions, date, p20/p50/p80 of CUDA events after a warm-up, over 50 runs). Features are
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -80,11 +81,40 @@ def percentiles(method: Method, features: Tensor, indices: Tensor) -> list[float
     return torch.tensor(times).quantile(torch.tensor([0.2, 0.5, 0.8])).tolist()
 
 
+def preference(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Our backends by geometric mean of the median times at each N, fastest first; equal neighbours become one entry.
+
+    A backend is left out of an N that it did not run. The last entry holds for all larger N.
+    """
+    entries: list[dict[str, Any]] = []
+    for size in sorted({row["N"] for row in rows}):
+        logs: dict[str, list[float]] = {}
+        for row in rows:
+            if row["N"] == size and row["method"] in ops.BACKENDS:
+                logs.setdefault(row["method"], []).append(math.log(row["p50"]))
+        order = sorted(logs, key=lambda name, logs=logs: sum(logs[name]) / len(logs[name]))  # type: ignore[misc]
+        if entries and entries[-1]["order"] == order:
+            entries[-1]["max_nodes"] = size
+        else:
+            entries.append({"max_nodes": size, "order": order})
+    entries[-1]["max_nodes"] = None
+    return entries
+
+
+def write_preference(rows: list[dict[str, Any]], device: str, path: Path = ops.PREFERENCE) -> None:
+    """Let "auto" follow these rows: replaces the CUDA part of its table."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    table["devices"]["cuda"] = preference(rows)
+    table["source"] = f"cuda: measured on {device} by benchmarks/bench_gpu.py; cpu: docs/performance.md"
+    path.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print and write the rows; 2 where there is no device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="three problems")
+    parser.add_argument("--write-table", action="store_true", help='rewrite the table that backend="auto" follows')
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("bench_gpu: torch sees no CUDA device; nothing was measured.", file=sys.stderr)
@@ -107,6 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name:18s} B={members:<4} N={size:<5} d={width:<5} {p20:9.1f} {p50:9.1f} {p80:9.1f} µs", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"passport": passport, "rows": rows}, indent=1), encoding="utf-8")
+    if options.write_table:
+        write_preference(rows, passport["device"])
     return 0
 
 

@@ -11,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import json
 import os
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,12 +28,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "device_for", "explain", "kernel", "register_solver"]
-__all__ += ["requested", "resolve", "solver_module", "unusable_reason", "use_backend"]
+__all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "device_for", "explain", "kernel", "preference"]
+__all__ += ["register_solver", "requested", "resolve", "solver_module", "unusable_reason", "use_backend"]
 
 BACKENDS = ("eager", "native", "triton", "cuda", "cupy")
 ENVIRONMENT_VARIABLE = "SPECTRAL_SAMPLER_BACKEND"
-_PREFERENCE = {"cpu": ("native",), "cuda": ("triton", "cuda", "cupy")}  # then eager, which runs everywhere
+PREFERENCE = Path(__file__).parent / "kernels" / "preference.json"  # what "auto" follows; `make bench-gpu` rewrites it
 _DEVICES = {"native": ("cpu",), "triton": ("cuda",), "cuda": ("cuda",), "cupy": ("cuda",)}
 _DTYPES = (None, torch.float16, torch.float32)  # of features, for every backend but eager; None: not known
 _chosen: ContextVar[str | None] = ContextVar("spectral_sampler_backend", default=None)
@@ -83,8 +86,21 @@ def unusable_reason(name: str, device: torch.device | str | None = None) -> str 
     return reason
 
 
-def _preferred(device: str) -> str:
-    return next((name for name in _PREFERENCE.get(device, ()) if unusable_reason(name, device) is None), "eager")
+@cache
+def preference() -> dict[str, list[dict[str, Any]]]:
+    """Orders of backends by type of device and size: ``{"max_nodes": N or None, "order": [names]}``, ascending in N."""
+    table: dict[str, list[dict[str, Any]]] = json.loads(PREFERENCE.read_text(encoding="utf-8"))["devices"]
+    return table
+
+
+def _candidates(device: torch.device | str, nodes: int | None) -> Iterator[str]:
+    """The backends "auto" tries for graphs of ``nodes`` rows (None: of any size), best first; eager runs everywhere."""
+    kind = torch.device(device).type
+    for entry in preference().get(kind, ()):
+        if nodes is None or entry["max_nodes"] is None or nodes <= entry["max_nodes"]:
+            yield from (name for name in entry["order"] if unusable_reason(name, kind) is None)
+            break
+    yield "eager"
 
 
 def resolve(backend: str | None, device: torch.device | str, dtype: torch.dtype | None = None) -> str:
@@ -97,7 +113,7 @@ def resolve(backend: str | None, device: torch.device | str, dtype: torch.dtype 
     if name == "auto":
         if dtype not in _DTYPES:
             return "eager"
-        return _preferred(torch.device(device).type)
+        return next(_candidates(device, None))
     reason = unusable_reason(name, device)
     if reason is None and dtype not in _DTYPES and name != "eager":
         reason = f"it takes float16 and float32 features and these are {dtype}"
@@ -116,16 +132,25 @@ def device_for(backend: str | None, device: torch.device) -> torch.device:
 
 def solver_module(backend: str | None, features: Tensor, indices: Tensor) -> ModuleType | None:
     """The kernel module that will solve ``indices`` (B, N) into ``features`` (M, d), or None for eager."""
-    name = resolve(backend, features.device, features.dtype)
+    device, dtype = features.device, features.dtype
+    if requested(backend) == "auto":
+        names = _candidates(device, indices.shape[-1]) if dtype in _DTYPES else iter(())
+        modules = (kernel(name) for name in names if name != "eager")
+        return next((module for module in modules if _declined(module, features, indices) is None), None)
+    name = resolve(backend, device, dtype)
     if name == "eager":
         return None
     module = kernel(name)
-    reason = module.unsupported(features, indices) if hasattr(module, "unsupported") else None
-    if reason is None:
-        return module
-    if requested(backend) == "auto":
-        return None
-    raise BackendUnavailable(f'Backend "{name}" cannot be used: {reason}. Pass backend="auto" to fall back.')
+    reason = _declined(module, features, indices)
+    if reason is not None:
+        raise BackendUnavailable(f'Backend "{name}" cannot be used: {reason}. Pass backend="auto" to fall back.')
+    return module
+
+
+def _declined(module: ModuleType, features: Tensor, indices: Tensor) -> str | None:
+    """Why a backend that can run does not take these shapes."""
+    reason: str | None = module.unsupported(features, indices) if hasattr(module, "unsupported") else None
+    return reason
 
 
 def explain() -> str:
@@ -134,7 +159,11 @@ def explain() -> str:
     for name in BACKENDS:
         reason = unusable_reason(name)
         lines.append(f"{name:7s} usable" if reason is None else f"{name:7s} not usable: {reason}")
-    lines.extend(f'"auto" on {device} means {_preferred(device)}' for device in _PREFERENCE)
+    for device, entries in preference().items():
+        for entry in entries:
+            nodes = entry["max_nodes"]
+            size = "" if nodes is None else f" to N = {nodes}"
+            lines.append(f'"auto" on {device}{size} means {next(_candidates(device, nodes))}')
     lines.append(f'asked for here: "{requested()}"')
     return "\n".join(lines)
 

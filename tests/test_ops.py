@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks import bench_gpu
 from spectral_sampler import ops
 from spectral_sampler.errors import ArgumentError, BackendUnavailable
 from spectral_sampler.fiedler import fiedler_rows, fiedler_vector
@@ -125,6 +127,50 @@ def test_unknown_names_are_refused(monkeypatch):
     monkeypatch.setenv(ops.ENVIRONMENT_VARIABLE, "fast")
     with pytest.raises(ArgumentError, match=ops.ENVIRONMENT_VARIABLE):
         ops.resolve("auto", "cpu")
+
+
+def test_auto_follows_the_table_by_size_and_passes_over_what_declines_a_shape(plugged, monkeypatch):
+    table = {"cpu": [{"max_nodes": 6, "order": ["native"]}, {"max_nodes": None, "order": ["cupy", "native"]}]}
+    monkeypatch.setattr(ops, "preference", lambda: table)
+    plugged["native"] = backend()
+    plugged["cupy"] = backend(DEVICES=("cpu",))
+    wide = torch.arange(12).reshape(1, 12)
+    assert ops.solver_module("auto", FEATURES, INDICES) is plugged["native"]
+    assert ops.solver_module("auto", FEATURES, wide) is plugged["cupy"]
+    plugged["cupy"].unsupported = lambda features, indices: "too many rows"
+    assert ops.solver_module("auto", FEATURES, wide) is plugged["native"]
+    plugged["native"].unsupported = lambda features, indices: "too many rows"
+    assert ops.solver_module("auto", FEATURES, wide) is None
+    with pytest.raises(BackendUnavailable, match="too many rows"):
+        ops.solver_module("native", FEATURES, wide)
+    assert '"auto" on cpu to N = 6 means native' in ops.explain()
+
+
+def test_the_installed_table_names_backends_for_every_size():
+    for entries in ops.preference().values():
+        assert entries[-1]["max_nodes"] is None
+        assert all(name in ops.BACKENDS for entry in entries for name in entry["order"])
+
+
+def test_a_benchmark_rewrites_the_table(tmp_path):
+    times = {64: (10, 20), 128: (12, 30), 256: (50, 40), 512: (90, 60)}
+    rows = [
+        {"method": name, "B": members, "N": size, "d": 384, "p50": factor * time}
+        for size, both in times.items()
+        for name, time in zip(("triton", "cuda"), both, strict=True)
+        for members, factor in ((1, 1.0), (16, 3.0))
+    ]
+    rows += [{"method": "torch.linalg.eigh", "B": 1, "N": 64, "d": 384, "p50": 1.0}]
+    path = tmp_path / "preference.json"
+    path.write_text(ops.PREFERENCE.read_text(encoding="utf-8"), encoding="utf-8")
+    bench_gpu.write_preference(rows, "a device", path)
+    table = json.loads(path.read_text(encoding="utf-8"))
+    assert table["devices"]["cuda"] == [
+        {"max_nodes": 128, "order": ["triton", "cuda"]},
+        {"max_nodes": None, "order": ["cuda", "triton"]},
+    ]
+    assert table["devices"]["cpu"] == ops.preference()["cpu"]
+    assert "a device" in table["source"]
 
 
 def test_the_backend_is_called(plugged):
