@@ -240,6 +240,8 @@ def fit(
             if loop.step == recipe.steps:
                 break
             start = time.perf_counter()
+        else:  # the sampler's time contains its last call, which yields nothing, so the loader's wait must too
+            seconds["data"] += time.perf_counter() - start
         _add_statistics(statistics, batches)
     seconds["selection"] = timed.seconds
     seconds["data"] -= timed.seconds  # the loader's wait contains the sampler's
