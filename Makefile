@@ -58,7 +58,7 @@ bench-gpu: $(VENV)/ready  # on a machine with a CUDA device
 	$(BIN)/python -m benchmarks.bench_gpu --json benchmarks/results/gpu.json --write-table
 
 prove-gpu: $(VENV)/ready  # compiles every GPU kernel to machine code; needs no device
-	$(BIN)/python -m benchmarks.prove_gpu
+	$(BIN)/python -m benchmarks.prove_gpu --json benchmarks/results/prove-gpu.json
 
 sanitize: $(VENV)/ready
 	PYTHON="$(abspath $(BIN))/python" csrc/sanitize.sh --pytest
