@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -39,8 +40,12 @@ print(torch.__version__, native.instruction_set())
 
 
 def run(*command: str | Path, **environment: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "", **environment}
-    done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, env=environment)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SPECTRAL_SAMPLER_")}
+    environment = {**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": "", **environment}
+    # Not in the source tree: `python -c` puts the folder it runs in before everything that is installed.
+    done = subprocess.run(
+        list(map(str, command)), check=False, capture_output=True, text=True, env=environment, cwd=tempfile.gettempdir()
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
 
