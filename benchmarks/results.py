@@ -20,10 +20,13 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
 
+_ALL = "--policies saln,gstds,rho-loss,jest,infobatch,gradient-norm,sensitivity,bayesian"
 RUNS = {
     "digits": "demo",
     "fashion-mnist-clean": "compare --data fashion-mnist --seeds 5",
     "fashion-mnist-noise20": "compare --data fashion-mnist --seeds 5 --label-noise 0.2",
+    "fashion-mnist-clean-all": f"compare --data fashion-mnist --seeds 5 {_ALL}",
+    "fashion-mnist-noise20-all": f"compare --data fashion-mnist --seeds 5 --label-noise 0.2 {_ALL}",
 }
 """The committed comparisons: folder under benchmarks/results, and the command that made it."""
 
