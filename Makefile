@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: help demo test test-slow test-cpu-torch test-gpu lint bench bench-gpu prove-gpu sanitize wheel results clean
 
 help:
-	@echo "make demo      train with and without selection on an embedded data set (about two minutes after installation)"
+	@echo "make demo      train with and without selection on an embedded data set (half a minute after installation)"
 	@echo "make test      the test suite          make lint     ruff and mypy"
 	@echo "make bench     latency against peers   make results  redo the committed experiments (hours)"
 

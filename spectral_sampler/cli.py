@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--first-seed", type=int, default=0, metavar="SEED")
     compare.add_argument("--out", type=Path, metavar="DIR", help="default results/NAME")
     _add_compare(compare)
-    demo = commands.add_parser("demo", help="the comparison on handwritten digits, about a minute")
+    demo = commands.add_parser("demo", help="the comparison on handwritten digits, about half a minute")
     demo.add_argument("--quick", action="store_true", help="fewer epochs and seeds, about 20 seconds")
     demo.add_argument("--out", type=Path, default=Path("demo-results"), metavar="DIR")
     demo.add_argument("--cache", type=Path, metavar="DIR", help="default: inside --out")
