@@ -27,7 +27,7 @@ def no_thread_survives():
     before = threading.active_count()
     yield
     assert not lookahead_threads()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # another library's thread may end meanwhile
 
 
 class Gate(FirstFeature):
