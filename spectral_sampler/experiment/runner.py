@@ -92,7 +92,7 @@ def _prepare_reference(settings: Settings, seed: int, places: Places) -> None:
 
 def _run(cell: Cell, places: Places, path: Path) -> None:
     torch.manual_seed(cell.seed)  # for the augmentation of photographs; this process is ours
-    write_json(path, cells.run_cell(cell, places, _tick))
+    write_json(path, {**cells.run_cell(cell, places, _tick), "commit": _commit()})
 
 
 @contextlib.contextmanager
