@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BayesianSelection", "LastLayerLaplace"]
 
-_CHUNK = 1 << 22  # numbers of one block of sampled logits: 32 MiB
+_CHUNK = 1 << 18  # numbers of one block of sampled logits: 2 MiB, which stay in the cache
 
 
 def _log_softmax(logits: Array) -> Array:
@@ -146,8 +146,12 @@ class BayesianSelection(Unscored):
         sampled = np.empty((self.samples, count))  # log p(y_i | x_i, W_s)
         step = max(1, _CHUNK // (count * classes))
         for start in range(0, self.samples, step):
-            block = logits[None] + deviations[None, :, None] * noise[start : start + step, None, :]
-            sampled[start : start + step] = _log_softmax(block)[:, rows, labels]
+            block = deviations[None, :, None] * noise[start : start + step, None, :]
+            block += logits
+            chosen, largest = block[:, rows, labels], block.max(axis=-1)
+            block -= largest[..., None]
+            np.exp(block, out=block)
+            sampled[start : start + step] = chosen - largest - np.log(block.sum(axis=-1))
         zero_shot = _log_softmax(self.temperature * self.zero_shot[batch.indices].astype(np.float64))[rows, labels]
         predictive = np.logaddexp.reduce(sampled, axis=0) - np.log(self.samples)
         return np.asarray(self.alpha * sampled.mean(axis=0) + (1.0 - self.alpha) * zero_shot - predictive)
