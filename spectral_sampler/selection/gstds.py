@@ -10,6 +10,7 @@ from spectral_sampler.errors import argument_error
 from spectral_sampler.selection.loss_weighted import check_epsilon, inverse_loss
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores
 from spectral_sampler.selection.ranking import draw_without_replacement, top
+from spectral_sampler.selection.similarity import COSINE, check_similarity
 from spectral_sampler.selection.spectral import check_orientation, fiedler_scores
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class GSTDS:
         epsilon: ε, not given in the paper.
         spectral_share: share of the budget that goes to U1; the paper's is one half, 1.0 is SALN, 0.0 is
             `LossWeighted`.
+        similarity: a key of `spectral_sampler.selection.similarity.SIMILARITIES`; the paper's is the cosine.
     """
 
     name = "gstds"
@@ -48,6 +50,7 @@ class GSTDS:
         *,
         epsilon: float = 1e-8,
         spectral_share: float = 0.5,
+        similarity: str = COSINE,
     ) -> None:
         if weights not in _WEIGHTS:
             raise argument_error(
@@ -57,6 +60,7 @@ class GSTDS:
             raise argument_error("spectral_share", "in [0, 1]", spectral_share, "The paper's is 0.5.")
         self.orientation, self.weights = check_orientation(score), weights
         self.epsilon, self.spectral_share = check_epsilon(epsilon), float(spectral_share)
+        self.similarity = check_similarity(similarity)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -65,7 +69,7 @@ class GSTDS:
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores:
         """Fiedler scores, (B, N); signed ones where the draw needs |φ|."""
-        return fiedler_scores(store, indices, score=self.orientation, backend=backend)
+        return fiedler_scores(store, indices, score=self.orientation, backend=backend, similarity=self.similarity)
 
     def _draw_weights(self, batch: CandidateBatch, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.weights == "abs_fiedler":
@@ -93,5 +97,5 @@ class GSTDS:
     def __repr__(self) -> str:
         return (
             f"GSTDS(score={self.orientation!r}, weights={self.weights!r}, epsilon={self.epsilon}, "
-            f"spectral_share={self.spectral_share})"
+            f"spectral_share={self.spectral_share}, similarity={self.similarity!r})"
         )

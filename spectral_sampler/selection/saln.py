@@ -8,6 +8,7 @@ import numpy as np
 
 from spectral_sampler.selection.protocol import CandidateBatch, Choice, Scores
 from spectral_sampler.selection.ranking import top
+from spectral_sampler.selection.similarity import COSINE, check_similarity
 from spectral_sampler.selection.spectral import check_orientation, fiedler_scores
 
 if TYPE_CHECKING:
@@ -25,17 +26,18 @@ class SALN:
     No losses and no schedule: pair it with a constant keep ratio. The paper publishes neither the ratio, nor the sign
     of the eigenvector, nor which end it keeps; ``score`` offers every reading
     (`spectral_sampler.selection.spectral.ORIENTATIONS`).
+    ``similarity`` other than the paper's cosine: `spectral_sampler.selection.similarity.SIMILARITIES`.
     """
 
     name = "saln"
     needs = frozenset({"features"})
 
-    def __init__(self, score: str = "signed") -> None:
-        self.orientation = check_orientation(score)
+    def __init__(self, score: str = "signed", *, similarity: str = COSINE) -> None:
+        self.orientation, self.similarity = check_orientation(score), check_similarity(similarity)
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores:
         """Fiedler scores, (B, N)."""
-        return fiedler_scores(store, indices, score=self.orientation, backend=backend)
+        return fiedler_scores(store, indices, score=self.orientation, backend=backend, similarity=self.similarity)
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
         """The ``budget`` highest scores."""
@@ -45,4 +47,4 @@ class SALN:
         return Choice(ranked.positions, np.zeros(budget, dtype=np.int8), ranked.certified)
 
     def __repr__(self) -> str:
-        return f"SALN(score={self.orientation!r})"
+        return f"SALN(score={self.orientation!r}, similarity={self.similarity!r})"

@@ -12,6 +12,7 @@ from spectral_sampler import ops
 from spectral_sampler.errors import argument_error
 from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows
 from spectral_sampler.selection.protocol import Scores
+from spectral_sampler.selection.similarity import COSINE, solve_similarity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,14 +57,17 @@ def _solve(store: ReferenceStore, indices: torch.Tensor, backend: str) -> Fiedle
     return FiedlerResult(*rows.solve(indices, lambda part, places: tuple(fiedler_rows(part, places, backend=backend))))
 
 
-def fiedler_scores(store: ReferenceStore, indices: NDArray[np.int64], *, score: str, backend: str) -> Scores:
-    """Oriented Fiedler vectors of the cosine graphs of B candidate batches.
+def fiedler_scores(
+    store: ReferenceStore, indices: NDArray[np.int64], *, score: str, backend: str, similarity: str = COSINE
+) -> Scores:
+    """Oriented Fiedler vectors of the graphs of B candidate batches.
 
     Args:
         store: reference features (M, d).
         indices: (B, N) dataset indices.
         score: a key of `ORIENTATIONS`.
         backend: see `spectral_sampler.ops`.
+        similarity: a key of `spectral_sampler.selection.similarity.SIMILARITIES`.
 
     Returns:
         Scores with ``error = 2 · residual / gap``, the first-order bound on an entry of the unit eigenvector. A
@@ -73,7 +77,11 @@ def fiedler_scores(store: ReferenceStore, indices: NDArray[np.int64], *, score: 
     Raises:
         RuntimeError: a candidate's features are zero or not finite, which a `ReferenceStore` rules out when it is made.
     """
-    result = _solve(store, torch.from_numpy(np.ascontiguousarray(indices)), backend)
+    rows = torch.from_numpy(np.ascontiguousarray(indices))
+    if similarity == COSINE:
+        result = _solve(store, rows, backend)
+    else:
+        result = solve_similarity(store.features_tensor, rows, similarity, backend)
     status = result.status.cpu().numpy().astype(np.int64)
     invalid = np.flatnonzero(status & int(Status.INVALID))
     if invalid.size:
