@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from spectral_sampler.experiment.report import read_json, write_json
 
@@ -25,6 +25,7 @@ SEEDS = 5
 
 SYSTEMS = (
     "saln", "gstds", "rho-loss", "jest", "jest-joint", "infobatch", "gradient-norm", "sensitivity", "bayesian",
+    "plausible-hard",
 )  # fmt: skip
 """Beside the four controls, which every comparison has."""
 
@@ -53,7 +54,61 @@ def _grid() -> dict[str, str]:
     }
 
 
-RUNS = _grid()
+class Ablation(NamedTuple):
+    """Comparisons that differ in one setting; the controls are always there."""
+
+    common: str
+    policies: tuple[str, ...]
+    variants: dict[str, str]
+
+
+_FASHION = "--data fashion-mnist --train-size 6000"
+_OURS = "plausible-hard"
+ABLATIONS = {
+    "schedule": Ablation(
+        "--data digits",
+        ("gstds", _OURS),
+        {name: f"--schedule {name}" for name in ("sigmoid", "linear", "gamma", "sinc", "sinusoid", "constant",
+                                                 "mellow-aimd", "aggressive-aimd", "plateau")},
+    ),
+    "reference": Ablation(
+        _FASHION,
+        ("saln", "gstds", "jest", _OURS),
+        {"imagenet": "--reference lite0", "trained": "--reference held-out",
+         "one-epoch": "--reference held-out --reference-epochs 1", "untrained": "--reference untrained"},
+    ),
+    "keep-ratio": Ablation(
+        f"{_FASHION} --schedule constant",
+        ("gstds", "jest", _OURS),
+        {ratio: f"--keep-ratio .{ratio}" for ratio in ("10", "30", "50", "70")},
+    ),
+    "batches": Ablation(_FASHION, ("saln", "gstds", "jest", _OURS), {"reshuffled": "", "fixed": "--fixed-batches"}),
+    "graph": Ablation(
+        "",
+        ("saln", "saln-negated", "saln-clamped", "saln-rbf", "gstds", "gstds-negated", "gstds-boundary",
+         "gstds-abs-fiedler", "gstds-high-loss", "gstds-clamped", "gstds-rbf"),
+        {"fashion-mnist": _FASHION, "wordnet": "--data wordnet --train-size 4080"},
+    ),
+    "parts": Ablation(
+        _FASHION,
+        (_OURS, f"{_OURS}-flat", f"{_OURS}-unbalanced", f"{_OURS}-uncut"),
+        {fault: FAULTS[fault] for fault in ("clean", "noise20", "imbalance10", "duplicate50")},
+    ),
+}  # fmt: skip
+"""The papers' ablations: schedule (GSTDS Table 1), quality of the reference, ratio, fixed or reshuffled batches, sign,
+weights and similarity; and the parts of our own selection."""
+
+
+def _ablations() -> dict[str, str]:
+    return {
+        f"{name}-{variant}": " ".join(filter(None, ["compare", ablation.common, extra, f"--seeds {SEEDS}",
+                                                   f"--policies {','.join(ablation.policies)}"]))
+        for name, ablation in ABLATIONS.items()
+        for variant, extra in ablation.variants.items()
+    }  # fmt: skip
+
+
+RUNS = {**_grid(), **_ablations()}
 """Name and command of every comparison."""
 
 _KEPT = ("policy", "seed", "key", "selection", "commit", "steps", "samples", "distinct_samples", "learner_flops",

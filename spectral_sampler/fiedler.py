@@ -281,9 +281,7 @@ def fiedler_of_affinity(
     affinity: Tensor, *, indices: Tensor | None = None, max_matvecs: int | None = None
 ) -> FiedlerResult:
     """The same for any symmetric weights (N, N) or (B, N, N), which need not be cosines; the diagonal is ignored.
-
-    ``indices`` (B, N), by default the positions, number the rows for the start vector and the sign.
-    """
+    ``indices`` (B, N), by default positions, number the rows for the start vector and the sign."""
     weights = graph.working_precision(graph.as_features(affinity))
     if weights.shape[-1] != weights.shape[-2]:
         shape = tuple(weights.shape)
@@ -292,8 +290,8 @@ def fiedler_of_affinity(
         raise argument_error("affinity", "finite", "NaN or an infinity", "Check how the weights were made.")
     members = weights if weights.dim() == 3 else weights[None]
     operator = graph.DenseLaplacian.of(members.clone())
-    if indices is None:
-        indices = torch.arange(members.shape[1], device=members.device).expand(members.shape[:2])
+    indices = torch.arange(members.shape[1]).expand(members.shape[:2]) if indices is None else indices
+    indices = indices.to(members.device)
     entry_error = torch.full_like(operator.norm, torch.finfo(weights.dtype).eps)
     result = _solve(operator, indices, entry_error, max_matvecs)
     return result if weights.dim() == 3 else FiedlerResult(*(field[0] for field in result))

@@ -14,6 +14,7 @@ from spectral_sampler.selection import (
     GradientNorm,
     InfoBatch,
     OnlineSelection,
+    PlausibleHard,
     RHOLoss,
 )
 from spectral_sampler.selection.needs import NEEDS
@@ -46,6 +47,7 @@ POLICIES = {
     "infobatch": InfoBatch,
     "gstds": GSTDS,
     "uniform": Uniform,
+    "plausible-hard": PlausibleHard,
 }
 
 

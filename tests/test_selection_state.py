@@ -14,6 +14,7 @@ from spectral_sampler.selection import (
     GradientNorm,
     InfoBatch,
     OnlineSelection,
+    PlausibleHard,
     RHOLoss,
     SensitivitySampling,
 )
@@ -41,6 +42,7 @@ SELECTIONS = {
     "gradient-norm": lambda: GradientNorm(momentum=0.7),
     "infobatch": InfoBatch,
     "sensitivity": lambda: SensitivitySampling(6),
+    "plausible-hard": PlausibleHard,
 }
 
 

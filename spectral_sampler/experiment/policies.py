@@ -14,6 +14,7 @@ from spectral_sampler.selection import (
     GradientNorm,
     InfoBatch,
     LossWeighted,
+    PlausibleHard,
     RHOLoss,
     SensitivitySampling,
     Uniform,
@@ -45,6 +46,10 @@ POLICIES: dict[str, Callable[[], Selection]] = {
     "gstds-boundary": lambda: GSTDS(score="boundary"),
     "gstds-abs-fiedler": lambda: GSTDS(weights="abs_fiedler"),
     "gstds-high-loss": lambda: GSTDS(weights="loss"),
+    "saln-clamped": lambda: SALN(similarity="clamped"),
+    "saln-rbf": lambda: SALN(similarity="rbf"),
+    "gstds-clamped": lambda: GSTDS(similarity="clamped"),
+    "gstds-rbf": lambda: GSTDS(similarity="rbf"),
     RHOLoss.name: RHOLoss,
     "rho-loss-boltzmann": lambda: RHOLoss(temperature=1.0),
     JEST.name: JEST,
@@ -53,6 +58,10 @@ POLICIES: dict[str, Callable[[], Selection]] = {
     SensitivitySampling.name: SensitivitySampling,
     InfoBatch.name: InfoBatch,
     GradientNorm.name: GradientNorm,
+    PlausibleHard.name: PlausibleHard,
+    "plausible-hard-flat": lambda: PlausibleHard(floor=1e6),
+    "plausible-hard-unbalanced": lambda: PlausibleHard(balance=0.0),
+    "plausible-hard-uncut": lambda: PlausibleHard(cut=1e6),
 }
 """A selection by name. `register` adds to it. Those that need the learner's view of the candidates get it through
 ``learner=``, those that need its losses through ``observe``."""

@@ -7,6 +7,7 @@ from spectral_sampler.selection.infobatch import InfoBatch
 from spectral_sampler.selection.jest import JEST
 from spectral_sampler.selection.loss_weighted import LossWeighted
 from spectral_sampler.selection.online import OnlineSelection
+from spectral_sampler.selection.plausible_hard import PlausibleHard
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores, Selection
 from spectral_sampler.selection.rho_loss import RHOLoss
 from spectral_sampler.selection.saln import SALN
@@ -24,4 +25,5 @@ __all__ = [
     "GradientNorm",
     "InfoBatch",
 ]
-__all__ += ["LossWeighted", "OnlineSelection", "RHOLoss", "Scores", "Selection", "SensitivitySampling", "Uniform"]
+__all__ += ["LossWeighted", "OnlineSelection", "PlausibleHard", "RHOLoss", "Scores", "Selection"]
+__all__ += ["SensitivitySampling", "Uniform"]

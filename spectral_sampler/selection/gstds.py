@@ -95,7 +95,8 @@ class GSTDS:
         return Choice(np.concatenate([ranked.positions, draw.positions]), kinds, ranked.certified, draw.zero_weight)
 
     def __repr__(self) -> str:
+        other = "" if self.similarity == COSINE else f", similarity={self.similarity!r}"
         return (
             f"GSTDS(score={self.orientation!r}, weights={self.weights!r}, epsilon={self.epsilon}, "
-            f"spectral_share={self.spectral_share}, similarity={self.similarity!r})"
+            f"spectral_share={self.spectral_share}{other})"
         )

@@ -160,7 +160,7 @@ class OnlineSelection:
         return torch.as_tensor(choice.positions, dtype=torch.int64, device=device)
 
     def _scored(self, batch: CandidateBatch) -> CandidateBatch:
-        if self.store is None or "features" not in self.policy.needs:
+        if self.store is None:
             return batch
         scores = self.policy.score(self.store, batch.indices[None], backend="auto")
         return batch if scores is None else batch._replace(scores=scores.values[0], error=float(scores.error[0]))

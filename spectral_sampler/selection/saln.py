@@ -47,4 +47,5 @@ class SALN:
         return Choice(ranked.positions, np.zeros(budget, dtype=np.int8), ranked.certified)
 
     def __repr__(self) -> str:
-        return f"SALN(score={self.orientation!r}, similarity={self.similarity!r})"
+        other = "" if self.similarity == COSINE else f", similarity={self.similarity!r}"
+        return f"SALN(score={self.orientation!r}{other})"
