@@ -123,9 +123,15 @@ def condensed(result: dict[str, Any], name: str) -> dict[str, Any]:
     return {**kept, "circumstances": circumstances, "cells": cells}
 
 
+def folder(name: str) -> str:
+    """Comparisons that differ in their policies alone share their trainings: the first one's name."""
+    setting = RUNS[name].partition(" --policies")[0]
+    return next(other for other, command in RUNS.items() if command.partition(" --policies")[0] == setting)
+
+
 def run(name: str, work: Path, jobs: int | None) -> None:
     """One comparison; finished trainings found in the working folder are kept."""
-    out = work / name
+    out = work / folder(name)
     options = ["--out", str(out), "--resume", *(["--jobs", str(jobs)] if jobs else [])]
     subprocess.run([sys.executable, "-m", "spectral_sampler", *shlex.split(RUNS[name]), *options], check=True)
     write_json(STUDY / f"{name}.json", condensed(read_json(out / "results.json"), name))
