@@ -74,7 +74,7 @@ ABLATIONS = {
     "reference": Ablation(
         _FASHION,
         ("saln", "gstds", "jest", _OURS),
-        {"imagenet": "--reference lite0", "trained": "--reference held-out",
+        {"imagenet": "", "trained": "--reference held-out",
          "one-epoch": "--reference held-out --reference-epochs 1", "untrained": "--reference untrained"},
     ),
     "keep-ratio": Ablation(
@@ -86,12 +86,12 @@ ABLATIONS = {
     "graph": Ablation(
         "",
         ("saln", "saln-negated", "saln-clamped", "saln-rbf", "gstds", "gstds-negated", "gstds-boundary",
-         "gstds-abs-fiedler", "gstds-high-loss", "gstds-clamped", "gstds-rbf"),
+         "gstds-abs-fiedler", "gstds-high-loss", "gstds-clamped", "gstds-rbf", "spectral-strata"),
         {"fashion-mnist": _FASHION, "wordnet": "--data wordnet --train-size 4080"},
     ),
     "parts": Ablation(
         _FASHION,
-        (_OURS, f"{_OURS}-flat", f"{_OURS}-unbalanced", f"{_OURS}-uncut"),
+        ("spectral-strata", _OURS, f"{_OURS}-flat", f"{_OURS}-unbalanced", f"{_OURS}-uncut"),
         {fault: FAULTS[fault] for fault in ("clean", "noise20", "imbalance10", "duplicate50")},
     ),
 }  # fmt: skip

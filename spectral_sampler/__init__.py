@@ -33,6 +33,7 @@ from spectral_sampler.selection import (
     PlausibleHard,
     RHOLoss,
     SensitivitySampling,
+    SpectralStrata,
     Uniform,
 )
 from spectral_sampler.store import ReferenceStore
@@ -65,6 +66,7 @@ __all__ = [
     "SincSchedule",
     "SinusoidSchedule",
     "SpectralBatchSampler",
+    "SpectralStrata",
     "Status",
     "StoreError",
     "Uniform",

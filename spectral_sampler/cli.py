@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--data", default="digits", metavar="NAME",
                          help="digits, fashion-mnist, wordnet, cifar10, oxford-pet or flowers102")  # fmt: skip
     compare.add_argument("--policies", metavar="A,B,…", help="full, full-equal-compute, uniform, loss-weighted "
-                         "are always included (default: these, saln and gstds)")  # fmt: skip
+                         "are always included (default: these, saln, gstds, plausible-hard)")  # fmt: skip
     compare.add_argument("--seeds", type=int, default=5, metavar="K")
     compare.add_argument("--first-seed", type=int, default=0, metavar="SEED")
     compare.add_argument("--out", type=Path, metavar="DIR", help="default results/NAME")
@@ -112,7 +112,7 @@ def _places(arguments: argparse.Namespace) -> Any:
 
 
 def _compare(arguments: argparse.Namespace, command: str) -> None:
-    from spectral_sampler.experiment import PAPERS, Comparison
+    from spectral_sampler.experiment import DEFAULT, Comparison
 
     if arguments.seeds < 1:
         raise argument_error("seeds", "at least 1", arguments.seeds, "Intervals need two or more.")
@@ -120,7 +120,7 @@ def _compare(arguments: argparse.Namespace, command: str) -> None:
         raise argument_error("jobs", "at least 1", arguments.jobs, "Leave it out for one process a core.")
     for module in arguments.plugin:
         __import__(module)
-    names = [name.strip() for name in arguments.policies.split(",") if name.strip()] if arguments.policies else PAPERS
+    names = [name.strip() for name in arguments.policies.split(",") if name.strip()] if arguments.policies else DEFAULT
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     out = arguments.out or Path("results") / arguments.data
     _finish(Comparison(_settings(arguments), names, seeds, out, _places(arguments), arguments.jobs, arguments.resume,
@@ -128,12 +128,12 @@ def _compare(arguments: argparse.Namespace, command: str) -> None:
 
 
 def _demo(arguments: argparse.Namespace, command: str) -> None:
-    from spectral_sampler.experiment import PAPERS, Comparison, Places, Settings
+    from spectral_sampler.experiment import DEFAULT, Comparison, Places, Settings
 
     size = _QUICK if arguments.quick else _DEMO
     settings = Settings.of("digits", epochs=size["epochs"])
     cache = (arguments.cache or arguments.out / "cache").resolve()
-    _finish(Comparison(settings, PAPERS, range(size["seeds"]), arguments.out, Places(cache=cache), arguments.jobs,
+    _finish(Comparison(settings, DEFAULT, range(size["seeds"]), arguments.out, Places(cache=cache), arguments.jobs,
                        command=command))  # fmt: skip
 
 

@@ -1,38 +1,81 @@
-"""Every table in the documents is the one its committed file gives."""
+"""Every table in the documents is the one its committed file gives, and every committed comparison is complete."""
 
 import re
+import shlex
 
 import pytest
 
-from benchmarks import results
+from benchmarks import results, study, tables
+from spectral_sampler.cli import _parser, _settings
+from spectral_sampler.experiment.policies import chosen_policies
+
+CONTROLS = {"full", "full-equal-compute", "uniform", "loss-weighted"}
+PRUNING = {"full", "full-equal-compute", "infobatch"}  # InfoBatch prunes on top of the keep ratio
+ADAPTIVE = ("schedule-mellow-aimd", "schedule-aggressive-aimd")  # ratios follow the loss, which policies change
 
 
 @pytest.mark.parametrize("document", results.DOCUMENTS, ids=lambda path: path.name)
 def test_tables_agree_with_the_committed_files(document):
     text = document.read_text(encoding="utf-8")
-    assert re.search(r"<!-- results: [\w-]+ -->", text)
-    assert results.rendered(text) == text, "run python -m benchmarks.results --tables"
+    assert re.search(r"<!-- (results|study): [\w-]+ -->", text)
+    assert tables.rendered(text) == text, "run python -m benchmarks.results --tables"
 
 
 @pytest.mark.parametrize("name", results.RUNS)
 def test_committed_results_are_complete(name):
-    result = results.read_json(results.RESULTS / name / "results.json")
-    controls = {"full", "full-equal-compute", "uniform", "loss-weighted"}
-    assert controls <= set(result["policies"])
+    result = tables.read_json(tables.RESULTS / name / "results.json")
+    assert set(result["policies"]) >= CONTROLS
     assert len(result["seeds"]) >= 3
     done = {(cell["policy"], cell["seed"]) for cell in result["cells"]}
     assert done == {(policy, seed) for policy in result["policies"] for seed in result["seeds"]}
     assert re.fullmatch(r"[0-9a-f]{7,40}.*", result["circumstances"]["commit"])
-    fewer = {"full", "full-equal-compute", "infobatch"}  # InfoBatch prunes on top of the keep ratio
-    curated = [cell for cell in result["cells"] if cell["policy"] not in fewer]
+    curated = [cell for cell in result["cells"] if cell["policy"] not in PRUNING]
     assert len({cell["samples"] for cell in curated}) == 1, "equal samples"
     for seed in result["seeds"]:
         weights = {cell["initial_weights"] for cell in result["cells"] if cell["seed"] == seed}
         assert len(weights) == 1, "equal initial weights"
 
 
-def test_a_wrong_number_is_seen():
-    text = results.DOCUMENTS[1].read_text(encoding="utf-8")
-    altered = re.sub(r"\| uniform \| \d\d\.\d\d", "| uniform | 99.99", text, count=1)
+@pytest.mark.parametrize("name", study.RUNS)
+def test_the_study_is_complete(name):
+    result = tables.read_json(study.STUDY / f"{name}.json")
+    assert result["circumstances"]["command"] == f"spectral-sampler {study.RUNS[name]}"
+    arguments = _parser().parse_args(shlex.split(study.RUNS[name]))
+    assert result["settings"] == _settings(arguments).record()
+    assert result["policies"] == list(chosen_policies(arguments.policies.split(",")))
+    assert result["seeds"] == list(range(study.SEEDS))
+    done = [(cell["policy"], cell["seed"]) for cell in result["cells"]]
+    assert sorted(done) == sorted((policy, seed) for policy in result["policies"] for seed in result["seeds"])
+    if name not in ADAPTIVE:
+        for seed in result["seeds"]:
+            at_seed = [cell for cell in result["cells"] if cell["seed"] == seed and cell["policy"] not in PRUNING]
+            assert len({cell["samples"] for cell in at_seed}) == 1, "equal samples"
+    for cell in result["cells"]:
+        assert re.fullmatch(r"[0-9a-f]{12}", cell["commit"]), "every training ran at a clean commit"
+
+
+@pytest.mark.parametrize("kind", ["results", "study", "ablation"])
+def test_a_wrong_number_is_seen(kind):
+    text = next(
+        text for text in (path.read_text(encoding="utf-8") for path in reversed(results.DOCUMENTS))
+        if f"<!-- {kind}: " in text
+    )  # fmt: skip
+    start = text.index(f"<!-- {kind}: ")
+    altered = text[:start] + re.sub(r"\d\d\.\d\d ±", "99.99 ±", text[start:], count=1)
     assert altered != text
-    assert results.rendered(altered) != altered
+    assert tables.rendered(altered) != altered
+
+
+def test_bold_marks_intervals_clear_of_zero():
+    cells = [
+        {"policy": policy, "seed": seed, "test_accuracy": accuracy, "samples": 10, "learner_flops": 1.0,
+         "seconds": {"selection": 0.0, "data": 0.0, "training": 0.0}, "wrong_label_share": 0.0}
+        for policy, values in {"full": (0.9, 0.9), "uniform": (0.8, 0.81), "a": (0.9, 0.91), "b": (0.7, 0.9)}.items()
+        for seed, accuracy in enumerate(values)
+    ]  # fmt: skip
+    lines = {line.policy: line for line in tables.rows(cells, ["full", "uniform", "a", "b"])}
+    entries = {policy: tables._entry(line) for policy, line in lines.items()}
+    assert entries["uniform"].startswith("80.50 ±")
+    assert entries["a"] == "**+10.00 ± 0.00**"
+    assert entries["b"].startswith("-0.50 ±")
+    assert tables._entry(None) == ""

@@ -17,6 +17,7 @@ from spectral_sampler.selection import (
     PlausibleHard,
     RHOLoss,
     SensitivitySampling,
+    SpectralStrata,
 )
 from spectral_sampler.selection.proposal import EpochRequest, Proposes
 
@@ -43,6 +44,7 @@ SELECTIONS = {
     "infobatch": InfoBatch,
     "sensitivity": lambda: SensitivitySampling(6),
     "plausible-hard": PlausibleHard,
+    "spectral-strata": SpectralStrata,
 }
 
 

@@ -1,14 +1,14 @@
 """Is a selection worth it? Policies compared by training the same learner, beside the controls this needs."""
 
 from spectral_sampler.experiment.cell import Cell, Places, run_cell
-from spectral_sampler.experiment.policies import CONTROLS, PAPERS, POLICIES, register
+from spectral_sampler.experiment.policies import CONTROLS, DEFAULT, POLICIES, register
 from spectral_sampler.experiment.report import rows, table, verdict
 from spectral_sampler.experiment.runner import Comparison, compare
 from spectral_sampler.experiment.settings import Settings
 
 __all__ = [
     "CONTROLS",
-    "PAPERS",
+    "DEFAULT",
     "POLICIES",
     "Cell",
     "Comparison",

@@ -17,6 +17,7 @@ from spectral_sampler.selection import (
     PlausibleHard,
     RHOLoss,
     SensitivitySampling,
+    SpectralStrata,
     Uniform,
 )
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from spectral_sampler.selection import Selection
 
-__all__ = ["CONTROLS", "FULL", "FULL_EQUAL_COMPUTE", "PAPERS", "POLICIES", "chosen_policies", "register"]
+__all__ = ["CONTROLS", "DEFAULT", "FULL", "FULL_EQUAL_COMPUTE", "POLICIES", "chosen_policies", "register"]
 
 FULL = "full"
 """Every candidate batch, whole."""
@@ -50,6 +51,7 @@ POLICIES: dict[str, Callable[[], Selection]] = {
     "saln-rbf": lambda: SALN(similarity="rbf"),
     "gstds-clamped": lambda: GSTDS(similarity="clamped"),
     "gstds-rbf": lambda: GSTDS(similarity="rbf"),
+    SpectralStrata.name: SpectralStrata,
     RHOLoss.name: RHOLoss,
     "rho-loss-boltzmann": lambda: RHOLoss(temperature=1.0),
     JEST.name: JEST,
@@ -66,7 +68,7 @@ POLICIES: dict[str, Callable[[], Selection]] = {
 """A selection by name. `register` adds to it. Those that need the learner's view of the candidates get it through
 ``learner=``, those that need its losses through ``observe``."""
 
-PAPERS = (*CONTROLS, SALN.name, GSTDS.name)
+DEFAULT = (*CONTROLS, SALN.name, GSTDS.name, PlausibleHard.name)
 """What is compared when nothing is listed."""
 
 

@@ -12,6 +12,7 @@ from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, S
 from spectral_sampler.selection.rho_loss import RHOLoss
 from spectral_sampler.selection.saln import SALN
 from spectral_sampler.selection.sensitivity import SensitivitySampling
+from spectral_sampler.selection.strata import SpectralStrata
 from spectral_sampler.selection.uniform import Uniform
 
 __all__ = [
@@ -26,4 +27,4 @@ __all__ = [
     "InfoBatch",
 ]
 __all__ += ["LossWeighted", "OnlineSelection", "PlausibleHard", "RHOLoss", "Scores", "Selection"]
-__all__ += ["SensitivitySampling", "Uniform"]
+__all__ += ["SensitivitySampling", "SpectralStrata", "Uniform"]
