@@ -1,17 +1,17 @@
 """Committed results as Markdown, put between ``<!-- KIND: NAME -->`` and ``<!-- end -->`` of a document.
 
 ``results: NAME`` is one comparison in full, ``study: DATA`` every policy under every fault on one data set,
-``ablation: NAME`` the comparisons that vary one thing. A test holds the documents against the files.
+``summary: DATA,DATA`` how often each policy wins, ``ablation: NAME`` the comparisons that vary one thing. A test holds
+the documents against the files.
 """
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.study import ABLATIONS, DATA, FAULTS, STUDY
-from spectral_sampler.experiment.report import Estimate, Row, read_json, rows
+from benchmarks.study import ABLATIONS, FAULTS, STUDY
+from spectral_sampler.experiment.report import Row, read_json, rows
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -55,13 +55,14 @@ def _entry(line: Row | None) -> str:
 
 
 def costs(name: str) -> dict[str, tuple[float, float]]:
-    """By policy: milliseconds for which training waited for a selection, and their share of a full training step."""
-    cells: list[dict[str, Any]] = read_json(STUDY / f"{name}.json")["cells"]
-    full = [cell["seconds"]["training"] / cell["steps"] for cell in cells if cell["policy"] == "full"]
-    by_policy: dict[str, list[float]] = {}
-    for cell in cells:
-        by_policy.setdefault(cell["policy"], []).append(cell["seconds"]["selection"] / cell["steps"])
-    return {policy: (1e3 * np.median(s), float(np.median(s) / np.median(full))) for policy, s in by_policy.items()}
+    """By policy: milliseconds a batch for which training waited for the selection, and the wall clock of the whole
+    training, selection and data included, as a share of full training's. Medians over seeds."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for cell in read_json(STUDY / f"{name}.json")["cells"]:
+        seconds = cell["seconds"]
+        found.setdefault(cell["policy"], []).append((1e3 * seconds["selection"] / cell["steps"], sum(seconds.values())))
+    medians = {policy: np.median(pairs, axis=0) for policy, pairs in found.items()}
+    return {policy: (float(ms), float(total / medians["full"][1])) for policy, (ms, total) in medians.items()}
 
 
 def study(data: str) -> str:
@@ -73,7 +74,7 @@ def study(data: str) -> str:
         entries = [_entry(lines.get(policy)) for lines in columns.values()]
         milliseconds, share = cost[policy]
         body.append([policy, *entries, f"{milliseconds:.2f}", f"{100 * share:.0f} %"])
-    return _table(["policy", *FAULTS, "ms a batch", "of a full step"], body)
+    return _table(["policy", *FAULTS, "selection, ms a batch", "wall clock, of full"], body)
 
 
 def ablation(name: str) -> str:
@@ -87,11 +88,28 @@ def ablation(name: str) -> str:
     return _table([name, *titles], [[start, *row] for start, row in zip(starts, entries, strict=True)])
 
 
+def summary(data: str) -> str:
+    """How often each policy differs from uniform, clear of zero, over all faults of the data sets, and its worst."""
+    columns = {f"{name} {fault}": _lines(f"{name}-{fault}") for name in data.split(",") for fault in FAULTS}
+    body = []
+    for policy in next(iter(columns.values())):
+        differences = {name: lines[policy].difference for name, lines in columns.items()}
+        found = {name: difference for name, difference in differences.items() if difference is not None}
+        if not found:
+            continue
+        clear = [difference.mean > 0 for difference in found.values() if difference.clear_of_zero]
+        worst = min(found, key=lambda name: found[name].mean)
+        mean = 100 * float(np.mean([difference.mean for difference in found.values()]))
+        count = [str(sum(clear)), str(len(clear) - sum(clear)), str(len(found) - len(clear))]
+        body.append([policy, *count, f"{mean:+.2f}", f"{found[worst].percent(signed=True)} ({worst})"])
+    return _table(["policy", "better", "worse", "undecided", "mean, points", "worst, points"], body)
+
+
 def _one(kind: str, name: str) -> str:
     if kind == "results":
         result = read_json(RESULTS / name / "results.json")
         return comparison(rows(result["cells"], result["policies"]))
-    return study(name) if kind == "study" else ablation(name)
+    return {"study": study, "ablation": ablation, "summary": summary}[kind](name)
 
 
 def rendered(text: str) -> str:
@@ -101,13 +119,5 @@ def rendered(text: str) -> str:
         kind, name = match[1], match[2]
         return f"<!-- {kind}: {name} -->\n{_one(kind, name)}\n<!-- end -->"
 
-    return re.sub(r"<!-- (results|study|ablation): ([\w-]+) -->\n.*?<!-- end -->", block, text, flags=re.DOTALL)
-
-
-def wins(policy: str, names: list[str]) -> dict[str, Estimate]:
-    """The policy's difference to uniform in each of the comparisons ``names``."""
-    found = {name: _lines(name)[policy].difference for name in names}
-    return {name: difference for name, difference in found.items() if difference is not None}
-
-
-__all__ = ["DATA", "ablation", "comparison", "costs", "rendered", "study", "wins"]
+    kinds = r"<!-- (results|study|summary|ablation): ([\w,-]+) -->"
+    return re.sub(kinds + r"\n.*?<!-- end -->", block, text, flags=re.DOTALL)
