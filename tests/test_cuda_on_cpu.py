@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the fibers are written for x86-64"),
 ]
 FLOAT_SHARED, HALF_SHARED, FLOAT_GLOBAL = 0, 1, 2
+SEEDS = 20
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +35,33 @@ def rows(count: int, size: int) -> np.ndarray:
     return np.arange(count * size, dtype=np.int64).reshape(count, size)
 
 
-@pytest.mark.parametrize("group", sorted({case.group for case in CASES}))
-def test_cases(group, program, tmp_path):
-    for case in (case for case in CASES if case.group == group):
-        seeds = range(2)
-        members = np.stack([case.builder(seed) for seed in seeds])
-        size, width = members.shape[1:]
-        options = {"seed": size, "threads": 128, "storage": FLOAT_SHARED if size <= 200 else FLOAT_GLOBAL}
-        run = cuda_on_cpu.solve(program, tmp_path, members.reshape(-1, width), rows(2, size), **options)
-        assert run.result is not None, f"{case.name}: {run.message}"
-        checks.check_all(run.result, torch.from_numpy(members), case.expectation, seeds, case.name)
+def check_case(case, seeds, program, folder):
+    members = np.stack([case.builder(seed) for seed in seeds])
+    count, size, width = members.shape
+    options = {"seed": size, "threads": 128, "storage": FLOAT_SHARED if size <= 200 else FLOAT_GLOBAL}
+    run = cuda_on_cpu.solve(program, folder, members.reshape(-1, width), rows(count, size), **options)
+    assert run.result is not None, f"{case.name}: {run.message}"
+    checks.check_all(run.result, torch.from_numpy(members), case.expectation, seeds, case.name)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_cases(case, program, tmp_path):
+    for first in range(0, SEEDS, 4):
+        check_case(case, range(first, first + 4), program, tmp_path)
+
+
+@pytest.mark.parametrize("width", [1, 31, 384, 1280, 2048])
+@pytest.mark.parametrize("size", [2, 3, 17, 64, 100, 127, 128, 129, 200, 256, 511, 1024])
+def test_shapes(size, width, program, tmp_path):
+    table = (gaussian if size % 2 and width > 1 else positive)(size + 7, width)(0)
+    indices = np.random.default_rng(size).permutation(size + 7)[None, :size]
+    storage = FLOAT_SHARED if size <= 200 else FLOAT_GLOBAL
+    run = cuda_on_cpu.solve(program, tmp_path, table, indices, storage=storage, threads=128)
+    assert run.result is not None, run.message
+    truth = checks.truth_of_features(table[indices])
+    assert checks.check_ratios(run.result, truth) == len(checks.TOLERANCE)
+    checks.check_status(run.result, truth)
+    checks.check_sign(run.result, truth, indices)
 
 
 @pytest.mark.parametrize("storage", [FLOAT_SHARED, FLOAT_GLOBAL])
@@ -118,7 +136,7 @@ BUGS = {
         "thread",
     ),
     "no barrier after a matvec": (
-        "fiedler.cuh",
+        "member.cuh",
         "    if (lane() == 0) to[i] = (degree_[i] * from[i] - sum) * shrink_;\n  }\n  __syncthreads();\n",
         "    if (lane() == 0) to[i] = (degree_[i] * from[i] - sum) * shrink_;\n  }\n",
         "thread",
@@ -136,13 +154,13 @@ BUGS = {
         "fibers",
     ),
     "no guard on the lane that writes": (
-        "fiedler.cuh",
+        "member.cuh",
         "        if (record && row == rows - 1) alpha_[row] = pass",
         "      }\n      {\n        if (record && row == rows - 1) alpha_[row] = pass",
         "thread",
     ),
     "shared memory one vector short": (
-        "fiedler.cuh",
+        "member.cuh",
         "constexpr int kVectors = 4,",
         "constexpr int kVectors = 3,",
         "address",

@@ -20,6 +20,7 @@ from solver_cases import CASES, gaussian, positive, post_relu
 from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows
 
 pytest.importorskip("triton", reason="triton is not installed (pip install triton)")
+SEEDS = 20  # of a case in the slow run; the interpreter takes seconds for one
 WORKER = Path(__file__).with_name("triton_worker.py")
 
 
@@ -59,17 +60,17 @@ CHEAP = [case for case in CASES if _cost(case) <= 12_000]
 COSTLY = [case for case in CASES if _cost(case) > 12_000]
 
 
-def check_cases(cases, folder):
+def check_cases(cases, folder, seeds):
     builders = {}
     for case in cases:
         builders[case.name] = case.builder
         if case.expectation.same_bits_as is not None:
             builders[case.expectation.same_bits_as] = case.expectation.same_bits_as
-    problems = [(table, rows(1, len(table))) for table in (builder(0) for builder in builders.values())]
+    members = {name: np.stack([builder(seed) for seed in seeds]) for name, builder in builders.items()}
+    problems = [(stack.reshape(-1, stack.shape[2]), rows(*stack.shape[:2])) for stack in members.values()]
     solved = dict(zip(builders, solve_all(folder, problems), strict=True))
     for case in cases:
-        features = torch.from_numpy(case.builder(0)[None])
-        checks.check_all(solved[case.name], features, case.expectation, range(1), case.name)
+        checks.check_all(solved[case.name], torch.from_numpy(members[case.name]), case.expectation, seeds, case.name)
         if case.expectation.same_bits_as is not None:
             same = solved[case.expectation.same_bits_as]
             assert all(torch.equal(a, b) for a, b in zip(solved[case.name], same, strict=True)), case.name
@@ -77,48 +78,51 @@ def check_cases(cases, folder):
 
 @pytest.mark.parametrize("group", sorted({case.group for case in CHEAP}))
 def test_cases(group, tmp_path):
-    check_cases([case for case in CHEAP if case.group == group], tmp_path)
+    check_cases([case for case in CHEAP if case.group == group], tmp_path, range(2))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("case", CHEAP, ids=lambda case: case.name)
+def test_cases_with_twenty_seeds(case, tmp_path):
+    check_cases([case], tmp_path, range(SEEDS))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("case", COSTLY, ids=lambda case: case.name)
 def test_costly_cases(case, tmp_path):
-    check_cases([case], tmp_path)
+    check_cases([case], tmp_path, range(2))
 
 
 SIZES = [2, 3, 17, 64, 100, 127, 128, 129, 200, 256, 511, 1024]
 WIDTHS = [1, 31, 384, 1280, 2048]
 
 
-def _shapes() -> list[tuple[int, int]]:
-    """Every size and every width, with both halves of each near the other's small values; all pairs would take
-    minutes.
-    """
-    small = [(size, width) for size in SIZES[:4] for width in WIDTHS]
-    return (
-        small
-        + [(size, 31) for size in SIZES[4:]]
-        + [(100, 384), (127, 1280), (128, 2048), (129, 384), (200, 1280), (256, 384)]
-    )
+def check_shape(size, width, dtype, folder):
+    kind = gaussian if size % 2 and width > 1 else positive
+    table = kind(size + 7, width)(0).astype(dtype)
+    indices = np.random.default_rng(size).permutation(size + 7)[None, :size]
+    (result,) = solve_all(folder, [(table, indices)])
+    label = f"N={size} d={width}"
+    truth = checks.truth_of_features(table[indices])
+    assert checks.check_ratios(result, truth, label) == len(checks.TOLERANCE)
+    checks.check_status(result, truth, label)
+    checks.check_sign(result, truth, indices, label)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_shapes(dtype, tmp_path):
-    shapes = _shapes() if dtype == np.float32 else [(2, 1), (17, 31), (64, 384), (128, 100), (200, 31)]
-    problems = []
-    for size, width in shapes:
-        kind = gaussian if size % 2 and width > 1 else positive
-        table = kind(size + 7, width)(0).astype(dtype)
-        problems.append((table, np.random.default_rng(size).permutation(size + 7)[None, :size]))
-    for (size, width), (table, indices), result in zip(shapes, problems, solve_all(tmp_path, problems), strict=True):
-        label = f"N={size} d={width}"
-        truth = checks.truth_of_features(table[indices])
-        assert checks.check_ratios(result, truth, label) == len(checks.TOLERANCE)
-        checks.check_status(result, truth, label)
-        checks.check_sign(result, truth, indices, label)
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("size", SIZES)
+def test_shapes(size, width, tmp_path):
+    check_shape(size, width, np.float32, tmp_path)
+
+
+@pytest.mark.parametrize(("size", "width"), [(2, 1), (17, 31), (64, 384), (128, 100), (200, 31)])
+@pytest.mark.slow
+def test_half_storage(size, width, tmp_path):
+    check_shape(size, width, np.float16, tmp_path)
 
 
 @pytest.mark.parametrize(("size", "values"), [(12, (np.nan, np.inf, -np.inf, 0.0)), (130, (np.nan,))])

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from spectral_sampler.kernels import native
+from spectral_sampler.kernels.nvidia import device_missing
 
 __all__ = ["DEVICES", "solve", "unsupported", "unusable_reason"]
 
 DEVICES = ("cuda",)
 LARGEST = 1024
 _OPERATOR = "spectral_sampler::fiedler"
-_CAPABILITY = (8, 0)
 
 
 def compiled() -> bool:
@@ -34,13 +34,7 @@ def unusable_reason() -> str | None:
         return reason
     if not compiled():
         return "the extension was compiled without CUDA kernels; reinstall with nvcc on PATH or in CUDA_HOME"
-    if torch.version.cuda is None:
-        return "this torch is built without CUDA"
-    if not torch.cuda.is_available():
-        return "torch sees no CUDA device"
-    if torch.cuda.get_device_capability() < _CAPABILITY:
-        return "the device is older than compute capability 8.0"
-    return None
+    return device_missing()
 
 
 def unsupported(features: Tensor, indices: Tensor) -> str | None:  # noqa: ARG001

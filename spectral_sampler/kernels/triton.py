@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.kernels.nvidia import device_missing
 
 __all__ = ["DEVICES", "PRECISIONS", "PRECISION_VARIABLE", "solve", "unsupported", "unusable_reason"]
 
@@ -27,7 +28,6 @@ PRECISION_VARIABLE = "SPECTRAL_SAMPLER_PRECISION"
 LONGEST = 1 << 20  # nodes of one graph; beyond it the pointers' arithmetic has not been checked
 _SMALL, _LARGE = 128, 1024
 _MATVECS = 640  # for one member; ten times what realistic batches take. The residual says where it did not suffice
-_CAPABILITY = (8, 0)
 
 
 def interpreted() -> bool:
@@ -44,13 +44,7 @@ def unusable_reason() -> str | None:
         return "triton is not installed (pip install triton)"
     if interpreted():
         return None
-    if torch.version.cuda is None:
-        return "this torch is built without CUDA"
-    if not torch.cuda.is_available():
-        return "torch sees no CUDA device"
-    if torch.cuda.get_device_capability() < _CAPABILITY:
-        return "the device is older than compute capability 8.0"
-    return None
+    return device_missing()
 
 
 def unsupported(features: Tensor, indices: Tensor) -> str | None:
