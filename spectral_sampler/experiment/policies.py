@@ -63,7 +63,7 @@ POLICIES: dict[str, Callable[[], Selection]] = {
     PlausibleHard.name: PlausibleHard,
     "plausible-hard-flat": lambda: PlausibleHard(floor=1e6),
     "plausible-hard-unbalanced": lambda: PlausibleHard(balance=0.0),
-    "plausible-hard-uncut": lambda: PlausibleHard(cut=1e6),
+    "plausible-hard-uncut": lambda: PlausibleHard(tolerance=1.0),
 }
 """A selection by name. `register` adds to it. Those that need the learner's view of the candidates get it through
 ``learner=``, those that need its losses through ``observe``."""
