@@ -29,9 +29,10 @@ RUNS = {
 
 def run(name: str) -> None:
     """One comparison; finished trainings found in its folder are kept."""
-    out = ["--out", str(RESULTS / name)]
+    out = ["--out", str((RESULTS / name).relative_to(ROOT))]  # as it stands in the file: a path of no machine
     resume = ["--resume"] if RUNS[name].startswith("compare") else []
-    subprocess.run([sys.executable, "-m", "spectral_sampler", *shlex.split(RUNS[name]), *out, *resume], check=True)
+    command = [sys.executable, "-m", "spectral_sampler", *shlex.split(RUNS[name]), *out, *resume]
+    subprocess.run(command, check=True, cwd=ROOT)
 
 
 def main() -> None:

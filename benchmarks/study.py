@@ -1,6 +1,6 @@
 """The study: every policy on every data set under every fault, and the papers' ablations, at equal samples.
 
-    python -m benchmarks.study                          # run what is missing, then write the tables
+    python -m benchmarks.study                          # run what is missing
     python -m benchmarks.study wordnet-40-noise20       # one comparison
     python -m benchmarks.study --list                   # their names and commands
     python -m benchmarks.study --jobs 1 --work DIR      # as python -m benchmarks.study, elsewhere
@@ -132,7 +132,7 @@ def folder(name: str) -> str:
 def run(name: str, work: Path, jobs: int | None) -> None:
     """One comparison; finished trainings found in the working folder are kept."""
     out = work / folder(name)
-    options = ["--out", str(out), "--resume", *(["--jobs", str(jobs)] if jobs else [])]
+    options = ["--out", str(out), "--resume", "--no-curves", *(["--jobs", str(jobs)] if jobs else [])]
     subprocess.run([sys.executable, "-m", "spectral_sampler", *shlex.split(RUNS[name]), *options], check=True)
     write_json(STUDY / f"{name}.json", condensed(read_json(out / "results.json"), name))
 
@@ -147,6 +147,9 @@ def main() -> None:
     if arguments.list:
         print("\n".join(f"{name}: spectral-sampler {command}" for name, command in RUNS.items()))
         return
+    unknown = [name for name in arguments.names if name not in RUNS]
+    if unknown:
+        parser.error(f"NAME must be one of those that --list shows, got {unknown[0]}")
     for name in arguments.names or RUNS:
         run(name, arguments.work, arguments.jobs)
 

@@ -59,6 +59,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--jobs", type=int, metavar="J", help="processes (default: one a core)")
     run.add_argument("--resume", action="store_true", help="keep finished trainings found in --out")
+    run.add_argument("--no-curves", dest="curves", action="store_false", help="test at the end only, draw nothing")
     run.add_argument(
         "--plugin", action="append", default=[], metavar="MODULE", help="imported for the policies it registers"
     )
@@ -124,7 +125,7 @@ def _compare(arguments: argparse.Namespace, command: str) -> None:
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     out = arguments.out or Path("results") / arguments.data
     _finish(Comparison(_settings(arguments), names, seeds, out, _places(arguments), arguments.jobs, arguments.resume,
-                       command))  # fmt: skip
+                       command, arguments.curves))  # fmt: skip
 
 
 def _demo(arguments: argparse.Namespace, command: str) -> None:
@@ -144,9 +145,9 @@ def _finish(comparison: Any) -> None:
     started = time.monotonic()
     results = compare(comparison, print)
     lines = rows(results["cells"], results["policies"])
-    pictures = save_figures(results, comparison.out)
+    pictures = save_figures(results, comparison.out) if comparison.curves else []
     print(table(lines), verdict(lines), sep="\n\n")
-    print(f"\nNumbers: {comparison.out / 'results.json'}\nPictures: {', '.join(map(str, pictures))}")
+    print(f"\nNumbers: {comparison.out / 'results.json'}\nPictures: {', '.join(map(str, pictures)) or 'none'}")
     print(f"{len(results['cells'])} trainings, {time.monotonic() - started:.0f} s.")
 
 

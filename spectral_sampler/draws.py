@@ -61,14 +61,14 @@ def uniforms(seed: int, epoch: int, batch: int, indices: NDArray[np.int64], stre
     return np.asarray(((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
 
 
-def recurring(seed: int, epoch: int, indices: NDArray[np.int64], stream: int = 0) -> NDArray[np.float64]:
-    """Uniform draws in (0, 1) that move by the golden ratio from epoch to epoch: ``frac(u_i + epoch · (√5 − 1) / 2)``.
+def recurring(seed: int, turn: int, indices: NDArray[np.int64], stream: int = 0) -> NDArray[np.float64]:
+    """Uniform draws in (0, 1) that move by the golden ratio from turn to turn: ``frac(u_i + turn · (√5 − 1) / 2)``.
 
-    In one epoch they are as `uniforms`, independent between samples. Over the epochs one sample's draws form a Weyl
-    sequence, which fills (0, 1) as evenly as any: the share of k epochs in which it falls below r is r to within
+    In one turn they are as `uniforms`, independent between samples. Over the turns one sample's draws form a Weyl
+    sequence, which fills (0, 1) as evenly as any: the share of k turns in which it falls below r is r to within
     O(log k / k), where independent draws miss it by O(1 / √k).
     """
-    turned = uniforms(seed, 0, 0, indices, stream) + (epoch * _TURN) % 1.0
+    turned = uniforms(seed, 0, 0, indices, stream) + (turn * _TURN) % 1.0
     turned -= np.floor(turned)
     return np.clip(turned, 2.0**-53, 1.0 - 2.0**-53)
 

@@ -87,6 +87,23 @@ def test_killed_in_the_middle_and_resumed_equals_undisturbed(results, folder, tm
         assert finished.get(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
 
 
+def test_without_curves_the_trainings_are_the_same(results, folder, tmp_path):
+    places = Places(cache=folder / "cache")
+    quick = Comparison(SETTINGS, ["gstds"], [0], tmp_path, places, 1, resume=True, curves=False)
+    for cell, full in zip(compare(quick)["cells"], results["cells"], strict=False):
+        assert len(cell["curve"]) == 1
+        assert "pictured_batch" not in cell
+        assert (cell["key"], cell["test_accuracy"], cell["samples"]) == (
+            full["key"], full["test_accuracy"], full["samples"],
+        )  # fmt: skip
+    said = []
+    compare(quick._replace(policies=[]), said.append)
+    assert said == ["4 of 4 trainings are finished already."]
+    said.clear()
+    compare(quick._replace(policies=[], curves=True), said.append)
+    assert said == [], "curves are wanted, and these have none"
+
+
 def test_other_settings_do_not_reuse_trainings(results, folder):
     from spectral_sampler.experiment.cell import Cell
     from spectral_sampler.experiment.runner import _finished

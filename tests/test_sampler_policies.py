@@ -98,6 +98,7 @@ def test_infobatch_prunes_the_epoch_and_weighs_what_stays():
     kept = M - np.count_nonzero(below) // 2
     lists = list(sampler)
     assert [len(rows) for rows in lists] == [kept // 10] * 10 == [len(lists[0])] * len(sampler)
+    assert {len(rows) for rows in lists} <= sampler.batch_sizes() == set(range(2, N + 1))
     flat = flattened(lists)
     assert len(set(flat)) == len(flat)
     assert sampler.weights_for(flat).tolist() == [2.0 if below[row] else 1.0 for row in flat]

@@ -16,6 +16,7 @@ from spectral_sampler.selection import (
     OnlineSelection,
     PlausibleHard,
     RHOLoss,
+    SensitivitySampling,
 )
 from spectral_sampler.selection.needs import NEEDS
 
@@ -44,7 +45,6 @@ POLICIES = {
     "rho": RHOLoss,
     "bayesian": lambda: BayesianSelection(np.random.default_rng(3).normal(size=(M, C)), samples=16),
     "gradient-norm": lambda: GradientNorm(gate=False),
-    "infobatch": InfoBatch,
     "gstds": GSTDS,
     "uniform": Uniform,
     "plausible-hard": PlausibleHard,
@@ -126,6 +126,13 @@ def test_calls_draw_anew_and_the_same_calls_draw_the_same():
     assert OnlineSelection(Uniform(), 0.3, seed=2)(indices=np.arange(40)).tolist() != lists[0]
 
 
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in {"rho", "bayesian"}])
+def test_passes_over_the_data_differ(name):
+    online, given = OnlineSelection(POLICIES[name](), 0.3, store=make_store()), outputs()
+    lists = {tuple(sorted(online(**given).tolist())) for _ in range(4 * M // N)}  # the same candidates, four passes
+    assert len(lists) >= 4
+
+
 def test_two_lines_in_a_loop_train_a_network():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(M, D, generator=generator)
@@ -158,6 +165,8 @@ def test_two_lines_in_a_loop_train_a_network():
             r"^policy must be .*\(losses is missing\), got JEST\(.*\. Make the store with losses=",
         ),
         (lambda: OnlineSelection(RHOLoss, 0.3), r"^policy must be an object with name"),
+        (lambda: OnlineSelection(InfoBatch()), r"^policy must be one that selects from the candidates it is given"),
+        (lambda: OnlineSelection(SensitivitySampling()), r"^policy must be one .* pass it to a SpectralBatchSampler"),
         (lambda: OnlineSelection(Uniform(), 0.0), r"^keep_ratio must be in \(0, 1\], got 0\.0"),
         (lambda: OnlineSelection(Uniform(), SigmoidSchedule()), r"^steps must be the number of calls when keep_ratio"),
         (lambda: OnlineSelection(Uniform(), 0.3, steps=0), r"^steps must be an integer of at least 1"),

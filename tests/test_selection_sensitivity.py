@@ -108,7 +108,7 @@ def test_size_and_guarantee(error):
     assert within == 300
     assert abs(np.mean(ours) - total) < 4 * np.std(ours) / np.sqrt(300)
     assert np.var(ours) < 0.25 * np.var(plain), "lower variance than uniform draws"
-    assert uniform_within <= within
+    assert uniform_within < 300, "the bound is no matter of course"
 
 
 def test_draws_follow_the_probabilities_with_replacement():
@@ -119,6 +119,16 @@ def test_draws_follow_the_probabilities_with_replacement():
     assert counts == pytest.approx(20_000 * probabilities, abs=350)
     assert subset.weights == pytest.approx(1 / (20_000 * probabilities[subset.indices]))
     assert weighted_subset(probabilities, 5, seed=2).indices.tolist() != subset.indices[:5].tolist()
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_copies_of_differing_loss_do_not_make_slopes_out_of_rounding(power):
+    generator = np.random.default_rng(0)
+    rows = generator.random((60, 8)).astype(np.float32)[np.repeat(np.arange(60), 10)] + 0.1
+    spread = generator.normal(size=rows.shape).astype(np.float32) * 1e-3 * (np.arange(600) % 10 == 9)[:, None]
+    store = ReferenceStore.from_arrays(rows + spread, losses=generator.exponential(size=600))
+    found = SensitivitySampling(60, power=power).sensitivities(store)
+    assert found.spread.max() < 100 * store.losses.max()
 
 
 def test_degenerate_losses_fall_back_to_uniform():

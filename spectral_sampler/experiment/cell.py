@@ -53,6 +53,8 @@ class Cell(NamedTuple):
     settings: Settings
     policy: str
     seed: int
+    curve: bool = True
+    """Test at every epoch, and look at one batch for a picture; else only test at the end. Changes no training."""
 
     @property
     def key(self) -> str:
@@ -95,7 +97,7 @@ def _steps(cell: Cell, rows: int) -> int:
 
 def checkpoints(cell: Cell) -> int:
     """How often `run_cell` calls ``report``."""
-    return cell.settings.epochs
+    return cell.settings.epochs if cell.curve else 1
 
 
 def _batches(
@@ -144,6 +146,7 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
         "seed": cell.seed,
         "key": cell.key,
         "selection": repr(getattr(batches, "selection", None)),
+        "has_curve": cell.curve,
         "initial_weights": initial,
         "steps": steps,
         **_outcome(trace, flops, corrupted, len(task.classes)),
@@ -153,7 +156,8 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
         "total_seconds": time.perf_counter() - started,
     }
     if (
-        cell.policy in POLICIES
+        cell.curve
+        and cell.policy in POLICIES
         and POLICIES[cell.policy]().needs <= {"features", "losses", "labels"}
         and cell.policy not in CONTROLS
     ):

@@ -52,6 +52,8 @@ class Comparison(NamedTuple):
     resume: bool = False
     """Keep finished trainings found in ``out`` if they were made with the same settings."""
     command: str = ""
+    curves: bool = True
+    """False tests every training at its end only, for tables without pictures."""
 
 
 def _start_worker(events: Any, plugins: tuple[str, ...]) -> None:
@@ -144,7 +146,8 @@ def _finished(comparison: Comparison, cell: Cell, path: Path) -> bool:
     if not comparison.resume or not path.exists():
         return False
     try:
-        return bool(read_json(path)["key"] == cell.key)
+        found = read_json(path)
+        return bool(found["key"] == cell.key and (found.get("has_curve", True) or not cell.curve))
     except (ArgumentError, KeyError, TypeError):
         return False
 
@@ -200,7 +203,7 @@ def compare(comparison: Comparison, say: Callable[[str], None] = lambda _: None)
     policies = chosen_policies(comparison.policies)
     folder = comparison.out / "cells"
     paths = {
-        Cell(settings, policy, seed): folder / f"{policy}-seed{seed}.json"
+        Cell(settings, policy, seed, comparison.curves): folder / f"{policy}-seed{seed}.json"
         for seed in comparison.seeds
         for policy in policies
     }

@@ -262,8 +262,7 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         if self._plan.adaptive is not None:
             due = self._plan.due(epoch, candidates.batch, len(candidates.indices), look=look)
             candidates = candidates._replace(batch=due, budget=due.budget)
-        place: dict[str, Any] = {"seed": self.settings.seed, "epoch": epoch, "batch": candidates.batch.number}
-        place["progress"] = self._plan.progress(epoch, candidates.batch.number)
+        place = {"seed": self.settings.seed, "epoch": epoch, **self._plan.place(epoch, candidates.batch)}
         return candidates, *choose(self.selection, self.store, self._observed, self._learner, candidates, place)
 
     # To look at it
@@ -288,7 +287,7 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
 
     def batch_sizes(self) -> set[int]:
         """The batch sizes that will occur on this rank, for compilers and for reserving memory."""
-        return self._plan.batch_sizes()
+        return self._plan.batch_sizes(proposed=self._proposals.any)
 
     def lr_scale(self, size: int | None = None) -> float:
         """Size of a batch over ``candidate_batch_size`` (1 with ``emit="constant"``), for those who scale the learning

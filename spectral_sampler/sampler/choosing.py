@@ -28,12 +28,14 @@ def choose(
     place: dict[str, Any],
 ) -> tuple[Choice, CandidateBatch | None]:
     """The selection's choice and what it was offered; all candidates, as offered, where the budget does not ask for a
-    choice. ``place`` is seed, epoch, number of the batch and progress."""
+    choice. ``place`` is seed, epoch, number of the batch, turn and progress."""
     _, indices, budget, score = candidates
     if budget == len(indices):
         return Choice(np.arange(budget), np.full(budget, KINDS.index("uniform"), dtype=np.int8)), None
     if learner is not None:
         offered = candidate_batch(selection, store, indices, learner(indices.tolist()), **place)
+        if score is not None:
+            offered = offered._replace(scores=score.values, error=score.error)
         return _checked(selection, selection.select(offered, budget), budget), offered
     needs = selection.needs
     offered = CandidateBatch(

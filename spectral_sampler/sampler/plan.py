@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Plan"]
 
 _ROUNDING = 1e-9  # 0.3 · 10 must give 3, not 2
+_PASS_TURNS = 1_051_116  # of a further pass: it moves a golden-ratio sequence by 0.414, far from what a few epochs do
 
 
 class Batch(NamedTuple):
@@ -136,15 +137,21 @@ class Plan:
         """This rank's batch at a step."""
         return self.batch(epoch, step * self.num_replicas + self.rank)
 
-    def progress(self, epoch: int, number: int) -> float:
-        """Share of the horizon that has passed, in [0, 1]."""
+    def place(self, epoch: int, batch: Batch) -> dict[str, Any]:
+        """Where in the run a batch is, as `CandidateBatch` has it; progress is the share of the horizon that has
+        passed."""
         last = self._ratios.size - 1
-        return min(1.0, (epoch * self.batches + number) / last) if last else 0.0
+        progress = min(1.0, (epoch * self.batches + batch.number) / last) if last else 0.0
+        return {"batch": batch.number, "turn": epoch + batch.order_pass * _PASS_TURNS, "progress": progress}
 
-    def batch_sizes(self) -> set[int]:
-        """Every size that will occur on this rank; with an adaptive keep ratio, that can."""
+    def batch_sizes(self, *, proposed: bool) -> set[int]:
+        """Every size that will occur on this rank; with an adaptive keep ratio, or where a selection that proposes
+        candidates may propose fewer, that can."""
         if self.batch_size is not None:
             return {self.batch_size}
+        if proposed:
+            most = self.budget(float(self._ratios.max()), self.candidates)
+            return set(range(self.budget(0.0, self.candidates), most + 1, self.multiple_of))
         if self.adaptive is not None:
             most = self.budget(self.adaptive.max, self.candidates)
             return set(range(self.budget(self.adaptive.min, self.candidates), most + 1, self.multiple_of))

@@ -27,7 +27,7 @@ class InfoBatch(Uniform):
 
     Decides once an epoch (`propose`); within a candidate batch the budget is drawn uniformly, so a keep ratio of 1.0 is
     the paper's method. Samples never observed are kept, with weight one, and do not enter the mean. The last
-    ``1 − annealing`` of the epochs take all the data.
+    ``1 − annealing`` of the epochs take all the data; a sampler without ``epochs=`` does not know them and prunes on.
 
     Differs from the paper in: the number of steps of an epoch stays and the batches get smaller, so that the length of
     the loader stays exact; up to K − 1 of the samples left over by equal batches wait for another epoch, at random.

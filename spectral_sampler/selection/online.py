@@ -11,6 +11,7 @@ import torch
 from spectral_sampler.errors import argument_error
 from spectral_sampler.schedule import plan_ratios
 from spectral_sampler.selection.needs import NEEDS, check_needs, in_store, whole
+from spectral_sampler.selection.proposal import Proposes
 from spectral_sampler.selection.protocol import CandidateBatch, Choice, Selection
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def candidate_batch(
         indices: (N,) distinct dataset indices.
         outputs: any of logits (N, C), labels (N,), embeddings (N, h), learner_losses (N,). Labels come from the store
             if not given, learner losses from logits and labels.
-        place: seed, epoch, batch and progress.
+        place: seed, epoch, batch, turn and progress.
 
     Raises:
         ArgumentError: a need that is not met, or arrays whose lengths differ.
@@ -121,6 +122,11 @@ class OnlineSelection:
     ) -> None:
         if isinstance(policy, type) or not isinstance(policy, Selection):
             raise argument_error("policy", "an object with name, needs, score and select", repr(policy), "See JEST().")
+        if isinstance(policy, Proposes):
+            raise argument_error(
+                "policy", "one that selects from the candidates it is given", repr(policy),
+                "It decides what is offered in an epoch: pass it to a SpectralBatchSampler.",
+            )  # fmt: skip
         check_needs(policy, in_store(store) | {"logits", "labels", "embeddings", "learner_losses"}, "policy")
         if callable(keep_ratio) and steps is None:
             raise argument_error("steps", "the number of calls when keep_ratio is a schedule", None, "Or pass 0.3.")
@@ -146,9 +152,9 @@ class OnlineSelection:
         """
         progress = min(1.0, self.calls / max(1, len(self._ratios) - 1)) if len(self._ratios) > 1 else 0.0
         outputs = {"logits": logits, "labels": labels, "embeddings": features, "learner_losses": losses}
-        batch = candidate_batch(
-            self.policy, self.store, indices, outputs, seed=self.seed, batch=self.calls, progress=progress
-        )
+        turn = self.candidates // len(self.store) if self.store is not None else self.calls
+        place = {"seed": self.seed, "batch": self.calls, "turn": turn, "progress": progress}
+        batch = candidate_batch(self.policy, self.store, indices, outputs, **place)
         batch = self._scored(batch)
         ratio = float(self._ratios[min(self.calls, len(self._ratios) - 1)])
         count = min(len(batch.indices), max(self.min_keep, math.floor(ratio * len(batch.indices) + 1e-9)))

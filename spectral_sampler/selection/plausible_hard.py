@@ -28,10 +28,9 @@ _STREAM = 0x504C4155
 class _Facts(NamedTuple):
     """What is computed once for a store."""
 
-    labels: NDArray[np.int64]
     losses: NDArray[np.float32]
     rarity: NDArray[np.float64]
-    """By class number: rows of the largest class over its own."""
+    """(M,) rows of the largest class over those of the row's own."""
     noise: LabelNoise
 
 
@@ -43,9 +42,8 @@ def _facts(store: ReferenceStore) -> _Facts:
         if store.labels is None or store.losses is None:
             got = "one without labels" if store.labels is None else "one without losses"
             raise argument_error("store", "a reference store with labels and losses", got, "See ReferenceStore.")
-        counts = np.bincount(store.labels)
-        noise = estimate(store.losses, int(np.count_nonzero(counts)))
-        _FACTS[store] = _Facts(store.labels, store.losses, counts.max() / np.maximum(counts, 1), noise)
+        _, classes, counts = np.unique(store.labels, return_inverse=True, return_counts=True)
+        _FACTS[store] = _Facts(store.losses, (counts.max() / counts)[classes], estimate(store.losses, len(counts)))
     return _FACTS[store]
 
 
@@ -63,10 +61,11 @@ class PlausibleHard:
       (`spectral_sampler.selection.label_noise`). If more than ``tolerance`` of them are wrong, they are taken only
       where a budget exceeds the other candidates, the least suspect first, and with weight zero: a loop that multiplies
       its losses by ``sampler.weights_for(indices)`` learns nothing from them. Otherwise they are hard, and welcome.
-    - A reference that knows no more about the labels than a guess is not asked: ``w_i = (n_max / n_{y_i})^b``.
+    - A reference that the labels contradict more than they would a guess is not asked: ``w_i = (n_max / n_{y_i})^b``.
     - The draw of a sample moves from epoch to epoch by the golden ratio instead of being made anew
       (`spectral_sampler.draws.recurring`). Each epoch's draw has the same distribution, but over several epochs a
-      sample is drawn about as often as it should be: one drawn now is less likely to be drawn next.
+      sample is drawn about as often as it should be: one drawn now is less likely to be drawn next. A ``sampler=``
+      that offers a sample twice in one epoch gives it the same draw twice.
 
     The weights are our own. Distrusting labels that a held-out model finds implausible has RHO-LOSS (arXiv 2206.07137)
     as its nearest relative; the draw is Efraimidis and Spirakis' (2006), the sequence Weyl's. docs/results.md has what
@@ -90,7 +89,7 @@ class PlausibleHard:
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores:  # noqa: ARG002
         """(B, N) logarithms of the weights, −inf for an excluded suspect. They are exact: the error is 0."""
         facts = _facts(store)
-        values = self.balance * np.log(facts.rarity[facts.labels[indices]])
+        values = self.balance * np.log(facts.rarity[indices])
         if facts.noise.informative:
             losses = facts.losses[indices].astype(np.float64)
             values += np.log(self.floor - np.expm1(-np.maximum(losses, 0.0)))
@@ -104,7 +103,7 @@ class PlausibleHard:
         scores, losses = required(batch, "scores"), required(batch, "losses")
         plausible = np.isfinite(scores)
         count = min(budget, int(plausible.sum()))
-        uniforms = draws.recurring(batch.seed, batch.epoch, batch.indices, _STREAM)
+        uniforms = draws.recurring(batch.seed, batch.turn, batch.indices, _STREAM)
         drawn = draw_without_replacement(np.exp(scores), count, uniforms, plausible).positions
         suspects = np.flatnonzero(~plausible)
         suspects = suspects[np.lexsort((batch.indices[suspects], losses[suspects]))][: budget - count]

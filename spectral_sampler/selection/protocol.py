@@ -54,6 +54,8 @@ class CandidateBatch(NamedTuple):
     epoch: int = 0
     batch: int = 0
     """Number of the candidate batch within its epoch, over all ranks."""
+    turn: int = 0
+    """Number of the pass over the data: the epoch, where that has one pass."""
     progress: float = 0.0
     """Share of the training horizon that has passed, in [0, 1]."""
     logits: NDArray[np.float64] | None = None

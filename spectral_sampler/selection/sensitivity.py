@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sensitivities", "SensitivitySampling", "Subset", "leverage_scores", "subset_size", "weighted_subset"]
 
+_AT_THE_CENTRE = 1e-6  # of the largest distance: slopes over less are rounding
 _PROBE_STREAM, _SUBSET_STREAM, _ORDER_STREAM = 0x50524F42, 0x53554253, 0x53454E53
 
 
@@ -157,11 +158,12 @@ class SensitivitySampling(Uniform):
         return self._fitted[1]
 
     def _probes(self, labels: NDArray[np.int64], spans: Array) -> NDArray[np.int64]:
-        """Random rows, off the centre, as many of each cluster as the quantile takes."""
+        """Random rows, off the centre by more than its rounding, as many of each cluster as the quantile takes."""
         count = math.ceil(math.log(100 * self.clusters) / -math.log(1.0 - self.quantile))
         keys = draws.uniforms(self.seed, 0, 0, np.arange(len(labels), dtype=np.int64), _PROBE_STREAM)
         order = np.lexsort((keys, labels))
-        order = order[spans[order] > 0]
+        least = float(_AT_THE_CENTRE**self.power * spans.max())
+        order = order[spans[order] > least]
         starts = np.searchsorted(labels[order], labels[order], side="left")
         return order[np.arange(len(order)) - starts < count].astype(np.int64)
 
