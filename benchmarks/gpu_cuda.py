@@ -18,7 +18,7 @@ _BASIS_ROWS = 130
 
 
 def cuda_problems() -> list[Path]:
-    """The translation units; none where there is no nvcc, which the caller reports."""
+    """The translation units; none where there is no nvcc, which the caller makes a failure."""
     return [CSRC / "cuda" / "launch.cu"] if shutil.which("nvcc") else []
 
 

@@ -1,138 +1,165 @@
-"""Every configuration of the Triton kernels that the package ships, as something the compiler can be given without a
-GPU.
+"""Every Triton kernel that the package can launch, as its own launchers ask for it, for a GPU that is not here.
+
+The launchers are run on empty tensors with a device that exists in name only. Triton's own front end turns each launch
+into a compilation (types, constants, divisibility, options), and where it would compile, the compilation is written
+down instead. Nothing about a launch is therefore said twice. The kernels are written so that all launches fall on a
+short list of compilations, which the shapes below exhaust; tests/test_prove_gpu.py draws others and finds them there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
+import triton
+from triton.backends.compiler import GPUTarget
 
 from spectral_sampler.kernels import triton as backend
-from spectral_sampler.kernels import triton_large, triton_matrixfree, triton_small
+from spectral_sampler.kernels.triton_matrixfree import OnePassGraph
 
-ARCHITECTURES = (80, 90, 100)
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["TENSOR_CORES", "Problem", "features_like", "launch", "recorded", "triton_problems"]
+
 TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")  # sm_80, sm_90 and sm_100; small tiles use the first everywhere
-_TYPES = {
-    "features": "*fp32", "indices": "*i64", "vectors": "*fp32", "values": "*fp32", "residuals": "*fp32",
-    "matvecs": "*i64",
-    "statuses": "*i64", "gaps": "*fp32", "scales": "*fp32", "inverses": "*fp32", "affinities": "*fp32",
-    "degrees": "*fp32",
-    "q": "*fp32", "y": "*fp32", "r": "*fp32", "z": "*fp32", "parts": "*fp32", "d": "i32", "stride": "i64", "N": "i32",
-    "padded": "i32", "most": "i32", "count": "i32", "per_program": "i32",
-}  # fmt: skip
-_ALIGNED = {name for name, kind in _TYPES.items() if kind[0] == "*"} | {
-    "d",
-    "stride",
-}  # what launches at d = 2048 promise
+STEPS = 32  # of Lanczos that a modelled time counts
+_SHOWN = ("NP", "KP", "TILE", "T", "BD", "RT", "DP", "MODE")
+_KINDS = [(torch.float16, None), *((torch.float32, precision) for precision in backend.PRECISIONS)]
+_SIZES = (2, 3, 16, 17, 32, 33, 64, 100, 128, 129, 256, 300, 512, 1000, 1024)
+_WIDTHS = (1, 31, 64, 100, 2048)
+_LARGER = (1025, 4096, 100_003)  # beyond S
+_LARGER_WIDTHS = (1, 31, 128, 200, 256, 500, 512, 1000, 1024, 2047, 2048, 4095, 4096, 8191, 8192)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One kernel with its constants; ``gram`` (share of the product S) and ``steps`` say what work the modelled time
-    counts.
-    """
+    """One compilation. ``gram`` (share of the product S) and ``steps`` say what work the modelled time counts."""
 
     kernel: Any
-    dtype: str
-    constants: dict[str, Any]
-    warps: int
-    precision: str = "-"
-    N: int = 0
-    gram: float = 0.0
-    steps: int = 0
-    names: tuple[str, ...] = field(default=())
+    signature: dict[str, str]
+    constants: dict[tuple[int, ...], Any]
+    attributes: dict[tuple[int, ...], Any]
+    options: Any
 
     @property
-    def label(self) -> str:
-        shown = {
-            name: value
-            for name, value in self.constants.items()
-            if name in ("NP", "KP", "TILE", "T", "BD", "RT", "DP", "MODE")
-        }
-        return f"{self.kernel.__name__} {self.dtype} {self.precision} " + " ".join(f"{a}={b}" for a, b in shown.items())
+    def identity(self) -> str:
+        """Equal for launches that run the same machine code."""
+        return f"{self.kernel.__name__} {self.signature} {self.constants} {self.attributes} {self.options}"
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What the launcher passes beside the constants."""
-        limit = (
-            {}
-            if self.kernel.__name__ in ("gram_tiles", "scale_rows", "add_parts")
-            else {"maxnreg": triton_small.REGISTERS}
-        )
-        return {"num_warps": self.warps, "num_stages": self.constants.get("STAGES", 3)} | limit
+    def name(self) -> str:
+        return str(self.kernel.__name__)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Constants by name."""
+        return {self.kernel.arg_names[place]: value for (place,), value in self.constants.items()}
+
+    @property
+    def warps(self) -> int:
+        return int(self.options.num_warps)
+
+    @property
+    def dtype(self) -> str:
+        """Type of the features; S and the parts of z are fp32."""
+        return self.signature.get("features", "*fp32")[1:]
+
+    @property
+    def precision(self) -> str:
+        """Of the product, where there is one."""
+        chosen = str(self.named.get("PRECISION", "-"))
+        return "fp16" if chosen == "exact" else chosen
+
+    @property
+    def N(self) -> int:  # noqa: N802 (the field's name)
+        """Padded number of nodes, 0 where any number is taken."""
+        return int(self.named.get("NP", 0))
+
+    @property
+    def gram(self) -> float:
+        if self.name == "gram_tiles":  # tiles on or below the diagonal
+            return 0.5 + 0.5 * float(self.named["T"]) / self.N
+        return float(self.name == "solve_small")
+
+    @property
+    def steps(self) -> int:
+        return STEPS if self.name in ("solve_small", "solve_large") else 0
 
     @property
     def needs_tensor_cores(self) -> bool:
-        return self.gram > 0 and (self.precision != "ieee" or self.dtype == "fp16")
+        return self.gram > 0 and self.precision != "ieee"
 
-    def signature(self) -> dict[str, str]:
-        """Types of the arguments, for triton.compiler.ASTSource."""
-        types = {name: "constexpr" if name in self.constants else _TYPES[name] for name in self.kernel.arg_names}
-        return types | ({"features": f"*{self.dtype}"} if "features" in types else {})
-
-    def attributes(self) -> dict[tuple[int, ...], list[list[Any]]]:
-        """Which arguments are multiples of 16, as the launcher finds out at run time."""
-        positions = enumerate(self.kernel.arg_names)
-        return {
-            (i,): [["tt.divisibility", 16]] for i, name in positions if name in _ALIGNED and name not in self.constants
-        }
+    @property
+    def label(self) -> str:
+        shown = " ".join(f"{name}={self.named[name]}" for name in _SHOWN if name in self.named)
+        reading = {True: " aligned", False: " unaligned", None: ""}[self.named.get("ALIGNED")]
+        return f"{self.name} {self.dtype} {self.precision} {shown}{reading}"
 
 
-def _kinds(quick: bool) -> list[tuple[str, str]]:
-    every = [("fp16", "fp16"), *(("fp32", precision) for precision in backend.PRECISIONS)]
-    return every[:2] if quick else every
+@contextmanager
+def recorded(arch: int) -> Iterator[list[Problem]]:
+    """Launches inside are written down as ``arch`` would compile them; nothing is compiled or run."""
+    problems: list[Problem] = []
+
+    def note(kernel: Any, _key: Any, signature: Any, _device: Any, constants: Any, options: Any, attributes: Any,
+             _warmup: Any) -> None:  # fmt: skip
+        problems.append(Problem(kernel, signature, constants, attributes, options))
+
+    device = SimpleNamespace(
+        get_current_target=lambda: GPUTarget("cuda", arch, 32),
+        get_current_device=lambda: arch,  # Triton keeps what it has compiled by device
+        get_current_stream=lambda _device: 0,
+    )
+    driver = triton.runtime.driver
+    before = driver._active  # reading the public name would look for a GPU
+    driver.set_active(device)
+    try:
+        with mock.patch.object(triton.runtime.JITFunction, "_do_compile", note):
+            yield problems
+    finally:
+        driver.set_active(before)
 
 
-def _small(quick: bool) -> list[Problem]:
-    problems = []
-    for padded in (64, 128) if quick else triton_small.SMALL:
-        for dtype, precision in _kinds(quick):
-            torch_type = torch.float16 if dtype == "fp16" else torch.float32
-            shape = triton_small.small_shape(padded, precision, torch_type)
-            constants = {"NP": padded, "BD": shape.BD, "KP": shape.KP, "WIDTH": shape.WIDTH,
-                "CHECK": triton_small.CHECK,
-                         "PRECISION": "tf32x3" if dtype == "fp16" else precision, "SCALED": dtype != "fp16",
-                         "STAGES": shape.STAGES}  # fmt: skip
-            problems.append(
-                Problem(
-                    triton_small.solve_small, dtype, constants, shape.warps, precision, N=padded, gram=1.0, steps=32
-                )
-            )
-    return problems
+def features_like(width: int, dtype: torch.dtype, *, gap: int = 0, shift: int = 0) -> torch.Tensor:
+    """An empty table of ``width`` columns whose rows lie ``gap`` numbers apart and begin ``shift`` numbers after an
+    aligned address.
+    """
+    rows, stride = 2, width + gap
+    return torch.empty(shift + rows * stride, dtype=dtype)[shift:].as_strided((rows, width), (stride, 1), shift)
 
 
-def _large(quick: bool) -> list[Problem]:
-    problems = []
-    for padded, shape in triton_large.LARGE.items():
-        if quick and padded != 256:
-            continue
-        share = 0.5 + 0.5 * shape.T / padded  # tiles on or below the diagonal
-        for dtype, precision in _kinds(quick):
-            constants = {"NP": padded, "T": shape.T, "BD": shape.BD,
-                "PRECISION": "tf32x3" if dtype == "fp16" else precision,
-                         "SCALED": dtype != "fp16", "STAGES": shape.STAGES}  # fmt: skip
-            problems.append(Problem(triton_large.gram_tiles, dtype, constants, 4, precision, N=padded, gram=share))
-        constants = {"NP": padded, "KP": shape.KP, "TILE": shape.TILE, "WIDTH": 256, "CHECK": triton_small.CHECK}
-        problems.append(Problem(triton_large.solve_large, "fp32", constants, triton_large.WARPS, N=padded, steps=32))
-    return problems
+def launch(features: torch.Tensor, size: int, precision: str | None) -> None:
+    """All launches of a solve of two graphs of ``size`` nodes."""
+    indices = torch.empty((2, size), dtype=torch.int64)
+    if size <= 1024:
+        backend.solve(features, indices, precision=precision)
+        return
+    # The host reads results on the way, so the solve itself cannot go on: its two kinds of step instead. Rows of a
+    # matrix, which need not be aligned, come as indices and as q.
+    graph = OnePassGraph(features, indices[1])
+    vector = torch.empty((2, size))[1]
+    graph.mix(vector)
+    graph.step(torch.empty(size), torch.empty(size), torch.empty(features.shape[1]))
 
 
-def _rows(quick: bool) -> list[Problem]:
-    problems = []
-    for dtype in ("fp16", "fp32"):
-        constants = {"ROWS": triton_large.SCALE_ROWS, "BD": 128, "SCALED": dtype != "fp16"}
-        problems.append(Problem(triton_large.scale_rows, dtype, constants, 4))
-        for width in (2048,) if quick else (16, 128, 512, 2048, 8192):
-            for mode in (0, 1):
-                rows = min(triton_matrixfree.TILE // width, 256)
-                constants = {"RT": rows, "DP": width, "MODE": mode}
-                problems.append(Problem(triton_matrixfree.one_pass, dtype, constants, 8))
-    problems.append(Problem(triton_matrixfree.add_parts, "fp32", {"DP": 2048, "BD": 128}, 4))
-    return problems
+def _cases(quick: bool) -> Iterator[tuple[int, int, torch.dtype, str | None]]:
+    if quick:
+        half, single = _KINDS[:2]
+        yield from ((size, 2048, *kind) for size in (64, 128, 256, 4096) for kind in (half, single))
+        yield from ((size, 31, *single) for size in (128, 256))
+        return
+    yield from ((size, width, *kind) for kind in _KINDS for size in _SIZES for width in _WIDTHS)
+    yield from ((size, width, *kind) for kind in _KINDS[:2] for size in _LARGER for width in _LARGER_WIDTHS)
 
 
-def triton_problems(*, quick: bool = False) -> list[Problem]:
-    """All of them, or one of each kernel in the default precision and in fp16."""
-    return _small(quick) + _large(quick) + _rows(quick)
+def triton_problems(arch: int, *, quick: bool = False) -> list[Problem]:
+    """All of them, or one of each kernel in the default precision and in fp16; each compilation once."""
+    with recorded(arch) as problems:
+        for size, width, dtype, precision in _cases(quick):
+            launch(features_like(width, dtype), size, precision)
+    return list({problem.identity: problem for problem in problems}.values())

@@ -2,9 +2,9 @@
 
     python benchmarks/prove_gpu.py [--quick] [--arch 80,90,100] [--json FILE] [--only triton|cuda] [--match TEXT]
 
-Gates, for each kernel × architecture × configuration: the assembler accepts it, no register is spilled (no stack, no
-local loads or stores), its shared memory fits the chip, and tensor-core instructions are there where the precision
-asks for them. Times are *modelled* (gpu_model.py); none has been measured.
+Gates, for each kernel × architecture × configuration that a launcher can ask for: the assembler accepts it, no register
+is spilled (no stack, no local loads or stores), its shared memory fits the chip, and tensor-core instructions are there
+where the precision asks for them. Times are *modelled* (gpu_model.py); none has been measured.
 """
 
 from __future__ import annotations
@@ -77,22 +77,20 @@ def verdict(row: dict[str, Any]) -> list[str]:
 
 
 def prove_triton(problem: Any, arch: int, tools: Path) -> dict[str, Any]:
-    """Compile one configuration and measure its machine code."""
+    """Compile one configuration as Triton's launcher would, and measure its machine code."""
     import triton
     from gpu_model import modelled
     from gpu_problems import TENSOR_CORES
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    arguments = problem.kernel.arg_names
-    constants = {(arguments.index(name),): value for name, value in problem.constants.items()}
-    source = ASTSource(problem.kernel, problem.signature(), constants, problem.attributes())
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=problem.options)
+    source = ASTSource(problem.kernel, problem.signature, problem.constants, problem.attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=problem.options.__dict__)
     code = read_cubin(compiled.asm["cubin"], tools)[0]
     shared = compiled.metadata.shared
     blocks = occupancy(code["registers"], shared, problem.warps, arch)
     times = modelled(arch, problem.precision, problem.N, MODEL_D, MODEL_MEMBERS, blocks, gram=problem.gram,
-                     steps=problem.steps, resident=problem.kernel.__name__ == "solve_small")  # fmt: skip
+                     steps=problem.steps, resident=problem.name == "solve_small")  # fmt: skip
     return {
         "kernel": "triton " + problem.label, "arch": arch, "warps": problem.warps, "registers": code["registers"],
         "stack": code["stack"], "spill": 0, "shared": shared, "blocks": blocks, "ops": code["ops"],
@@ -133,31 +131,40 @@ def tools_of_triton() -> Path:
     return Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
+def jobs_of(options: argparse.Namespace, architectures: list[int]) -> list[Any]:
+    """What to compile: (function, problem, architecture)."""
+    jobs: list[Any] = []
+    if options.only != "triton":
+        from gpu_cuda import cuda_problems, prove_cuda
+
+        sources = cuda_problems()
+        if not sources:
+            raise SystemExit("There is no nvcc on PATH to prove the CUDA kernels: install it, or ask for --only triton")
+        jobs += [(prove_cuda, source, arch) for arch in architectures for source in sources]
+    if options.only != "cuda":
+        from gpu_problems import triton_problems
+
+        for arch in architectures:
+            problems = triton_problems(arch, quick=options.quick)
+            jobs += [(prove_triton, problem, arch) for problem in problems if options.match in problem.label]
+    if not jobs:
+        raise SystemExit(f"Nothing to prove: no Triton configuration's label holds {options.match!r}")
+    return jobs
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the table, write the JSON, and return the number of configurations refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one configuration of each kernel, for CI")
     parser.add_argument("--arch", default="80,90,100")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", choices=("triton", "cuda"))
+    parser.add_argument("--only", choices=("triton", "cuda"), help="default: both, and no nvcc is a failure")
     parser.add_argument("--match", default="", help="only Triton configurations whose label holds this text")
     options = parser.parse_args(arguments)
     architectures = [int(arch) for arch in options.arch.split(",")]
     tools, rows, refused = tools_of_triton(), [], 0
+    jobs = jobs_of(options, architectures)
     print(header())
-    jobs: list[Any] = []
-    if options.only != "cuda":
-        from gpu_problems import triton_problems
-
-        problems = [each for each in triton_problems(quick=options.quick) if options.match in each.label]
-        jobs += [(prove_triton, problem, arch) for arch in architectures for problem in problems]
-    if options.only != "triton":
-        from gpu_cuda import cuda_problems, prove_cuda
-
-        sources = cuda_problems()
-        if not sources:
-            print("CUDA kernels: not proved, there is no nvcc on PATH.")
-        jobs += [(prove_cuda, source, arch) for arch in architectures for source in sources]
     for prove, problem, arch in jobs:
         made = prove(problem, arch, tools)
         for row in made if isinstance(made, list) else [made]:

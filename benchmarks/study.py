@@ -75,7 +75,8 @@ ABLATIONS = {
         _FASHION,
         ("saln", "gstds", "jest", _OURS),
         {"imagenet": "", "trained": "--reference held-out",
-         "one-epoch": "--reference held-out --reference-epochs 1", "untrained": "--reference untrained"},
+         "twin": "--reference twin", "one-epoch": "--reference held-out --reference-epochs 1",
+         "untrained": "--reference untrained"},
     ),
     "keep-ratio": Ablation(
         f"{_FASHION} --schedule constant",

@@ -40,7 +40,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--epochs", type=int)
     training.add_argument("--candidate-batch-size", type=int, metavar="N")
     training.add_argument("--learning-rate", type=float)
-    training.add_argument("--reference", metavar="NAME", help="held-out, untrained, lite0, resnet50 or minilm")
+    training.add_argument("--reference", metavar="NAME", help="held-out, twin, untrained, lite0, resnet50 or minilm")
     training.add_argument("--reference-epochs", type=int, metavar="EPOCHS")
     training.add_argument("--pretrained", action="store_true", default=None, help="ImageNet weights for the ResNet-18")
     training.add_argument("--device", help="where the learner trains (default cpu)")

@@ -265,10 +265,10 @@ def fiedler_rows(features: Tensor, indices: Tensor, *, backend: str = "auto") ->
     features = graph.as_features(features)
     if features.dim() != 2:
         raise argument_error("features", "of shape (M, d)", tuple(features.shape), "Pass the whole dataset.")
-    indices = indices.to(features.device)
     if indices.device.type == "cpu" and not 0 <= int(indices.min()) <= int(indices.max()) < len(features):
         got = f"{int(indices.min())} to {int(indices.max())}"
         raise argument_error("indices", f"between 0 and {len(features) - 1}", got, "They count rows of the features.")
+    indices = indices.to(features.device)
     module = ops.solver_module(backend, features, indices)
     with torch.autocast(features.device.type, enabled=False):
         if module is not None:

@@ -4,6 +4,7 @@ checker.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -39,12 +40,30 @@ def build(target: Path, mode: str, kernels: Path = KERNELS) -> Path:
     return target
 
 
+def shipped() -> dict[str, int]:
+    """The options with which launch.cu launches the solver, read from its text."""
+    text = (KERNELS / "launch.cu").read_text(encoding="utf-8")
+    line = re.search(r"constexpr int kThreads = (\d+), kCapacity = (\d+), kMost = (\d+);", text)
+    assert line, "launch.cu names its parameters otherwise"
+    # As `solve` makes the problem: `plan` shortens the basis likewise, and nothing else goes into the launch.
+    for use in (
+        "std::min(kCapacity, count + 2)",
+        "<<<workspace.blocks, kThreads, workspace.shared,",
+        "capacity, kMost}",
+    ):
+        assert use in text, f"launch.cu no longer has {use}"
+    return dict(zip(("threads", "capacity", "most"), map(int, line.groups()), strict=True))
+
+
 def solve(program: Path, folder: Path, features: np.ndarray, indices: np.ndarray, **options: int) -> Run:
-    """Solve indices (B, N) into features (M, d) float32 or float16; options: threads, grid, capacity, storage, seed."""
+    """Solve indices (B, N) into features (M, d) float32 or float16.
+
+    Options: threads, grid, capacity, storage, most, seed; by default smaller than what is shipped, to be faster.
+    """
     members, count = indices.shape
     capacity = min(options.get("capacity", 96), count + 2)
     head = [members, count, *features.shape, features.dtype == np.float16, options.get("threads", 64)]
-    head += [options.get("grid", 1), capacity, options.get("storage", 0)]
+    head += [options.get("grid", 1), capacity, options.get("storage", 0), options.get("most", 640)]
     problem, target = folder / "problem.bin", folder / "result.bin"
     parts = (np.array(head, dtype=np.int64), indices.astype(np.int64), features)
     problem.write_bytes(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))

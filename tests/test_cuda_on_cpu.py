@@ -64,6 +64,57 @@ def test_shapes(size, width, program, tmp_path):
     checks.check_sign(run.result, truth, indices)
 
 
+def path(size: int) -> np.ndarray:
+    """Row i has its ones at i and i + 1. S is the path graph, whose low eigenvalues lie close: the basis fills up."""
+    return np.eye(size, size + 1, dtype=np.float32) + np.eye(size, size + 1, 1, dtype=np.float32)
+
+
+def check_as_shipped(table, members, storage, program, folder):
+    """With exactly the threads, basis and bound of launch.cu; one block takes all members, as its grid may have it."""
+    size = len(table) // members
+    run = cuda_on_cpu.solve(
+        program, folder, table, rows(members, size), storage=storage, seed=size, **cuda_on_cpu.shipped()
+    )
+    assert run.result is not None, run.message
+    truth = checks.truth_of_features(table[rows(members, size)])
+    assert checks.check_ratios(run.result, truth) == members * len(checks.TOLERANCE)
+    checks.check_status(run.result, truth)
+    checks.check_sign(run.result, truth, rows(members, size))
+    return run.result
+
+
+@pytest.mark.parametrize(
+    ("size", "storage"),
+    [(2, FLOAT_SHARED), (100, FLOAT_SHARED), (200, FLOAT_SHARED), (237, FLOAT_SHARED), (300, FLOAT_GLOBAL)],
+)
+def test_parameters_that_are_shipped(size, storage, program, tmp_path):
+    check_as_shipped(gaussian(2 * size, 64)(0), 2, storage, program, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "storage", "bounded"),
+    [
+        (200, FLOAT_SHARED, False),
+        (256, FLOAT_GLOBAL, False),
+        pytest.param(512, FLOAT_GLOBAL, True, marks=pytest.mark.slow),
+    ],
+)
+def test_parameters_that_are_shipped_where_the_basis_fills_up(size, storage, bounded, program, tmp_path):
+    result = check_as_shipped(path(size), 1, storage, program, tmp_path)
+    shipped = cuda_on_cpu.shipped()
+    assert int(result.num_matvecs) > 2 * shipped["capacity"], "nothing restarted"
+    assert (int(result.num_matvecs) > shipped["most"]) == bounded
+
+
+@pytest.mark.parametrize(("size", "storage"), [(237, FLOAT_SHARED), (334, HALF_SHARED)])
+def test_shared_memory_of_sm_90_holds_what_launch_h_says(size, storage, program, tmp_path):
+    for count, fits in ((size, True), (size + 1, False)):
+        table = positive(count, 5)(0)
+        options = {"storage": storage, **cuda_on_cpu.shipped()}
+        run = cuda_on_cpu.solve(program, tmp_path, table, rows(1, count), **options)
+        assert run.code == 0 if fits else "too much shared memory" in run.message, run.message
+
+
 @pytest.mark.parametrize("storage", [FLOAT_SHARED, FLOAT_GLOBAL])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_any_order_of_threads_gives_the_same_bits(storage, dtype, program, tmp_path):
@@ -165,6 +216,12 @@ BUGS = {
         "constexpr int kVectors = 3,",
         "address",
     ),
+    "room for the sums of four warps": (
+        "primitives.cuh",
+        "constexpr int kWarps = 32;",
+        "constexpr int kWarps = 4;",
+        "address",
+    ),
     "one basis row too many": ("fiedler.cuh", "slot + 1 >= capacity_;", "slot + 1 > capacity_;", "address"),
 }
 
@@ -181,8 +238,9 @@ def test_planted_bugs_are_caught(name, tmp_path):
     program = cuda_on_cpu.build(tmp_path / "run", mode, kernels)
     size = 40 if "shared" in name else 10  # a block of 64 threads leaves room for 30 floats of its scratch unused
     table = positive(size, 9)(0)
-    short = {"capacity": 6} if "basis" in name else {}
-    run = cuda_on_cpu.solve(program, tmp_path, table, rows(1, size), storage=FLOAT_GLOBAL, seed=1, **short)
+    # Four warps are enough for a small block: only the one that is shipped is too large for them.
+    options = {"capacity": 6} if "basis" in name else cuda_on_cpu.shipped() if "four warps" in name else {}
+    run = cuda_on_cpu.solve(program, tmp_path, table, rows(1, size), storage=FLOAT_GLOBAL, seed=1, **options)
     if run.code == 0:  # it ran to the end: then the numbers must be wrong
         with pytest.raises(AssertionError):
             checks.check_ratios(run.result, checks.truth_of_features(table[rows(1, size)]))

@@ -5,7 +5,13 @@ names.
 from __future__ import annotations
 
 import ast
+import functools
+import importlib.machinery
 import inspect
+import re
+import sys
+import types
+from pathlib import Path
 
 import array_api_strict
 import numpy as np
@@ -14,6 +20,7 @@ import solver_checks as checks
 import torch
 from solver_cases import CASES, positive, post_relu
 
+from spectral_sampler import lanczos, ops
 from spectral_sampler.fiedler import FiedlerResult, Status
 from spectral_sampler.graph import start_vectors
 from spectral_sampler.kernels import array_solver, cupy
@@ -81,19 +88,91 @@ def test_a_start_without_the_fiedler_vector_is_noticed_by_the_probe():
     assert overlap > 1 - 1e-5
 
 
-def test_cupy_has_every_function_used():
-    library = pytest.importorskip("cupy", reason="cupy is not installed (pip install cupy-cuda13x)")
-    from spectral_sampler import lanczos
+def calls(module) -> dict[str, set[str]]:
+    """Every function of CuPy that the source names, with the keywords it is called with."""
+    called: dict[str, set[str]] = {}
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        function = node.func if isinstance(node, ast.Call) else node
+        if isinstance(function, ast.Attribute):
+            owner, _, name = ast.unparse(function).replace("self.xp", "xp").replace("graphs.xp", "xp").partition(".")
+            if owner in ("xp", "cupy") and name and not name.startswith("__"):
+                keywords = node.keywords if isinstance(node, ast.Call) else []
+                called.setdefault(name, set()).update(keyword.arg for keyword in keywords if keyword.arg)
+    return called
 
-    for module in (array_solver, lanczos):
-        tree = ast.parse(inspect.getsource(module))
-        names = {
-            node.attr
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("xp", "self.xp", "graphs.xp")
-        }
-        assert names
-        assert [name for name in names if not hasattr(library, name)] == []
+
+def missing(library, called: dict[str, set[str]]) -> list[str]:
+    """What the library lacks of it. Its ufuncs name their keywords nowhere; none is called with one."""
+    faults = []
+    for name, keywords in called.items():
+        try:
+            function = functools.reduce(getattr, name.split("."), library)
+        except AttributeError:
+            faults.append(name)
+            continue
+        if keywords:
+            known = inspect.signature(function).parameters
+            faults += [f"{name}({keyword}=)" for keyword in sorted(keywords) if keyword not in known]
+    return faults
+
+
+@pytest.mark.parametrize("module", [array_solver, lanczos, cupy], ids=lambda module: module.__name__)
+def test_cupy_has_every_function_and_keyword_used(module):
+    library = pytest.importorskip("cupy", reason="cupy is not installed (pip install cupy-cuda13x)")
+    called = calls(module)
+    expected = {array_solver: "matrix_transpose", lanczos: "zeros", cupy: "cuda.ExternalStream"}
+    assert expected[module] in called, "the source is no longer read aright"
+    # `device` is passed to other libraries only: `array_solver._place`, `lanczos._zeros`.
+    assert [fault for fault in missing(library, called) if not fault.endswith("(device=)")] == []
+
+
+def test_a_library_that_lacks_a_name_or_a_keyword_is_noticed():
+    called = {"matrix_transpose": set(), "sum": {"axis", "keepdims"}, "cuda.Device": set()}
+    library = types.SimpleNamespace(sum=lambda array, axis=None: array, cuda=types.SimpleNamespace())
+    assert missing(library, called) == ["matrix_transpose", "sum(keepdims=)", "cuda.Device"]
+
+
+@pytest.fixture
+def a_device(monkeypatch):
+    """torch says that it has CUDA and a device."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+def plant(monkeypatch, version: str) -> None:
+    library = types.ModuleType("cupy")
+    library.__version__ = version
+    library.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
+    monkeypatch.setitem(sys.modules, "cupy", library)
+
+
+@pytest.mark.parametrize("version", ["9.6.0", "13.6.0", "14.0.1"])
+def test_an_older_cupy_is_refused_in_one_sentence(version, a_device, monkeypatch):
+    plant(monkeypatch, version)
+    assert cupy.unusable_reason() == (
+        f"cupy must be 14.1 or newer, got {version} (pip install --upgrade cupy-cuda13x, or cupy-cuda12x)"
+    )
+    assert ops.unusable_reason("cupy", "cuda") == cupy.unusable_reason()  # so "auto" goes on to the next backend
+
+
+@pytest.mark.parametrize("version", ["14.1.0", "14.10.0rc1", "15.0.0b1"])
+def test_a_new_enough_cupy_is_taken(version, a_device, monkeypatch):
+    plant(monkeypatch, version)
+    assert cupy.unusable_reason() is None
+
+
+def test_a_cupy_that_cannot_be_imported_is_a_reason(a_device, monkeypatch, tmp_path):
+    (tmp_path / "cupy.py").write_text("import library_that_is_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    assert cupy.unusable_reason() == 'cupy is installed but cannot be imported (python -c "import cupy" says why)'
+
+
+def test_the_extras_ask_for_the_version_that_is_checked():
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    asked = re.findall(r'"(cupy-cuda1[23]x)>=([0-9.]+)[";]', text)
+    assert {name for name, _ in asked} == {"cupy-cuda12x", "cupy-cuda13x"}
+    assert {tuple(map(int, version.split("."))) for _, version in asked} == {cupy._OLDEST}
 
 
 def test_says_what_is_missing():

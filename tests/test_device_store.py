@@ -90,6 +90,18 @@ def test_refuses_a_negative_budget(problem):
         DeviceRows(problem[0], "cpu", budget=-1)
 
 
+@pytest.mark.parametrize(("missing", "resident"), [(0, True), (1, False)])
+def test_the_budget_comes_from_the_environment_where_none_is_given(problem, monkeypatch, missing, resident):
+    features, indices = problem
+    monkeypatch.setenv("SPECTRAL_SAMPLER_DEVICE_MEMORY", str(features.nbytes - missing))
+    rows = DeviceRows(features, "cpu")
+    rows.solve(indices, eager)
+    assert rows.resident is resident
+    monkeypatch.setenv("SPECTRAL_SAMPLER_DEVICE_MEMORY", "lots")
+    with pytest.raises(ArgumentError, match=r"^SPECTRAL_SAMPLER_DEVICE_MEMORY must be a number of bytes, got 'lots'"):
+        DeviceRows(features, "cpu").solve(indices, eager)
+
+
 def test_scores_come_by_way_of_the_device_where_its_backend_is_named(problem, monkeypatch):
     features, indices = problem
     store = ReferenceStore.from_arrays(features)

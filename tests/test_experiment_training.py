@@ -1,5 +1,6 @@
 """One training: the same start, order and recipe for every policy, and an honest count of what it cost."""
 
+import dataclasses
 import itertools
 import random
 
@@ -28,6 +29,7 @@ from spectral_sampler.experiment.networks import GlossNetwork, network_for, weig
 from spectral_sampler.experiment.policies import CONTROLS, chosen_policies
 from spectral_sampler.experiment.reference import encoded_features, prepare_features, reference_for
 from spectral_sampler.experiment.samples import TensorSamples, TextSamples
+from spectral_sampler.extraction import train_reference
 
 pytest.importorskip("sklearn")
 
@@ -229,6 +231,28 @@ def test_a_held_out_reference_is_better_than_an_untrained_one_and_is_cached(task
     assert found["held-out"] > 0.9
     assert found["untrained"] < 0.4
     assert len(list(tmp_path.glob("references/*.npz"))) == 2
+
+
+def test_twins_score_the_half_that_they_were_not_trained_on(task, tmp_path, monkeypatch):
+    trained = []
+
+    def spy(network, samples, **options):
+        trained.append(samples)
+        return train_reference(network, samples, **options)
+
+    monkeypatch.setattr("spectral_sampler.experiment.reference.train_reference", spy)
+    settings = Settings.of("digits", train_size=320, reference="twin", label_noise=0.2)
+    rows = corrupt(task.train.labels, settings.corruption, 10, 0)
+    losses = {
+        name: reference_for(dataclasses.replace(settings, reference=name), task, rows, 0, tmp_path).store.losses
+        for name in ("twin", "held-out")
+    }
+    first, second = trained[1], trained[2]  # after the held-out model, which gives the features
+    assert len(first) == len(second) == 160
+    seen = [row.numpy().tobytes() for half in (first, second) for row in half.inputs]
+    assert len(set(seen)) == 320, "no row in both"
+    assert losses["twin"][rows.wrong].min() > np.median(losses["twin"][~rows.wrong]), "wrong labels were not learnt"
+    assert not np.allclose(losses["twin"], losses["held-out"])
 
 
 def test_references_that_do_not_fit_the_data_are_refused(task, tmp_path):

@@ -1,18 +1,20 @@
-"""The wheel as a user gets it: built with the extension required, installed elsewhere, loaded and run."""
+"""The wheel as a user gets it: built with the extension required, installed elsewhere, loaded and run; and what device
+code the extension holds.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import zipfile
 from pathlib import Path
 
 import pytest
-
-pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "csrc", "spectral_sampler")
@@ -71,6 +73,7 @@ def wheel(tmp_path_factory) -> Path:
     return build(tmp_path_factory.mktemp("wheel"), SPECTRAL_SAMPLER_REQUIRE_EXT="1")
 
 
+@pytest.mark.slow
 def test_wheel_is_abi3_and_holds_what_it_should(wheel):
     assert "-cp310-abi3-" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
@@ -85,6 +88,7 @@ def pythons() -> list[str]:
     return [sys.executable, *filter(None, others.split(os.pathsep))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", pythons())
 def test_installed_wheel_loads_its_module_and_runs(wheel, tmp_path, python):
     """In an environment of its own, outside the tree, which sees the torch of ``python`` and nothing else of ours."""
@@ -100,17 +104,20 @@ def test_installed_wheel_loads_its_module_and_runs(wheel, tmp_path, python):
     assert instruction_set in ("baseline", "avx2", "avx512")
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_wheel_is_pure(tmp_path):
     wheel = build(tmp_path, CXX=str(tmp_path / "none"), PATH=str(tmp_path))
     assert wheel.name.endswith("-py3-none-any.whl")
     assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
 
 
+@pytest.mark.slow
 def test_required_extension_that_cannot_be_built_is_an_error(tmp_path):
     with pytest.raises(AssertionError, match="SPECTRAL_SAMPLER_REQUIRE_EXT=1"):
         build(tmp_path, PATH=str(tmp_path), SPECTRAL_SAMPLER_REQUIRE_EXT="1")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF symbols")
 def test_files_with_their_own_instruction_set_share_no_code(tmp_path):
@@ -123,3 +130,45 @@ def test_files_with_their_own_instruction_set_share_no_code(tmp_path):
             line.split()[-1] for line in run("nm", "--defined-only", target).splitlines() if line.split()[-2] in "WVTu"
         ]
         assert shared == []
+
+
+def nvcc() -> str | None:
+    """The CUDA compiler, by setup.py's rule."""
+    home = os.environ.get("CUDA_HOME")
+    return None if os.environ.get("SPECTRAL_SAMPLER_CUDA") == "0" else shutil.which("nvcc", path=home and f"{home}/bin")
+
+
+def find_cuobjdump() -> str | None:
+    """From the CUDA toolkit, or from triton's wheel."""
+    triton = Path(sysconfig.get_path("purelib"), "triton/backends/nvidia/bin")
+    folders = (Path(nvcc() or "nvcc").resolve().parent, Path("/usr/local/cuda/bin"), triton)
+    return shutil.which("cuobjdump", path=os.pathsep.join((os.environ["PATH"], *map(str, folders))))
+
+
+def device_code(cuobjdump: str, binary: Path) -> dict[tuple[str, str], set[str]]:
+    """The kernels of each piece of device code in a binary, by ("elf" or "ptx", architecture); none named for PTX."""
+    usage = run(cuobjdump, "-res-usage", binary)
+    pieces = re.split(r"^Fatbin (elf|ptx) code:$", usage, flags=re.MULTILINE)[1:]
+    found = {}
+    for kind, text in zip(pieces[::2], pieces[1::2], strict=True):
+        (arch,) = re.findall(r"^arch = (\S+)$", text, flags=re.MULTILINE)
+        found[kind, arch] = set(re.findall(r"^ Function (\S+):$", text, flags=re.MULTILINE))
+    return found
+
+
+def test_one_extension_holds_the_code_of_every_architecture():
+    """Read from the extension in the source tree, which the ordinary build made: by nvcc for sm_80, sm_90 and sm_100,
+    and PTX for later devices. `make test-cpu-torch` loads this same file beside a torch without CUDA.
+    """
+    extension, cuobjdump = ROOT / "spectral_sampler" / "_C.abi3.so", find_cuobjdump()
+    if not extension.exists():
+        pytest.skip("the extension is not built in the source tree (pip install --no-build-isolation --editable .)")
+    if nvcc() is None:
+        pytest.skip("there is no nvcc in CUDA_HOME/bin or on PATH: the extension is built without CUDA kernels")
+    if cuobjdump is None:
+        pytest.skip("there is no cuobjdump (it comes with the CUDA toolkit and with triton)")
+    found = device_code(cuobjdump, extension)
+    assert set(found) == {("elf", "sm_80"), ("elf", "sm_90"), ("elf", "sm_100"), ("ptx", "sm_100")}, "build it anew"
+    kernels = found["elf", "sm_80"]
+    assert len(kernels) == 7, "launch.cu launches seven"
+    assert all(found[kind, arch] == (kernels if kind == "elf" else set()) for kind, arch in found)

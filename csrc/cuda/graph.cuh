@@ -35,7 +35,7 @@ __global__ void row_factors(const T* features, const long long* indices, float* 
   square = warp_sum(square);
   if (lane() == 0) {
     scale[row] = factor;
-    inverse[row] = square > 0.f && square < INFINITY ? 1.f / sqrtf(square) : 0.f;  // a NaN fails both
+    inverse[row] = square > 0.f && square < infinity() ? 1.f / sqrtf(square) : 0.f;  // a NaN fails both
   }
 }
 

@@ -51,7 +51,7 @@ T* data(const Tensor& tensor, int64_t offset = 0) {
   return static_cast<T*>(tensor.data_ptr()) + offset;
 }
 
-// Indices on the device are not read here: whoever calls has checked that they are in range (`kernels/cuda.py`).
+// Indices on the device are not read here: `fiedler.py` checks those that come from the host, before they move.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fiedler(const Tensor& features, const Tensor& indices, int64_t form,
                                                                    int64_t) {
   STD_TORCH_CHECK(form == 0 || form == 1 || form == 3,

@@ -1,4 +1,5 @@
-// Sums over warps and blocks. Free of host and torch headers: nvcc, NVRTC and tests/cuda/cuda_on_cpu.h compile this text.
+// Sums over warps and blocks. Free of host and torch headers: nvcc, NVRTC (tests/test_nvrtc.py) and
+// tests/cuda/cuda_on_cpu.h compile this text. fp16 needs CUDA's own cuda_fp16.h, which NVRTC has to be shown by -I.
 #pragma once
 #ifdef SPECTRAL_ON_CPU
 #define SPECTRAL_SHARED float* spectral_shared = static_cast<float*>(cuda_on_cpu::shared_memory())
@@ -28,6 +29,8 @@ __device__ inline float widen(float value) { return value; }
 __device__ inline float widen(unsigned short value) { return from_half(value); }
 __device__ inline void narrow(float value, float* to) { *to = value; }
 __device__ inline void narrow(float value, unsigned short* to) { *to = to_half(value); }
+
+__device__ inline float infinity() { return __uint_as_float(0x7f800000u); }  // NVRTC has no INFINITY
 
 __device__ inline int lane() { return threadIdx.x & (kWarp - 1); }
 __device__ inline int warp() { return threadIdx.x / kWarp; }

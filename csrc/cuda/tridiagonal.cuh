@@ -47,7 +47,7 @@ __device__ inline void lowest_vector(const float* alpha, const float* below, flo
     for (int row = last - 1; row >= first; --row)
       backward[row] = away_from_zero(alpha[row] - value - below[row + 1] * below[row + 1] / backward[row + 1], kLeast);
     int twist = first;
-    float least = INFINITY;
+    float least = infinity();
     for (int row = first; row <= last; ++row) {
       const float gamma = fabsf(forward[row] + backward[row] - (alpha[row] - value));
       if (gamma < least) least = gamma, twist = row;

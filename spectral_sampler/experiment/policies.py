@@ -44,6 +44,7 @@ POLICIES: dict[str, Callable[[], Selection]] = {
     GSTDS.name: GSTDS,
     "saln-negated": lambda: SALN(score="negated"),
     "gstds-negated": lambda: GSTDS(score="negated"),
+    "gstds-abs": lambda: GSTDS(score="abs"),
     "gstds-boundary": lambda: GSTDS(score="boundary"),
     "gstds-abs-fiedler": lambda: GSTDS(weights="abs_fiedler"),
     "gstds-high-loss": lambda: GSTDS(weights="loss"),

@@ -22,6 +22,7 @@ from spectral_sampler.experiment.networks import network_for
 from spectral_sampler.experiment.samples import ImageSamples, Samples, TensorSamples, TextSamples
 from spectral_sampler.experiment.zero_shot import class_name_logits
 from spectral_sampler.extraction import SmallMLP, efficientnet_lite0, extract, minilm, resnet50, train_reference
+from spectral_sampler.selection.rho_loss import holdout_twin_losses
 from spectral_sampler.store import ReferenceStore
 
 if TYPE_CHECKING:
@@ -45,10 +46,11 @@ ENCODERS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
 }
 """What they read, and how they are made."""
 
-REFERENCES = ("held-out", "untrained", *ENCODERS)
-"""held-out: features and losses of the learner's architecture trained on held-out rows. untrained: the same before
-training, for the question what a reference's quality is worth. The others: features of a known encoder, losses of a
-model trained on held-out rows."""
+REFERENCES = ("held-out", "twin", "untrained", *ENCODERS)
+"""held-out: features and losses of the learner's architecture trained on held-out rows. twin: the same features; losses
+of two such models, each trained on half of the learner's own rows and scoring the other half. untrained: as held-out
+before training, for the question what a reference's quality is worth. The others: features of a known encoder, losses
+of a model trained on held-out rows."""
 
 
 class Reference(NamedTuple):
@@ -131,6 +133,20 @@ def _last_layer(network: nn.Module, samples: Samples) -> tuple[NDArray[np.float6
     return losses, features, logits
 
 
+def _fitted(network: nn.Module, samples: Samples, settings: Settings, seed: int) -> nn.Module:
+    epochs = settings.reference_epochs or _epochs(len(samples))
+    return train_reference(network, samples, epochs=epochs, batch_size=min(128, 1 + len(samples) // 16), seed=seed)
+
+
+def _twin_losses(settings: Settings, task: Task, rows: Samples, seed: int) -> NDArray[np.float64]:
+    def score(train: NDArray[np.int64], rest: NDArray[np.int64]) -> NDArray[np.float64]:
+        network = network_for(task, settings, seed + _SEED_OFFSET)
+        _fitted(network, rows.subset(train), settings, seed)
+        return evaluate(network, rows.subset(rest))[1]
+
+    return holdout_twin_losses(score, len(rows), seed=seed)
+
+
 def _compute(settings: Settings, task: Task, corrupted: Corrupted, seed: int, cache: Path | None) -> dict[str, Any]:
     """Losses (M,) of the learner's rows under its labels, features (M, d) unless an encoder gives them, and the
     reference's test accuracy."""
@@ -149,10 +165,11 @@ def _compute(settings: Settings, task: Task, corrupted: Corrupted, seed: int, ca
         network = network_for(task, settings, seed + _SEED_OFFSET)
     if settings.reference != "untrained":
         noisy = held_out.subset(np.arange(len(held_out)), labels)
-        epochs = settings.reference_epochs or _epochs(len(noisy))
-        train_reference(network, noisy, epochs=epochs, batch_size=min(128, 1 + len(noisy) // 16), seed=seed)
+        _fitted(network, noisy, settings, seed)
     learner_rows = train.subset(corrupted.rows, corrupted.labels)
     losses, features, logits = _last_layer(network, learner_rows)
+    if settings.reference == "twin":
+        losses = _twin_losses(settings, task, learner_rows, seed)
     clean, _ = evaluate(network, train)
     found = {"losses": losses.astype(np.float32), "accuracy": np.float64(clean), "logits": logits}
     return found if encoded else {**found, "features": features}

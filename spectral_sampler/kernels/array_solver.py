@@ -48,7 +48,7 @@ Accept = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]
 
 
 def _place(xp: Any, like: Array) -> dict[str, Any]:
-    """Where new arrays go; NumPy before 2 and CuPy before 14 take no device, and have a current one."""
+    """Where new arrays go; CuPy and NumPy before 2 take no device; CuPy has a current one."""
     return {} if xp.__name__ in {"numpy", "cupy"} else {"device": like.device}
 
 

@@ -7,15 +7,19 @@ fp32.
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
+from spectral_sampler.errors import argument_error
 from spectral_sampler.kernels import native
-from spectral_sampler.kernels.nvidia import device_missing
+from spectral_sampler.kernels.nvidia import device_missing, device_too_old
 
-__all__ = ["DEVICES", "solve", "unsupported", "unusable_reason"]
+__all__ = ["DEVICES", "HALF_VARIABLE", "solve", "unsupported", "unusable_reason"]
 
 DEVICES = ("cuda",)
+HALF_VARIABLE = "SPECTRAL_SAMPLER_HALF_AFFINITIES"
 LARGEST = 1024
 _OPERATOR = "spectral_sampler::fiedler"
 
@@ -37,24 +41,35 @@ def unusable_reason() -> str | None:
     return device_missing()
 
 
-def unsupported(features: Tensor, indices: Tensor) -> str | None:  # noqa: ARG001
+def unsupported(features: Tensor, indices: Tensor) -> str | None:
     """Why this problem cannot be taken, or None."""
     size = indices.shape[1]
-    return f"a graph of {size} nodes is larger than {LARGEST}" if size > LARGEST else None
+    return f"a graph of {size} nodes is larger than {LARGEST}" if size > LARGEST else device_too_old(features)
 
 
-def solve(features: Tensor, indices: Tensor, *, half_affinities: bool = False) -> tuple[Tensor, ...]:
+def _form(half_affinities: bool | None) -> int:
+    """How the operator keeps S: 0 chooses, 3 is fp16."""
+    if half_affinities is None:
+        text = os.environ.get(HALF_VARIABLE) or "0"
+        if text not in ("0", "1"):
+            raise argument_error(HALF_VARIABLE, "0 or 1", repr(text), "1 keeps affinities as fp16.")
+        half_affinities = text == "1"
+    return 3 if half_affinities else 0
+
+
+def solve(features: Tensor, indices: Tensor, *, half_affinities: bool | None = None) -> tuple[Tensor, ...]:
     """Solve the candidate batches ``indices`` (B, N) int64 into the rows of ``features`` (M, d), N ≤ 1024.
 
     Args:
         features: fp16 and fp32 are read in place; another type is converted to fp32 first, which copies all of it.
         half_affinities: keep S as fp16, which fits N ≤ 334 (282 on sm_80) in shared memory. Each cosine is then good to
-            2⁻¹¹ only, and so is the graph: not the definition's result, though close in rank.
+            2⁻¹¹ only, and so is the graph: not the definition's result, though close in rank. None reads
+            SPECTRAL_SAMPLER_HALF_AFFINITIES, 0 or 1.
 
     Returns:
         vector (B, N), value, residual, num_matvecs, status, gap (B,), as `fiedler.FiedlerResult`.
     """
     rows = features if features.dtype in (torch.float32, torch.float16) else features.to(torch.float32)
-    form = 3 if half_affinities else 0
-    result: tuple[Tensor, ...] = torch.ops.spectral_sampler.fiedler(rows, indices.to(features.device), form, 8)
+    form, places = _form(half_affinities), indices.to(features.device)
+    result: tuple[Tensor, ...] = torch.ops.spectral_sampler.fiedler(rows, places, form, 8)
     return result

@@ -22,6 +22,7 @@ from spectral_sampler.kernels.array_solver import Solved, solve_features
 __all__ = ["DEVICES", "finish", "solve", "unsupported", "unusable_reason"]
 
 DEVICES = ("cuda",)
+_OLDEST = (14, 1)  # the first with matrix_transpose
 _LARGEST = 1024
 _RESIDUAL_LIMIT = 16.0
 _CONVERGED, _DEGENERATE, _INDEFINITE, _INVALID = 1, 2, 4, 8  # fiedler.Status
@@ -34,7 +35,16 @@ def unusable_reason() -> str | None:
         return "cupy is not installed (pip install cupy-cuda13x, or cupy-cuda12x)"
     if torch.version.cuda is None:
         return "this torch is built without CUDA"
-    return None if torch.cuda.is_available() else "torch sees no CUDA device"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    try:
+        version = str(importlib.import_module("cupy").__version__)  # not before here: the import takes a second
+    except ImportError:
+        return 'cupy is installed but cannot be imported (python -c "import cupy" says why)'
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        return f"cupy must be {oldest} or newer, got {version} (pip install --upgrade cupy-cuda13x, or cupy-cuda12x)"
+    return None
 
 
 def unsupported(features: Tensor, indices: Tensor) -> str | None:  # noqa: ARG001

@@ -11,6 +11,7 @@ neither the training stream nor the default stream waits for it. Nothing touches
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -20,11 +21,12 @@ from torch import Tensor
 
 from spectral_sampler.errors import argument_error
 
-__all__ = ["DeviceRows", "Solver"]
+__all__ = ["BUDGET_VARIABLE", "DeviceRows", "Solver"]
 
 # (features (M, d), indices (B, N)) -> outputs, all on one device
 Solver = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
-_SHARE = 0.5  # of the memory that is free at the first use; the solvers' own work space is at most 512 MiB
+_SHARE = 0.25  # of the device's memory, used or free: which rows are resident must not depend on the moment
+BUDGET_VARIABLE = "SPECTRAL_SAMPLER_DEVICE_MEMORY"
 
 
 class DeviceRows:
@@ -33,7 +35,8 @@ class DeviceRows:
     Args:
         features: on the host, float16 or float32; not copied until used.
         device: where to solve; "cpu" solves in place, without streams.
-        budget: bytes the resident copy may take; None is half of what is free at the first use.
+        budget: bytes the resident copy may take; None reads SPECTRAL_SAMPLER_DEVICE_MEMORY, by default a quarter of the
+            device's memory.
     """
 
     def __init__(self, features: Tensor, device: torch.device | str = "cuda", *, budget: int | None = None) -> None:
@@ -62,14 +65,25 @@ class DeviceRows:
         if self._prepared:
             return
         if self._on_cuda:
+            if self.device == torch.device("cuda"):  # the next thread's current device may be another
+                self.device = torch.device("cuda", torch.cuda.current_device())
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        budget = self._budget
-        if budget is None:
-            budget = int(_SHARE * torch.cuda.mem_get_info(self.device)[0]) if self._on_cuda else self._host.nbytes
-        if self._host.nbytes <= budget:
+        if self._host.nbytes <= (self._default_budget() if self._budget is None else self._budget):
             with self._side():
                 self._resident = self._host.to(self.device, non_blocking=True)
         self._prepared = True
+
+    def _default_budget(self) -> int:
+        text = os.environ.get(BUDGET_VARIABLE)
+        if text is not None:
+            if not text.isdecimal():
+                raise argument_error(
+                    BUDGET_VARIABLE, "a number of bytes", repr(text), "0 gathers the rows of each call."
+                )
+            return int(text)
+        if not self._on_cuda:
+            return self._host.nbytes
+        return int(_SHARE * torch.cuda.get_device_properties(self.device).total_memory)
 
     def _gathered(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The rows that are named, on the device, and the indices among them. The order of the indices is kept."""

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.kernels.nvidia import device_missing
+from spectral_sampler.kernels.nvidia import device_missing, device_of, device_too_old
 
 __all__ = ["DEVICES", "PRECISIONS", "PRECISION_VARIABLE", "solve", "unsupported", "unusable_reason"]
 
 PRECISIONS = ("tf32x3", "ieee", "tf32", "bf16")
 PRECISION_VARIABLE = "SPECTRAL_SAMPLER_PRECISION"
-LONGEST = 1 << 20  # nodes of one graph; beyond it the pointers' arithmetic has not been checked
+LONGEST = 1_000_000  # nodes of one graph: a launch has at most 65,535 programs along its second axis, 16 rows each
 _SMALL, _LARGE = 128, 1024
 _MATVECS = 640  # for one member; ten times what realistic batches take. The residual says where it did not suffice
 
@@ -53,7 +53,7 @@ def unsupported(features: Tensor, indices: Tensor) -> str | None:
         return f"a graph of {indices.shape[1]} nodes is larger than {LONGEST}"
     if indices.shape[1] > _LARGE and features.shape[1] > 8192:
         return f"{features.shape[1]} columns do not fit in registers"
-    return None
+    return device_too_old(features)
 
 
 def _precision(precision: str | None) -> str:
@@ -89,7 +89,11 @@ def solve(features: Tensor, indices: Tensor, *, precision: str | None = None) ->
         features = features.contiguous()
     if features.dtype == torch.float16:
         name = "ieee" if name != "ieee" and interpreted() else name
-    indices = indices.to(features.device).contiguous()
+    with device_of(features):
+        return _launched(features, indices.to(features.device).contiguous(), name)
+
+
+def _launched(features: Tensor, indices: Tensor, precision: str) -> tuple[Tensor, ...]:
     size = indices.shape[1]
     if size > _LARGE:
         from spectral_sampler.kernels.one_pass import solve_rows
@@ -101,5 +105,5 @@ def solve(features: Tensor, indices: Tensor, *, precision: str | None = None) ->
         from spectral_sampler.kernels.triton_small import launch_small as launch
     else:
         from spectral_sampler.kernels.triton_large import launch_large as launch
-    launch(features, indices, outputs, name, _MATVECS)
+    launch(features, indices, outputs, precision, _MATVECS)
     return outputs

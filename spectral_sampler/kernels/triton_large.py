@@ -17,7 +17,17 @@ import triton
 import triton.language as tl
 
 from spectral_sampler.kernels.triton_lanczos import canonical_sign, solve_member, status_bits
-from spectral_sampler.kernels.triton_small import CHECK, REGISTERS, accumulate, row_scale, store_result
+from spectral_sampler.kernels.triton_small import (
+    CHECK,
+    REGISTERS,
+    accumulate,
+    aligned,
+    columns,
+    product_precision,
+    row_pointers,
+    row_scale,
+    store_result,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,11 +60,13 @@ LARGE = {256: Large(64, 16), 512: Large(32, 4), 1024: Large(16, 8)}
 WARPS = 8
 _CHUNK_BYTES = 1 << 28  # of S held at a time
 SCALE_ROWS = 16
+_NARROW = 16  # depth of a Gram tile where rows are read number by number: at 32 their addresses spill on sm_80
 
 
-@triton.jit
-def scale_rows(features, indices, scales, inverses, d, stride, N, padded,
-               ROWS: tl.constexpr, BD: tl.constexpr, SCALED: tl.constexpr):  # fmt: skip
+# Why some arguments are not specialised: see `triton_small.solve_small`.
+@triton.jit(do_not_specialize=["d", "stride", "N", "padded"], do_not_specialize_on_alignment=["features", "indices"])
+def scale_rows(features, indices, scales, inverses, d: tl.int32, stride: tl.int64, N: tl.int32, padded: tl.int32,
+               ROWS: tl.constexpr, BD: tl.constexpr, SCALED: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """For each node a power of two s and 1 / |s x|, both (B, NP); the second is 0 for padding and for rows without
     direction.
     """
@@ -62,7 +74,9 @@ def scale_rows(features, indices, scales, inverses, d, stride, N, padded,
     node = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BD)
     inside = node < N
-    pointers = features + tl.load(indices + member * N + node, mask=inside, other=0) * stride
+    d = columns(d, ALIGNED)
+    index = tl.load(indices + member * N + node, mask=inside, other=0)
+    pointers = row_pointers(features, index, stride, ALIGNED)
     scale = tl.full((ROWS,), 1.0, dtype=tl.float32)
     if SCALED:
         scale = row_scale(pointers, inside, d, ROWS, BD)
@@ -79,9 +93,9 @@ def scale_rows(features, indices, scales, inverses, d, stride, N, padded,
 
 
 @triton.jit
-def _rows(features, indices, scales, member, node, stride, N, NP: tl.constexpr):
+def _rows(features, indices, scales, member, node, stride, N, NP: tl.constexpr, ALIGNED: tl.constexpr):
     index = tl.load(indices + member * N + node, mask=node < N, other=0)
-    return features + index * stride, tl.load(scales + member * NP + node)
+    return row_pointers(features, index, stride, ALIGNED), tl.load(scales + member * NP + node)
 
 
 @triton.jit
@@ -93,10 +107,10 @@ def _block(pointers, scale, node, first, d, N, BD: tl.constexpr, SCALED: tl.cons
     return block
 
 
-@triton.jit
-def gram_tiles(features, indices, scales, inverses, affinities, d, stride, N,
+@triton.jit(do_not_specialize=["d", "stride", "N"], do_not_specialize_on_alignment=["features", "indices"])
+def gram_tiles(features, indices, scales, inverses, affinities, d: tl.int32, stride: tl.int64, N: tl.int32,
                NP: tl.constexpr, T: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr, SCALED: tl.constexpr,
-               STAGES: tl.constexpr):  # fmt: skip
+               STAGES: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """One T × T tile of S on or below the diagonal, and its mirror image. Entries of rows without direction are
     zero.
     """
@@ -108,8 +122,9 @@ def gram_tiles(features, indices, scales, inverses, affinities, d, stride, N,
     j = pair - i * (i + 1) // 2
     row = i * T + tl.arange(0, T)
     column = j * T + tl.arange(0, T)
-    left, left_scale = _rows(features, indices, scales, member, row, stride, N, NP)
-    right, right_scale = _rows(features, indices, scales, member, column, stride, N, NP)
+    d = columns(d, ALIGNED)
+    left, left_scale = _rows(features, indices, scales, member, row, stride, N, NP, ALIGNED)
+    right, right_scale = _rows(features, indices, scales, member, column, stride, N, NP, ALIGNED)
     gram = tl.zeros((T, T), dtype=tl.float32)
     for first in tl.range(0, d, BD, num_stages=STAGES):
         a = _block(left, left_scale, row, first, d, N, BD, SCALED)
@@ -138,8 +153,9 @@ def _sums(affinity, node, NP: tl.constexpr, TILE: tl.constexpr):
     return degree, absolute
 
 
-@triton.jit
-def solve_large(indices, inverses, affinities, vectors, values, residuals, matvecs, statuses, gaps, N, most,
+@triton.jit(do_not_specialize=["N", "most"], do_not_specialize_on_alignment=["indices"])
+def solve_large(indices, inverses, affinities, vectors, values, residuals, matvecs, statuses, gaps,
+                N: tl.int32, most: tl.int32,
                 NP: tl.constexpr, KP: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
                 CHECK: tl.constexpr):  # fmt: skip
     """The Fiedler pair of one member from its S, read TILE rows at a time."""
@@ -168,7 +184,8 @@ def launch_scale(features: Tensor, indices: Tensor, multiple: int) -> tuple[Tens
     inverses = torch.empty_like(scales)
     scale_rows[(count, padded // SCALE_ROWS)](
         features, indices, scales, inverses, features.shape[1], features.stride(0), size, padded,
-        ROWS=SCALE_ROWS, BD=128, SCALED=features.dtype != torch.float16, num_warps=4)  # fmt: skip
+        ROWS=SCALE_ROWS, BD=128, SCALED=features.dtype != torch.float16, ALIGNED=aligned(features),
+        num_warps=4)  # fmt: skip
     return scales, inverses
 
 
@@ -179,6 +196,7 @@ def launch_large(features: Tensor, indices: Tensor, outputs: tuple[Tensor, ...],
     shape = LARGE[padded]
     step = max(1, _CHUNK_BYTES // (4 * padded * padded))
     scaled = features.dtype != torch.float16
+    depth = shape.BD if aligned(features) else _NARROW
     tiles = padded // shape.T
     for first in range(0, indices.shape[0], step):
         part = indices[first : first + step]
@@ -187,9 +205,8 @@ def launch_large(features: Tensor, indices: Tensor, outputs: tuple[Tensor, ...],
         affinities = features.new_empty((count, padded, padded), dtype=torch.float32)
         gram_tiles[(count, tiles * (tiles + 1) // 2)](
             features, part, scales, inverses, affinities, features.shape[1], features.stride(0), size, NP=padded,
-            T=shape.T,
-            BD=shape.BD, PRECISION=precision, SCALED=scaled, STAGES=shape.STAGES, num_warps=4)  # fmt: skip
+            T=shape.T, BD=depth, PRECISION=product_precision(features, precision), SCALED=scaled,
+            STAGES=shape.STAGES, ALIGNED=aligned(features), num_warps=4, num_stages=shape.STAGES)  # fmt: skip
         solve_large[(count,)](
             part, inverses, affinities, *(field[first : first + step] for field in outputs), size, most, NP=padded,
-            KP=shape.KP,
-            TILE=shape.TILE, WIDTH=256, CHECK=CHECK, num_warps=WARPS, maxnreg=REGISTERS)  # fmt: skip
+            KP=shape.KP, TILE=shape.TILE, WIDTH=256, CHECK=CHECK, num_warps=WARPS, maxnreg=REGISTERS)  # fmt: skip

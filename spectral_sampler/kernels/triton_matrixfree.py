@@ -20,27 +20,33 @@ import triton
 import triton.language as tl
 
 from spectral_sampler.kernels.triton_large import launch_scale
+from spectral_sampler.kernels.triton_small import aligned, columns, row_pointers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["TILE", "WIDEST", "OnePassGraph", "add_parts", "one_pass"]
+__all__ = ["ROWS", "OnePassGraph", "add_parts", "one_pass"]
 
-WIDEST = 8192  # d; a row has to fit in one program's registers
 _PROGRAMS = 256  # parts of z: two for each multiprocessor of the largest chips, and few enough to add quickly
-TILE = 16384  # floats of U a program holds
+# Rows of U that a program holds at a time, by the padded width: at most 16384 floats, which fit in its registers. One
+# choice for a width, whatever N, so that every pair that can be launched is also proved.
+ROWS = {128: 32, 256: 32, 512: 32, 1024: 16, 2048: 8, 4096: 4, 8192: 2}
+_BLOCK = 128  # numbers of z that one program adds
 
 
-@triton.jit
-def one_pass(features, indices, scales, inverses, degrees, q, y, r, parts, d, stride, N, per_program,
-             RT: tl.constexpr, DP: tl.constexpr, MODE: tl.constexpr):  # fmt: skip
+# Why some arguments are not specialised: see `triton_small.solve_small`. q may be a row of a matrix.
+@triton.jit(do_not_specialize=["d", "stride", "N", "per_program"],
+            do_not_specialize_on_alignment=["features", "indices", "degrees", "q", "y", "r"])  # fmt: skip
+def one_pass(features, indices, scales, inverses, degrees, q, y, r, parts,
+             d: tl.int32, stride: tl.int64, N: tl.int32, per_program: tl.int32,
+             RT: tl.constexpr, DP: tl.constexpr, MODE: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """Rows of one program, RT at a time. scales, inverses: see `scale_rows`; u_i = row · scale · inverse.
 
     MODE 0: r and parts of z as above. MODE 1: parts of Uᵀ q only (r is not written; y and degrees are not read).
     """
     program = tl.program_id(0)
     column = tl.arange(0, DP)
-    wide = column < d
+    wide = column < columns(d, ALIGNED)
     z = tl.zeros((DP,), dtype=tl.float32)
     if MODE == 0:
         mixed = tl.load(y + column, mask=wide, other=0.0)
@@ -48,8 +54,10 @@ def one_pass(features, indices, scales, inverses, degrees, q, y, r, parts, d, st
         row = program * per_program + step + tl.arange(0, RT)
         inside = (row < N) & (step + tl.arange(0, RT) < per_program)
         index = tl.load(indices + row, mask=inside, other=0)
-        pointers = features + (index * stride)[:, None] + column[None, :]
-        block = tl.load(pointers, mask=inside[:, None] & wide[None, :], other=0.0).to(tl.float32)
+        pointers = row_pointers(features, index, stride, ALIGNED)
+        block = tl.load(pointers[:, None] + column[None, :], mask=inside[:, None] & wide[None, :], other=0.0).to(
+            tl.float32
+        )
         scale = tl.load(scales + row, mask=inside, other=0.0)
         inverse = tl.load(inverses + row, mask=inside, other=0.0)
         units = block * scale[:, None] * inverse[:, None]
@@ -61,15 +69,15 @@ def one_pass(features, indices, scales, inverses, degrees, q, y, r, parts, d, st
     tl.store(parts + program.to(tl.int64) * DP + column, z)
 
 
-@triton.jit
-def add_parts(parts, z, d, count, DP: tl.constexpr, BD: tl.constexpr):
-    """z = Σ parts in the order of the programs that wrote them."""
+@triton.jit(do_not_specialize=["d", "count", "padded"])
+def add_parts(parts, z, d: tl.int32, count: tl.int32, padded: tl.int32, BD: tl.constexpr):
+    """z = Σ parts, ``padded`` numbers each, in the order of the programs that wrote them."""
     column = tl.program_id(0) * BD + tl.arange(0, BD)
     total = tl.zeros((BD,), dtype=tl.float32)
     pointers = parts + column
     for _ in range(count):
         total += tl.load(pointers, mask=column < d, other=0.0)
-        pointers += DP
+        pointers += padded
     tl.store(z + column, total, mask=column < d)
 
 
@@ -82,9 +90,8 @@ class OnePassGraph:
     def __init__(self, features: Tensor, indices: Tensor) -> None:
         self.features, self.indices = features, indices
         self.count, self.width = indices.shape[0], features.shape[1]
-        self._padded = max(16, triton.next_power_of_2(self.width))
+        self._padded = max(min(ROWS), triton.next_power_of_2(self.width))
         self._per_program = -(-self.count // _PROGRAMS)
-        self._rows = min(max(1, TILE // self._padded), triton.next_power_of_2(self._per_program))
         programs = -(-self.count // self._per_program)
         self._parts = features.new_empty((programs, self._padded), dtype=torch.float32)
         self._scales, self._inverses = (field[0, : self.count] for field in launch_scale(features, indices[None], 64))
@@ -97,11 +104,11 @@ class OnePassGraph:
         one_pass[(self._parts.shape[0],)](
             self.features, self.indices, self._scales, self._inverses, degrees, q, y, r, self._parts,
             self.width, self.features.stride(0), self.count, self._per_program,
-            RT=self._rows, DP=self._padded, MODE=mode, num_warps=8, maxnreg=255)  # fmt: skip
+            RT=ROWS[self._padded], DP=self._padded, MODE=mode, ALIGNED=aligned(self.features), num_warps=8,
+            maxnreg=255)  # fmt: skip
         z = q.new_empty(self.width)
-        block = min(128, self._padded)
-        add_parts[(-(-self.width // block),)](
-            self._parts, z, self.width, self._parts.shape[0], DP=self._padded, BD=block, num_warps=4)  # fmt: skip
+        add_parts[(-(-self.width // _BLOCK),)](
+            self._parts, z, self.width, self._parts.shape[0], self._padded, BD=_BLOCK, num_warps=4)  # fmt: skip
         return z
 
     def mix(self, q: Tensor) -> Tensor:

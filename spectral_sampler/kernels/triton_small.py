@@ -29,7 +29,11 @@ __all__ = [
     "SMALL",
     "Small",
     "accumulate",
+    "aligned",
+    "columns",
     "launch_small",
+    "product_precision",
+    "row_pointers",
     "row_scale",
     "small_shape",
     "solve_small",
@@ -53,6 +57,23 @@ SMALL = {16: Small(1, 16, 128), 32: Small(2, 32, 128), 64: Small(4, 64, 128), 12
 IEEE_128 = Small(
     8, 32, 256
 )  # without tensor cores the Gram product takes registers that 64 basis rows would need on sm_100
+
+
+@triton.jit
+def columns(d, ALIGNED: tl.constexpr):
+    """d, and where it is a multiple of 16 the compiler is told so: it then masks whole vectors of 16 bytes."""
+    if ALIGNED:
+        d = d // 16 * 16
+    return d
+
+
+@triton.jit
+def row_pointers(features, index, stride, ALIGNED: tl.constexpr):
+    """Where rows begin; `aligned` says whether the compiler may read 16 bytes at a time from there."""
+    pointers = features + index * stride
+    if ALIGNED:
+        pointers = tl.multiple_of(pointers, 16)
+    return pointers
 
 
 @triton.jit
@@ -106,17 +127,23 @@ def store_result(vectors, values, residuals, matvecs, statuses, gaps, member, no
     tl.store(gaps + member, tl.where(refused == 0, gap, 0.0))
 
 
-@triton.jit
-def solve_small(features, indices, vectors, values, residuals, matvecs, statuses, gaps, d, stride, N, most,
+# Left to itself Triton compiles anew for each way in which a number is 1 or a multiple of 16 and a pointer is aligned.
+# The arguments named here come from the caller and differ from launch to launch. Compiled once for all their values,
+# with ALIGNED in place of what is worth knowing about them, the kernels are few enough to be proved one by one.
+@triton.jit(do_not_specialize=["d", "stride", "N", "most"], do_not_specialize_on_alignment=["features", "indices"])
+def solve_small(features, indices, vectors, values, residuals, matvecs, statuses, gaps,
+                d: tl.int32, stride: tl.int64, N: tl.int32, most: tl.int32,
                 NP: tl.constexpr, BD: tl.constexpr, KP: tl.constexpr, WIDTH: tl.constexpr, CHECK: tl.constexpr,
-                PRECISION: tl.constexpr, SCALED: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
+                PRECISION: tl.constexpr, SCALED: tl.constexpr, STAGES: tl.constexpr,
+                ALIGNED: tl.constexpr):  # fmt: skip
     """The whole solve of one member; ``most`` bounds its matvecs. Outputs as `fiedler.FiedlerResult`."""
     member = tl.program_id(0).to(tl.int64)
     node = tl.arange(0, NP)
     column = tl.arange(0, BD)
     inside = node < N
     index = tl.load(indices + member * N + node, mask=inside, other=0)
-    pointers = features + index * stride
+    d = columns(d, ALIGNED)
+    pointers = row_pointers(features, index, stride, ALIGNED)
     gram = tl.zeros((NP, NP), dtype=tl.float32)
     if SCALED:
         scale = row_scale(pointers, inside, d, NP, BD)
@@ -144,18 +171,32 @@ def solve_small(features, indices, vectors, values, residuals, matvecs, statuses
                  vector, value * size, residual, used, status, gap)  # fmt: skip
 
 
-def small_shape(padded: int, precision: str, dtype: torch.dtype) -> Small:
+def aligned(features: Tensor) -> bool:
+    """Does every row begin at a multiple of 16 bytes and hold a multiple of 16 numbers?"""
+    return features.shape[1] % 16 == 0 and features.stride(0) % 16 == 0 and features.data_ptr() % 16 == 0
+
+
+def product_precision(features: Tensor, precision: str) -> str:
+    """What `accumulate` is compiled for: fp16 features are multiplied exactly, in one way only."""
+    return "exact" if features.dtype == torch.float16 else precision
+
+
+def small_shape(features: Tensor, padded: int, precision: str) -> Small:
     """The compiled shape for a padded size."""
-    return IEEE_128 if padded == 128 and precision == "ieee" and dtype != torch.float16 else SMALL[padded]
+    ieee = padded == 128 and precision == "ieee" and features.dtype != torch.float16
+    shape = IEEE_128 if ieee else SMALL[padded]
+    # Copies ahead of the product take a register for every number that is read on its own, and then sm_80 spills.
+    return shape if aligned(features) else shape._replace(STAGES=1)
 
 
 def launch_small(features: Tensor, indices: Tensor, outputs: tuple[Tensor, ...], precision: str, most: int) -> None:
     """Solve indices (B, N), N ≤ 128, into six outputs (vector, value, residual, num_matvecs, status, gap)."""
     count, size = indices.shape
     padded = max(16, triton.next_power_of_2(size))
-    shape = small_shape(padded, precision, features.dtype)
+    shape = small_shape(features, padded, precision)
     solve_small[(count,)](
         features, indices, *outputs, features.shape[1], features.stride(0), size, most,
-        NP=padded, BD=shape.BD, KP=shape.KP, WIDTH=shape.WIDTH, CHECK=CHECK, PRECISION=precision,
-        SCALED=features.dtype != torch.float16, STAGES=shape.STAGES, num_warps=shape.warps,
+        NP=padded, BD=shape.BD, KP=shape.KP, WIDTH=shape.WIDTH, CHECK=CHECK,
+        PRECISION=product_precision(features, precision), SCALED=features.dtype != torch.float16,
+        STAGES=shape.STAGES, ALIGNED=aligned(features), num_warps=shape.warps, num_stages=shape.STAGES,
         maxnreg=REGISTERS)  # fmt: skip

@@ -1,6 +1,7 @@
 // Solves one problem with the CUDA kernels on the CPU:  run_fiedler problem result [seed]
 //
-// problem: 9 int64 (members, count, rows, width, half features, threads, grid, capacity, storage), indices, features.
+// problem: 10 int64 (members, count, rows, width, half features, threads, grid, capacity, storage, most matvecs), indices,
+// features.
 // storage: 0 S as float in shared memory, 1 as fp16 in shared memory, 2 as float in global memory.
 // result: vector, value, residual, gap (float), matvecs, status (int64), affinity, degrees (float).
 #include "cuda_on_cpu.h"
@@ -41,8 +42,8 @@ void graph(const std::vector<T>& features, const std::vector<long long>& indices
 int main(int argc, char** argv) try {
   if (argc > 3) cuda_on_cpu::seed = std::strtoull(argv[3], nullptr, 10);
   std::ifstream file(argv[1], std::ios::binary);
-  const auto h = read<int64_t>(file, 9);
-  const int members = h[0], count = h[1], width = h[3], threads = h[5], grid = h[6], capacity = h[7], storage = h[8];
+  const auto h = read<int64_t>(file, 10);
+  const int members = h[0], count = h[1], width = h[3], threads = h[5], grid = h[6], capacity = h[7], storage = h[8], most = h[9];
   const auto indices = read<long long>(file, static_cast<size_t>(members) * count);
   const size_t nodes = indices.size();
   const float poison = std::nanf("");
@@ -54,7 +55,7 @@ int main(int argc, char** argv) try {
   std::vector<long long> matvecs(members, -1), status(members, -1);
   const FiedlerProblem problem = {indices.data(), affinity.data(), inverse.data(), basis.data(),  vector.data(), value.data(),
                                   residual.data(), gap.data(),     matvecs.data(), status.data(), members,       count,
-                                  capacity,        640};
+                                  capacity,        most};
   const size_t room = fiedler_floats(count, capacity) * sizeof(float), square = static_cast<size_t>(count) * count;
   if (storage == 0) launch(fiedler<float, true>, grid, threads, room + square * sizeof(float), problem);
   if (storage == 1) launch(fiedler<unsigned short, true>, grid, threads, room + square * sizeof(short), problem);

@@ -21,7 +21,7 @@ from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows
 from spectral_sampler.kernels.device_store import DeviceRows
 
 BACKENDS = ("triton", "cuda", "cupy")
-LARGEST = {"triton": 1 << 20, "cuda": 1024, "cupy": 1024}
+LARGEST = {"triton": 1_000_000, "cuda": 1024, "cupy": 1024}
 PROBLEMS = [
     *((size, 384) for size in (2, 3, 17, 64, 100, 127, 128, 129, 200, 256, 511, 1024, 4096)),
     *((100, width) for width in (1, 31, 1280, 2048)),
