@@ -45,7 +45,7 @@ def array_namespace(array: Array) -> Any:
 
 def _zeros(xp: Any, shape: tuple[int, ...], like: Array) -> Array:
     device = getattr(like, "device", None)
-    if device is None or xp.__name__ in {"numpy", "cupy"}:  # theirs take no device before NumPy 2 and CuPy 14
+    if device is None or xp.__name__ in {"numpy", "cupy"}:  # NumPy takes none before 2.0, CuPy none at all
         return xp.zeros(shape, dtype=like.dtype)
     return xp.zeros(shape, dtype=like.dtype, device=device)
 

@@ -251,7 +251,7 @@ def test_twins_score_the_half_that_they_were_not_trained_on(task, tmp_path, monk
     assert len(first) == len(second) == 160
     seen = [row.numpy().tobytes() for half in (first, second) for row in half.inputs]
     assert len(set(seen)) == 320, "no row in both"
-    assert losses["twin"][rows.wrong].min() > np.median(losses["twin"][~rows.wrong]), "wrong labels were not learnt"
+    assert np.median(losses["twin"][rows.wrong]) > np.log(10) > np.median(losses["twin"][~rows.wrong]), "not learnt"
     assert not np.allclose(losses["twin"], losses["held-out"])
 
 
