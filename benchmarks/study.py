@@ -25,7 +25,7 @@ SEEDS = 5
 
 SYSTEMS = (
     "saln", "gstds", "rho-loss", "jest", "jest-joint", "infobatch", "gradient-norm", "sensitivity", "bayesian",
-    "plausible-hard",
+    "plausible-even", "plausible-hard",
 )  # fmt: skip
 """Beside the four controls, which every comparison has."""
 
@@ -63,27 +63,27 @@ class Ablation(NamedTuple):
 
 
 _FASHION = "--data fashion-mnist --train-size 6000"
-_OURS = "plausible-hard"
+_OURS = ("plausible-even", "plausible-hard")
 ABLATIONS = {
     "schedule": Ablation(
         "--data digits",
-        ("gstds", _OURS),
+        ("gstds", *_OURS),
         {name: f"--schedule {name}" for name in ("sigmoid", "linear", "gamma", "sinc", "sinusoid", "constant",
                                                  "mellow-aimd", "aggressive-aimd", "plateau")},
     ),
     "reference": Ablation(
         _FASHION,
-        ("saln", "gstds", "jest", _OURS),
+        ("saln", "gstds", "jest", *_OURS),
         {"imagenet": "", "trained": "--reference held-out",
          "twin": "--reference twin", "one-epoch": "--reference held-out --reference-epochs 1",
          "untrained": "--reference untrained"},
     ),
     "keep-ratio": Ablation(
         f"{_FASHION} --schedule constant",
-        ("gstds", "jest", _OURS),
+        ("gstds", "jest", *_OURS),
         {ratio: f"--keep-ratio .{ratio}" for ratio in ("10", "30", "50", "70")},
     ),
-    "batches": Ablation(_FASHION, ("saln", "gstds", "jest", _OURS), {"reshuffled": "", "fixed": "--fixed-batches"}),
+    "batches": Ablation(_FASHION, ("saln", "gstds", "jest", *_OURS), {"reshuffled": "", "fixed": "--fixed-batches"}),
     "graph": Ablation(
         "",
         ("saln", "saln-negated", "saln-clamped", "saln-rbf", "gstds", "gstds-negated", "gstds-boundary",
@@ -92,7 +92,7 @@ ABLATIONS = {
     ),
     "parts": Ablation(
         _FASHION,
-        ("spectral-strata", _OURS, f"{_OURS}-flat", f"{_OURS}-unbalanced", f"{_OURS}-uncut"),
+        ("spectral-strata", *_OURS, "plausible-even-unbalanced", "plausible-even-uncut"),
         {fault: FAULTS[fault] for fault in ("clean", "noise20", "imbalance10", "duplicate50")},
     ),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from spectral_sampler.selection import (
     GradientNorm,
     InfoBatch,
     OnlineSelection,
+    PlausibleEven,
     PlausibleHard,
     RHOLoss,
     SensitivitySampling,
@@ -47,6 +48,7 @@ POLICIES = {
     "gradient-norm": lambda: GradientNorm(gate=False),
     "gstds": GSTDS,
     "uniform": Uniform,
+    "plausible-even": PlausibleEven,
     "plausible-hard": PlausibleHard,
 }
 

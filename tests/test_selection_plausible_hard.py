@@ -1,10 +1,10 @@
-"""PlausibleHard: its weights, its suspects, its doubts, and how evenly it draws."""
+"""PlausibleEven and PlausibleHard: weights, suspects, doubts, and how evenly they draw."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from spectral_sampler import PlausibleHard, ReferenceStore, SpectralBatchSampler, Uniform, draws
+from spectral_sampler import PlausibleEven, PlausibleHard, ReferenceStore, SpectralBatchSampler, Uniform, draws
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.selection import CandidateBatch
 from spectral_sampler.selection.label_noise import estimate
@@ -54,6 +54,21 @@ def test_the_first_draw_has_the_stated_probabilities(losses, excluded, floor, ba
     assert stats.chisquare(counts[possible], 4000 * expected[possible]).pvalue > 1e-3
     other = reference_weights(losses, 3 * floor, balance, excluded=excluded)[possible]  # a wrong floor is noticed
     assert stats.chisquare(counts[possible], 4000 * other).pvalue < 1e-3
+
+
+@pytest.mark.parametrize("losses", [WRONG, HARD])
+def test_without_the_preference_for_hard_samples_only_classes_and_suspects_count(losses):
+    store, indices = make_store(losses), np.arange(200)[None]
+    even = PlausibleEven(balance=0.5).score(store, indices, backend="auto").values
+    flat = PlausibleHard(floor=1e9, balance=0.5).score(store, indices, backend="auto").values
+    suspect = np.isneginf(flat)
+    assert np.array_equal(np.isneginf(even), suspect)
+    assert suspect.any() == (losses is WRONG)
+    assert even[~suspect] == pytest.approx(flat[~suspect] - np.log(1e9), abs=1e-6)
+    assert np.exp(even[~suspect]) == pytest.approx(
+        (1000 / np.bincount(LABELS)[LABELS[indices]] ** 1.0)[~suspect] ** 0.5
+    )
+    assert repr(PlausibleEven()) == "PlausibleEven(balance=1.0, tolerance=0.5)"
 
 
 def test_wrong_suspects_come_last_by_loss_and_weigh_nothing():

@@ -14,6 +14,7 @@ from spectral_sampler.selection import (
     GradientNorm,
     InfoBatch,
     OnlineSelection,
+    PlausibleEven,
     PlausibleHard,
     RHOLoss,
     SensitivitySampling,
@@ -43,6 +44,7 @@ SELECTIONS = {
     "gradient-norm": lambda: GradientNorm(momentum=0.7),
     "infobatch": InfoBatch,
     "sensitivity": lambda: SensitivitySampling(6),
+    "plausible-even": PlausibleEven,
     "plausible-hard": PlausibleHard,
     "spectral-strata": SpectralStrata,
 }

@@ -14,6 +14,7 @@ from spectral_sampler.selection import (
     GradientNorm,
     InfoBatch,
     LossWeighted,
+    PlausibleEven,
     PlausibleHard,
     RHOLoss,
     SensitivitySampling,
@@ -61,15 +62,15 @@ POLICIES: dict[str, Callable[[], Selection]] = {
     SensitivitySampling.name: SensitivitySampling,
     InfoBatch.name: InfoBatch,
     GradientNorm.name: GradientNorm,
+    PlausibleEven.name: PlausibleEven,
     PlausibleHard.name: PlausibleHard,
-    "plausible-hard-flat": lambda: PlausibleHard(floor=1e6),
-    "plausible-hard-unbalanced": lambda: PlausibleHard(balance=0.0),
-    "plausible-hard-uncut": lambda: PlausibleHard(tolerance=1.0),
+    "plausible-even-unbalanced": lambda: PlausibleEven(balance=0.0),
+    "plausible-even-uncut": lambda: PlausibleEven(tolerance=1.0),
 }
 """A selection by name. `register` adds to it. Those that need the learner's view of the candidates get it through
 ``learner=``, those that need its losses through ``observe``."""
 
-DEFAULT = (*CONTROLS, SALN.name, GSTDS.name, PlausibleHard.name)
+DEFAULT = (*CONTROLS, SALN.name, GSTDS.name, PlausibleEven.name)
 """What is compared when nothing is listed."""
 
 
