@@ -58,8 +58,9 @@ class PlausibleEven:
     - A *suspect* has a reference loss ``r_i > ln C``: a model that never saw it finds its label less likely than a
       guess among C classes would. Whether suspects are wrong or merely hard is estimated from the distribution of all
       losses (`spectral_sampler.selection.label_noise`). If more than ``tolerance`` of them are wrong, they are taken
-      only where a budget exceeds the other candidates, the least suspect first, and with weight zero: a loop that multiplies
-      its losses by ``sampler.weights_for(indices)`` learns nothing from them. Otherwise they are hard, and welcome.
+      only where a budget exceeds the other candidates, the least suspect first, and with weight zero: a loop that
+      multiplies its losses by ``sampler.weights_for(indices)`` learns nothing from them. Otherwise they are hard, and
+      welcome.
     - A reference that the labels contradict more than they would a guess is not asked.
     - The draw of a sample moves from epoch to epoch by the golden ratio instead of being made anew
       (`spectral_sampler.draws.recurring`). Each epoch's draw has the same distribution, but over several epochs a
