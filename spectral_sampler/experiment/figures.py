@@ -34,7 +34,7 @@ _MARKERS = "osD^vP*Xp<"
 _KINDS = {
     "rejected": ("#BBBBBB", "o", "rejected"),
     "spectral": ("#D55E00", "^", "by Fiedler score"),
-    "weighted": ("#0072B2", "s", "by reference loss"),
+    "weighted": ("#0072B2", "s", "by weighted draw"),
     "uniform": ("#009E73", "D", "at random"),
 }
 
