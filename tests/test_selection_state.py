@@ -59,10 +59,11 @@ def call(online, step):
     return online(indices=rng.permutation(M)[:N], logits=logits, labels=labels, features=rng.normal(size=(N, D)))
 
 
-def propose(selection, epoch):
-    if not isinstance(selection, Proposes):
-        return None
-    losses = np.random.default_rng(epoch).exponential(size=M)
+PROPOSING = [name for name, make in SELECTIONS.items() if isinstance(make(), Proposes)]
+
+
+def propose(selection, epoch, *, known=True):
+    losses = np.random.default_rng(epoch).exponential(size=M) if known else None
     found = selection.propose(EpochRequest(STORE, draws.permutation(0, epoch, M), 5, 40, losses, 0, epoch))
     return None if found is None else (found.batches.tolist(), found.weights.tolist())
 
@@ -75,12 +76,11 @@ def through_a_file(state):
 
 
 @pytest.mark.parametrize("stop", [0, 1, 7])
-@pytest.mark.parametrize("name", SELECTIONS)
+@pytest.mark.parametrize("name", [name for name in SELECTIONS if name not in PROPOSING])
 def test_round_trip(name, stop):
     online = OnlineSelection(SELECTIONS[name](), 0.4, store=STORE)
     for step in range(stop):
         call(online, step)
-        propose(online.policy, step)
     state = through_a_file(online.state_dict())
     resumed = OnlineSelection(SELECTIONS[name](), 0.4, store=STORE)
     call(resumed, 99)  # what it did before is overwritten
@@ -88,8 +88,20 @@ def test_round_trip(name, stop):
     for step in range(stop, 12):
         assert call(resumed, step).tolist() == call(online, step).tolist(), step
         assert resumed.weights.tolist() == online.weights.tolist()
-        assert propose(resumed.policy, step) == propose(online.policy, step)
     assert resumed.statistics() == online.statistics()
+
+
+@pytest.mark.parametrize("stop", [0, 1, 7])
+@pytest.mark.parametrize("name", PROPOSING)
+def test_round_trip_of_what_is_offered(name, stop):
+    policy, resumed = SELECTIONS[name](), SELECTIONS[name]()
+    offered = [propose(policy, epoch) for epoch in range(stop + 1)]
+    propose(resumed, 99)  # what it did before is overwritten
+    if hasattr(policy, "state_dict"):
+        resumed.load_state_dict(through_a_file(policy.state_dict()))
+    assert propose(resumed, stop, known=False) == offered[-1], "the losses of before are not part of a checkpoint"
+    for epoch in range(stop + 1, stop + 4):
+        assert propose(resumed, epoch) == propose(policy, epoch)
 
 
 def test_the_harness_sees_a_forgotten_state():
