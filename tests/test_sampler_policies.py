@@ -99,6 +99,8 @@ def test_infobatch_prunes_the_epoch_and_weighs_what_stays():
     lists = list(sampler)
     assert [len(rows) for rows in lists] == [kept // 10] * 10 == [len(lists[0])] * len(sampler)
     assert {len(rows) for rows in lists} <= sampler.batch_sizes() == set(range(2, N + 1))
+    listening = make(InfoBatch(), keep_ratio=MellowAIMD(0.2, 0.75, mean=0.5), epochs=8)
+    assert listening.batch_sizes() == set(range(2, int(0.75 * N) + 1)), "the bounds of a ratio that is decided later"
     flat = flattened(lists)
     assert len(set(flat)) == len(flat)
     assert sampler.weights_for(flat).tolist() == [2.0 if below[row] else 1.0 for row in flat]

@@ -133,15 +133,15 @@ def _last_layer(network: nn.Module, samples: Samples) -> tuple[NDArray[np.float6
     return losses, features, logits
 
 
-def _fitted(network: nn.Module, samples: Samples, settings: Settings, seed: int) -> nn.Module:
+def _fit(network: nn.Module, samples: Samples, settings: Settings, seed: int) -> None:
     epochs = settings.reference_epochs or _epochs(len(samples))
-    return train_reference(network, samples, epochs=epochs, batch_size=min(128, 1 + len(samples) // 16), seed=seed)
+    train_reference(network, samples, epochs=epochs, batch_size=min(128, 1 + len(samples) // 16), seed=seed)
 
 
 def _twin_losses(settings: Settings, task: Task, rows: Samples, seed: int) -> NDArray[np.float64]:
     def score(train: NDArray[np.int64], rest: NDArray[np.int64]) -> NDArray[np.float64]:
         network = network_for(task, settings, seed + _SEED_OFFSET)
-        _fitted(network, rows.subset(train), settings, seed)
+        _fit(network, rows.subset(train), settings, seed)
         return evaluate(network, rows.subset(rest))[1]
 
     return holdout_twin_losses(score, len(rows), seed=seed)
@@ -165,7 +165,7 @@ def _compute(settings: Settings, task: Task, corrupted: Corrupted, seed: int, ca
         network = network_for(task, settings, seed + _SEED_OFFSET)
     if settings.reference != "untrained":
         noisy = held_out.subset(np.arange(len(held_out)), labels)
-        _fitted(network, noisy, settings, seed)
+        _fit(network, noisy, settings, seed)
     learner_rows = train.subset(corrupted.rows, corrupted.labels)
     losses, features, logits = _last_layer(network, learner_rows)
     if settings.reference == "twin":

@@ -149,12 +149,12 @@ class Plan:
         candidates may propose fewer, that can."""
         if self.batch_size is not None:
             return {self.batch_size}
-        if proposed:
-            most = self.budget(float(self._ratios.max()), self.candidates)
-            return set(range(self.budget(0.0, self.candidates), most + 1, self.multiple_of))
-        if self.adaptive is not None:
-            most = self.budget(self.adaptive.max, self.candidates)
-            return set(range(self.budget(self.adaptive.min, self.candidates), most + 1, self.multiple_of))
+        if proposed or self.adaptive is not None:
+            low, high = (float(self._ratios.min()), float(self._ratios.max()))
+            if self.adaptive is not None:
+                low, high = self.adaptive.min, self.adaptive.max
+            least = self.budget(0.0 if proposed else low, self.candidates)
+            return set(range(least, self.budget(high, self.candidates) + 1, self.multiple_of))
         firsts = self._ratios[:, :: self.num_replicas][:, : self.steps]
         sizes = {self.budget(float(ratio), self.candidates) for ratio in np.unique(firsts)}
         tail = self.samples % self.candidates

@@ -25,7 +25,7 @@ __all__ = ["PlausibleEven"]
 _STREAM = 0x504C4155
 
 
-class Facts(NamedTuple):
+class _Facts(NamedTuple):
     """What is computed once for a store."""
 
     losses: NDArray[np.float32]
@@ -34,17 +34,16 @@ class Facts(NamedTuple):
     noise: LabelNoise
 
 
-_FACTS: WeakKeyDictionary[ReferenceStore, Facts] = WeakKeyDictionary()
+_FACTS: WeakKeyDictionary[ReferenceStore, _Facts] = WeakKeyDictionary()
 
 
-def facts_of(store: ReferenceStore) -> Facts:
-    """What is known of a store that has losses and labels; computed at its first use."""
+def _facts(store: ReferenceStore) -> _Facts:
     if store not in _FACTS:
         if store.labels is None or store.losses is None:
             got = "one without labels" if store.labels is None else "one without losses"
             raise argument_error("store", "a reference store with labels and losses", got, "See ReferenceStore.")
         _, classes, counts = np.unique(store.labels, return_inverse=True, return_counts=True)
-        _FACTS[store] = Facts(store.losses, (counts.max() / counts)[classes], estimate(store.losses, len(counts)))
+        _FACTS[store] = _Facts(store.losses, (counts.max() / counts)[classes], estimate(store.losses, len(counts)))
     return _FACTS[store]
 
 
@@ -90,7 +89,7 @@ class PlausibleEven:
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores:  # noqa: ARG002
         """(B, N) logarithms of the weights, −inf for an excluded suspect. They are exact: the error is 0."""
-        facts = facts_of(store)
+        facts = _facts(store)
         values = self.balance * np.log(facts.rarity[indices])
         if facts.noise.informative:
             losses = facts.losses[indices].astype(np.float64)
