@@ -192,8 +192,9 @@ def in_threads(calls):
 
 def test_a_second_extraction_waits_and_reuses(tmp_path, whole):
     datasets = [Source(pause=0.003), Source()]
+    models = [a_model() for _ in datasets]  # before the threads start: a seed belongs to the process, not to a thread
     calls = {
-        n: lambda d=d: extract(a_model(), d, tmp_path, batch_size=BATCH).fingerprint for n, d in enumerate(datasets)
+        n: lambda n=n: extract(models[n], datasets[n], tmp_path, batch_size=BATCH).fingerprint for n in range(len(models))
     }
     results, failures = in_threads(calls)
     assert failures == {}
