@@ -133,8 +133,8 @@ def test_many_writers_and_readers_at_once(tmp_path):
     for thread in threads:
         thread.start()
     seen = set()
-    deadline = time.monotonic() + 1.5
-    while time.monotonic() < deadline:
+    start = time.monotonic()
+    while (spent := time.monotonic() - start) < 1.5 or (len(seen) < 2 and spent < 30):  # a busy machine takes longer
         found = ReferenceStore.open(tmp_path, verify=True)
         assert found.fingerprint in known
         seen.add(found.fingerprint)
