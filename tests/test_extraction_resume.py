@@ -193,10 +193,11 @@ def in_threads(calls):
 def test_a_second_extraction_waits_and_reuses(tmp_path, whole):
     datasets = [Source(pause=0.003), Source()]
     models = [a_model() for _ in datasets]  # before the threads start: a seed belongs to the process, not to a thread
-    calls = {
-        n: lambda n=n: extract(models[n], datasets[n], tmp_path, batch_size=BATCH).fingerprint for n in range(len(models))
-    }
-    results, failures = in_threads(calls)
+
+    def extracted(number):
+        return extract(models[number], datasets[number], tmp_path, batch_size=BATCH).fingerprint
+
+    results, failures = in_threads({number: lambda number=number: extracted(number) for number in range(2)})
     assert failures == {}
     assert results == {0: whole, 1: whole}
     assert sorted(len(chunks_read(dataset)) for dataset in datasets) == [0, CHUNKS]
