@@ -73,6 +73,7 @@ def test_rho_follows_observe_and_forgets_what_is_two_epochs_old():
     sampler.observe([0], [1.0])
     after = sampler.selection_at(0, 0)[1]
     assert set(before.positions.tolist()) != set(after.positions.tolist()), "all unknown now: at random"
+    list(sampler)
     assert 0 < sampler.statistics()["spectral/observed_stale_share"] < 1
 
 
@@ -206,12 +207,37 @@ def test_running_state_follows_delivery_and_not_looking():
     sampler = make(GradientNorm(), learner=network(), dataset=DATA)
     sampler.selection_at(0, 3)
     assert sampler.selection.tau is None
+    assert sampler.statistics()["spectral/forwarded_total"] == 0
     next(iter(sampler))
     assert sampler.selection.tau >= 1
+    sampler.selection_at(0, 3)
+    assert sampler.statistics()["spectral/forwarded_total"] == N
     bayesian = make(BayesianSelection(ZERO_SHOT, samples=4), learner=network(), dataset=DATA)
     rows = next(iter(bayesian))
     hidden = network().eval()[:3](INPUTS[rows]).detach().double().numpy()
     assert bayesian.selection.posterior.input_factor == pytest.approx(hidden.T @ hidden / len(rows), rel=1e-4)
+
+
+def test_a_candidate_batch_that_is_kept_whole_moves_the_running_state_too():
+    sampler = make(GradientNorm(), learner=network(), dataset=DATA, keep_ratio=1.0)
+    assert sorted(flattened(sampler)) == list(range(M))
+    assert sampler.selection.tau >= 1
+    assert sampler.statistics()["spectral/forwarded_total"] == M
+    untouched = make(JEST(joint=True), learner=network(), dataset=DATA, keep_ratio=1.0)
+    assert sorted(flattened(untouched)) == list(range(M))
+    assert untouched.statistics()["spectral/forwarded_total"] == 0, "nothing to decide, nothing to learn"
+
+
+def test_looking_does_not_count_as_asking_for_losses():
+    sampler = make(RHOLoss())
+    for _ in range(2):
+        sampler.observe(np.arange(M), np.ones(M))
+    before = sampler.statistics()
+    sampler.selection_at(0, 1)
+    assert sampler.statistics() == before
+    assert sampler._observed.asked == 0
+    next(iter(sampler))
+    assert sampler._observed.asked == N
 
 
 def test_gradient_norm_weighs_in_the_sampler():

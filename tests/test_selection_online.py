@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from spectral_sampler import GSTDS, ReferenceStore, SigmoidSchedule, Uniform
+from spectral_sampler import GSTDS, MellowAIMD, PlateauSchedule, ReferenceStore, SigmoidSchedule, Uniform
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.selection import (
     JEST,
@@ -120,6 +120,36 @@ def test_schedule_over_steps():
     assert len(OnlineSelection(Uniform(), 0.01, min_keep=3)(indices=np.arange(50))) == 3
 
 
+def test_a_schedule_that_listens_hears_the_losses_of_what_was_kept():
+    online = OnlineSelection(Uniform(), MellowAIMD(0.2, 0.8, mean=0.4, decrease=0.1, patience=None))
+    sizes = [len(online(indices=np.arange(50), losses=np.full(50, loss))) for loss in (3.0, 2.0, 1.0, 0.5)]
+    assert sizes == [20, 20, 15, 10], "falling losses, of which the first has nothing before it"
+    state = online.state_dict()
+    rest = [len(online(indices=np.arange(50), losses=np.full(50, loss))) for loss in (9.0, 10.0, 11.0)]
+    assert rest[0] < rest[1] < rest[2]
+    again = OnlineSelection(Uniform(), MellowAIMD(0.2, 0.8, mean=0.4, decrease=0.1, patience=None))
+    again.load_state_dict(state)
+    assert [len(again(indices=np.arange(50), losses=np.full(50, loss))) for loss in (9.0, 10.0, 11.0)] == rest
+
+    class First(Uniform):
+        def select(self, batch, budget):
+            return super().select(batch, budget)._replace(positions=np.arange(budget))
+
+    rising = np.arange(50.0)
+    heard = []
+    schedule = MellowAIMD(0.2, 0.8, mean=0.4)
+    schedule.step = heard.append
+    OnlineSelection(First(), schedule)(indices=np.arange(50), losses=rising)
+    assert heard == [rising[:20].mean()]
+
+
+def test_a_schedule_that_listens_and_keeps_its_mean():
+    online = OnlineSelection(Uniform(), PlateauSchedule(0.2, 0.8, mean=0.4), steps=60)
+    sizes = [len(online(indices=np.arange(100), losses=np.full(100, 3.0 / (1 + step)))) for step in range(60)]
+    assert abs(sum(sizes) - 0.4 * 6000) <= 60  # budgets are whole numbers
+    assert len(set(sizes)) > 3
+
+
 def test_calls_draw_anew_and_the_same_calls_draw_the_same():
     first, second = (OnlineSelection(Uniform(), 0.3, seed=1) for _ in range(2))
     lists = [first(indices=np.arange(40)).tolist() for _ in range(5)]
@@ -171,6 +201,11 @@ def test_two_lines_in_a_loop_train_a_network():
         (lambda: OnlineSelection(SensitivitySampling()), r"^policy must be one .* pass it to a SpectralBatchSampler"),
         (lambda: OnlineSelection(Uniform(), 0.0), r"^keep_ratio must be in \(0, 1\], got 0\.0"),
         (lambda: OnlineSelection(Uniform(), SigmoidSchedule()), r"^steps must be the number of calls when keep_ratio"),
+        (lambda: OnlineSelection(Uniform(), PlateauSchedule()), r"^epochs must be .*steps= to an OnlineSelection"),
+        (
+            lambda: OnlineSelection(Uniform(), MellowAIMD())(indices=[1, 2]),
+            r"^losses must be given when keep_ratio follows the loss, got None. Pass losses=",
+        ),
         (lambda: OnlineSelection(Uniform(), 0.3, steps=0), r"^steps must be an integer of at least 1"),
         (lambda: OnlineSelection(Uniform(), 0.3, min_keep=0), r"^min_keep must be an integer of at least 1"),
         (lambda: OnlineSelection(GradientNorm())(indices=[1, 2]), r"^labels must be given, because gradient-norm"),

@@ -11,6 +11,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.selection import Selection
+from spectral_sampler.selection.needs import FORWARDED, NEEDS
 from spectral_sampler.store import ReferenceStore
 
 if TYPE_CHECKING:
@@ -72,9 +73,6 @@ class Settings(NamedTuple):
         )
 
 
-_NEEDS = frozenset({"features", "losses", "labels", "learner_losses"})
-
-
 def whole_number(argument: str, value: object, minimum: int | None, remedy: str) -> int:
     """``value`` as an int (NumPy's integers too; bool and float are refused), at least ``minimum``."""
     rule = "a whole number" if minimum is None else f"a whole number of at least {minimum}"
@@ -130,10 +128,11 @@ def check_selection(selection: object, store: ReferenceStore, *, learner: bool) 
         raise argument_error(
             "selection", "an object with name, needs, score and select", repr(selection), "Pass GSTDS() or SALN()."
         )
-    unknown = selection.needs - _NEEDS - (frozenset({"logits", "embeddings"}) if learner else frozenset())
+    offered = set(NEEDS) if learner else set(NEEDS) - FORWARDED
+    unknown = selection.needs - offered
     if unknown:
         raise argument_error(
-            "selection", f"one whose needs are among {sorted(_NEEDS)}", f"{selection.name} needing {sorted(unknown)}",
+            "selection", f"one whose needs are among {sorted(offered)}", f"{selection.name} needing {sorted(unknown)}",
             "Give the sampler learner=, or use OnlineSelection in the training loop: nothing else is known before a "
             "batch is read.",
         )  # fmt: skip

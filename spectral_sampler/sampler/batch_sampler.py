@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,8 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         lookahead: candidate batches scored in one call, by a thread that runs while training uses the last ones.
             0: one at a time, without a thread.
         dataset: if given, its kind and length are checked.
-        learner: the model in training, for a selection that needs its logits of the candidates: a module, which reads
-            ``dataset``, or a function from indices to logits or (logits, features). Its cost is in `statistics`.
+        learner: for a selection that needs its logits of the candidates: the model in training, which reads
+            ``dataset``, or a function from indices to logits or (logits, features). `statistics` has its cost.
 
     Raises:
         ArgumentError: one sentence, for every argument that breaks its rule.
@@ -263,13 +264,14 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
             due = self._plan.due(epoch, candidates.batch, len(candidates.indices), look=look)
             candidates = candidates._replace(batch=due, budget=due.budget)
         place = {"seed": self.settings.seed, "epoch": epoch, **self._plan.place(epoch, candidates.batch)}
-        return candidates, *choose(self.selection, self.store, self._observed, self._learner, candidates, place)
+        asked = self._observed, self._learner
+        observed, learner = (copy.copy(asked[0]), copy.copy(asked[1])) if look else asked  # copies count for themselves
+        return candidates, *choose(self.selection, self.store, observed, learner, candidates, place)
 
     # To look at it
 
     def selection_at(self, epoch: int, batch: int) -> tuple[NDArray[np.int64], Choice, float]:
-        """Candidates (N,), the choice among them, and the keep ratio of candidate batch ``batch`` of an epoch, counted
-        over all ranks. Moves nothing."""
+        """Candidates (N,), the choice, and the keep ratio of candidate batch ``batch``, counted over all ranks."""
         epoch = arguments.whole_number("epoch", epoch, 0, "Epochs count from 0.")
         number = arguments.whole_number("batch", batch, 0, "Batches count from 0.")
         if number >= self._plan.batches:
@@ -291,8 +293,7 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
 
     def lr_scale(self, size: int | None = None) -> float:
         """Size of a batch over ``candidate_batch_size`` (1 with ``emit="constant"``), for those who scale the learning
-        rate linearly with the batch. ``size`` is that of the batch in training; default the last one delivered, which
-        a DataLoader with workers has not trained on yet. Nothing here touches a learning rate."""
+        rate linearly. ``size`` is that of the batch in training; default the last one delivered, which runs ahead."""
         if self._plan.batch_size is not None:
             return 1.0
         kept = self._statistics.kept if size is None else size

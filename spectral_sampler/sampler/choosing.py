@@ -28,9 +28,10 @@ def choose(
     place: dict[str, Any],
 ) -> tuple[Choice, CandidateBatch | None]:
     """The selection's choice and what it was offered; all candidates, as offered, where the budget does not ask for a
-    choice. ``place`` is seed, epoch, number of the batch, turn and progress."""
+    choice and the selection learns nothing from it. ``place`` is seed, epoch, number of the batch, turn and progress.
+    """
     _, indices, budget, score = candidates
-    if budget == len(indices):
+    if budget == len(indices) and not hasattr(selection, "trained"):
         return Choice(np.arange(budget), np.full(budget, KINDS.index("uniform"), dtype=np.int8)), None
     if learner is not None:
         offered = candidate_batch(selection, store, indices, learner(indices.tolist()), **place)

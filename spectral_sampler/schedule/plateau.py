@@ -61,7 +61,7 @@ class PlateauSchedule(AdaptiveSchedule):
     def begin(self, steps: int | None) -> None:
         """Cuts the horizon of ``steps`` candidate batches into periods."""
         if steps is None:
-            remedy = "Pass epochs=25."
+            remedy = "Pass epochs=25, or steps= to an OnlineSelection."
             raise argument_error("epochs", "the number of training epochs with a PlateauSchedule", None, remedy)
         periods = min(self.periods, steps)
         self._starts = [steps * period // periods for period in range(periods + 1)]

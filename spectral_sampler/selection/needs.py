@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from spectral_sampler.selection.protocol import CandidateBatch, Selection
     from spectral_sampler.store import ReferenceStore
 
-__all__ = ["NEEDS", "Unscored", "check_needs", "forwards_candidates", "in_store", "required", "whole", "within"]
+__all__ = ["FORWARDED", "NEEDS", "Unscored", "check_needs", "forwards_candidates", "in_store", "required"]
+__all__ += ["whole", "within"]
 
 NEEDS = {
     "features": "Give a ReferenceStore.",
@@ -28,6 +29,10 @@ NEEDS = {
     "a learner= that returns (logits, features).",
 }
 """Every need, and how to meet it."""
+
+
+FORWARDED = frozenset({"logits", "embeddings"})
+"""The needs for which the learner has to see the candidates before they are chosen."""
 
 
 class Unscored:
@@ -57,7 +62,7 @@ def whole(argument: str, value: Any, least: int, remedy: str) -> int:
 
 def forwards_candidates(policy: Selection) -> bool:
     """Whether the policy cannot decide before the learner has seen the candidates."""
-    return bool(policy.needs & {"logits", "embeddings"})
+    return bool(policy.needs & FORWARDED)
 
 
 def in_store(store: ReferenceStore | None) -> set[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.schedule import plan_ratios
+from spectral_sampler.schedule import AdaptiveSchedule, plan_ratios
 from spectral_sampler.selection.needs import NEEDS, check_needs, in_store, whole
 from spectral_sampler.selection.proposal import Proposes
 from spectral_sampler.selection.protocol import CandidateBatch, Choice, Selection
@@ -100,9 +100,10 @@ class OnlineSelection:
 
     Args:
         policy: any selection.
-        keep_ratio: a number in (0, 1], or a schedule over ``steps`` calls.
+        keep_ratio: a number in (0, 1], or a schedule over ``steps`` calls. One that listens to the loss is told the
+            mean learner loss of every selection.
         store: reference features and losses, for a policy that needs them.
-        steps: the number of calls that a schedule spans.
+        steps: the number of calls that a schedule spans; an AIMD schedule, which has no horizon, needs none.
         seed: of the draws, which are keyed by (seed, number of the call, dataset index).
         min_keep: the least budget.
 
@@ -113,7 +114,7 @@ class OnlineSelection:
     def __init__(
         self,
         policy: Selection,
-        keep_ratio: float | Callable[[float], float] = 0.3,
+        keep_ratio: float | AdaptiveSchedule | Callable[[float], float] = 0.3,
         *,
         store: ReferenceStore | None = None,
         steps: int | None = None,
@@ -130,8 +131,12 @@ class OnlineSelection:
         check_needs(policy, in_store(store) | {"logits", "labels", "embeddings", "learner_losses"}, "policy")
         if callable(keep_ratio) and steps is None:
             raise argument_error("steps", "the number of calls when keep_ratio is a schedule", None, "Or pass 0.3.")
-        calls = 1 if steps is None else whole("steps", steps, 1, "It is the number of calls of the run.")
-        self._ratios = plan_ratios(keep_ratio, 1, calls)[0]
+        calls = None if steps is None else whole("steps", steps, 1, "It is the number of calls of the run.")
+        self._adaptive: AdaptiveSchedule | None = None
+        if isinstance(keep_ratio, AdaptiveSchedule):
+            self._adaptive, keep_ratio = keep_ratio, keep_ratio.max  # the number stands in
+            self._adaptive.begin(calls)
+        self._ratios = plan_ratios(keep_ratio, 1, calls or 1)[0]
         self.policy, self.store, self.seed = policy, store, int(seed)
         self.min_keep = whole("min_keep", min_keep, 1, "1 keeps at least one sample.")
         self.calls = self.candidates = self.kept = 0
@@ -156,7 +161,10 @@ class OnlineSelection:
         place = {"seed": self.seed, "batch": self.calls, "turn": turn, "progress": progress}
         batch = candidate_batch(self.policy, self.store, indices, outputs, **place)
         batch = self._scored(batch)
-        ratio = float(self._ratios[min(self.calls, len(self._ratios) - 1)])
+        if self._adaptive is not None and batch.learner_losses is None:
+            remedy = "Pass losses=, or logits= and labels=."
+            raise argument_error("losses", "given when keep_ratio follows the loss", None, remedy)
+        ratio = self._ratio()
         count = min(len(batch.indices), max(self.min_keep, math.floor(ratio * len(batch.indices) + 1e-9)))
         choice = self.policy.select(batch, count)
         self._trained(batch, choice)
@@ -171,7 +179,15 @@ class OnlineSelection:
         scores = self.policy.score(self.store, batch.indices[None], backend="auto")
         return batch if scores is None else batch._replace(scores=scores.values[0], error=float(scores.error[0]))
 
+    def _ratio(self) -> float:
+        """The keep ratio of this call; the last one stays."""
+        if self._adaptive is not None:
+            return self._adaptive.ratio(self.calls)
+        return float(self._ratios[min(self.calls, len(self._ratios) - 1)])
+
     def _trained(self, batch: CandidateBatch, choice: Choice) -> None:
+        if self._adaptive is not None and batch.learner_losses is not None:
+            self._adaptive.observe(float(batch.learner_losses[choice.positions].mean()))
         self.calls += 1
         self.candidates += len(batch.indices)
         self.kept += len(choice.positions)
@@ -187,15 +203,19 @@ class OnlineSelection:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The counters and the policy's state."""
+        """The counters, the policy's state and that of a schedule that listens."""
         policy = self.policy.state_dict() if hasattr(self.policy, "state_dict") else {}
-        return {"calls": self.calls, "candidates": self.candidates, "kept": self.kept, "policy": policy}
+        schedule = self._adaptive.state_dict() if self._adaptive is not None else {}
+        counters = {"calls": self.calls, "candidates": self.candidates, "kept": self.kept}
+        return {**counters, "policy": policy, "schedule": schedule}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.calls, self.candidates, self.kept = state["calls"], state["candidates"], state["kept"]
         if state["policy"] or hasattr(self.policy, "load_state_dict"):
             self.policy.load_state_dict(state["policy"])  # type: ignore[attr-defined]
+        if self._adaptive is not None:
+            self._adaptive.load_state_dict(state["schedule"])
 
     def __repr__(self) -> str:
         return f"OnlineSelection({self.policy!r})"
