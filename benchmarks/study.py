@@ -24,8 +24,8 @@ STUDY = ROOT / "benchmarks" / "results" / "study"
 SEEDS = 5
 
 SYSTEMS = (
-    "saln", "gstds", "rho-loss", "jest", "jest-joint", "infobatch", "gradient-norm", "sensitivity", "bayesian",
-    "plausible-even", "plausible-hard",
+    "saln", "gstds", "rho-loss", "jest", "jest-joint", "infobatch", "gradient-norm", "sensitivity",
+    "sensitivity-learner", "bayesian", "plausible-even", "plausible-learnable", "plausible-learnable-fresh",
 )  # fmt: skip
 """Beside the four controls, which every comparison has."""
 
@@ -63,7 +63,7 @@ class Ablation(NamedTuple):
 
 
 _FASHION = "--data fashion-mnist --train-size 6000"
-_OURS = ("plausible-even", "plausible-hard")
+_OURS = ("plausible-even", "plausible-learnable")
 ABLATIONS = {
     "schedule": Ablation(
         "--data digits",
@@ -92,7 +92,7 @@ ABLATIONS = {
     ),
     "parts": Ablation(
         _FASHION,
-        ("spectral-strata", *_OURS, "plausible-even-unbalanced", "plausible-even-uncut"),
+        ("spectral-strata", "jest", *_OURS, "plausible-even-unbalanced", "plausible-even-uncut"),
         {fault: FAULTS[fault] for fault in ("clean", "noise20", "imbalance10", "duplicate50")},
     ),
 }  # fmt: skip

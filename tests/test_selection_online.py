@@ -15,7 +15,7 @@ from spectral_sampler.selection import (
     InfoBatch,
     OnlineSelection,
     PlausibleEven,
-    PlausibleHard,
+    PlausibleLearnable,
     RHOLoss,
     SensitivitySampling,
 )
@@ -49,7 +49,7 @@ POLICIES = {
     "gstds": GSTDS,
     "uniform": Uniform,
     "plausible-even": PlausibleEven,
-    "plausible-hard": PlausibleHard,
+    "plausible-learnable": PlausibleLearnable,
 }
 
 

@@ -179,6 +179,38 @@ def test_an_epoch_of_one_batch_has_exact_chances_too():
     assert np.all(np.abs(counts - epochs * chances) < 4 * np.sqrt(epochs * chances * (1 - chances)))
 
 
+def test_the_learners_losses_decide_every_epoch_anew():
+    store = make_store()
+    selection = SensitivitySampling(K, losses="learner", quantile=0.8)
+    assert selection.needs == {"features", "learner_losses"}
+    order = draws.permutation(0, 1, M)
+    request = EpochRequest(store, order, 8, 64, np.full(M, np.nan), 0, 1, 0.0)
+    assert selection.propose(request) is None, "nothing known yet: the order as it is"
+    found = cluster(store.features, K, seed=0)
+    generator = np.random.default_rng(5)
+    for epoch in (1, 2):
+        losses = generator.exponential(size=M) * (1 + found.labels) ** epoch
+        losses[generator.random(M) < 0.3] = np.nan
+        losses[found.labels == 3] = np.nan
+        mass = np.empty(M)
+        for one in range(K):
+            members = found.labels == one
+            own = losses[members & np.isfinite(losses)]
+            mean = own.mean() if len(own) else np.nanmean(losses)
+            spans = found.distances[members] ** 2
+            known = np.isfinite(losses[members]) & (spans > 1e-12 * (found.distances**2).max())
+            slope = np.quantile(np.abs(losses[members] - mean)[known] / spans[known], 0.8) if known.any() else 0.0
+            mass[members] = mean + slope * spans
+        probabilities = mass / mass.sum()
+        proposal = selection.propose(request._replace(epoch=epoch, learner_losses=losses))
+        free = 64 * probabilities[proposal.batches] < 0.9
+        assert free.mean() > 0.5
+        expected = 1 / (M * probabilities[proposal.batches][free])
+        ratio = proposal.weights[free] / expected
+        assert ratio.max() / ratio.min() == pytest.approx(1.0, abs=1e-6), "in proportion, whatever the cap leaves over"
+        assert ratio.mean() == pytest.approx(1.0, rel=0.2)
+
+
 def test_leverage_scores_beside_sensitivity_on_linear_regression():
     """As in the paper: few rows of a regression, chosen by either; both beat uniform rows where rows differ."""
     generator = np.random.default_rng(5)
@@ -213,6 +245,14 @@ def test_without_scikit_learn_the_error_names_the_line(monkeypatch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda: SensitivitySampling(losses="learned"),
+            r'^losses must be an array, a function, None or "learner", got',
+        ),
+        (
+            lambda: SensitivitySampling(K, losses="learner").subset(make_store(), size=3),
+            r"^losses must be an array, a function or None for a subset, got 'learner'",
+        ),
         (lambda: SensitivitySampling(0), r"^clusters must be an integer of at least 1, got 0"),
         (lambda: SensitivitySampling(power=3), r"^power must be 1 or 2, got 3"),
         (lambda: SensitivitySampling(smoothness=-1), r"^smoothness must be"),

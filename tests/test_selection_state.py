@@ -15,7 +15,7 @@ from spectral_sampler.selection import (
     InfoBatch,
     OnlineSelection,
     PlausibleEven,
-    PlausibleHard,
+    PlausibleLearnable,
     RHOLoss,
     SensitivitySampling,
     SpectralStrata,
@@ -44,8 +44,9 @@ SELECTIONS = {
     "gradient-norm": lambda: GradientNorm(momentum=0.7),
     "infobatch": InfoBatch,
     "sensitivity": lambda: SensitivitySampling(6),
+    "sensitivity-learner": lambda: SensitivitySampling(6, losses="learner"),
     "plausible-even": PlausibleEven,
-    "plausible-hard": PlausibleHard,
+    "plausible-learnable": PlausibleLearnable,
     "spectral-strata": SpectralStrata,
 }
 

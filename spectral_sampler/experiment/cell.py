@@ -13,12 +13,13 @@ from spectral_sampler.experiment.corruption import Corrupted, corrupt
 from spectral_sampler.experiment.data import Source, load_task
 from spectral_sampler.experiment.learner import CandidateBatches, Recipe, fit, flops_per_sample
 from spectral_sampler.experiment.networks import network_for, weights_digest
-from spectral_sampler.experiment.policies import CONTROLS, FULL, FULL_EQUAL_COMPUTE, POLICIES
+from spectral_sampler.experiment.policies import CONTROLS, FRESH, FULL, FULL_EQUAL_COMPUTE, POLICIES
 from spectral_sampler.experiment.reference import Reference, reference_for
 from spectral_sampler.experiment.zero_shot import with_zero_shot
 from spectral_sampler.sampler import SpectralBatchSampler
 from spectral_sampler.schedule import plan_ratios
 from spectral_sampler.selection import KINDS
+from spectral_sampler.selection.needs import forwards_candidates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +110,7 @@ def _batches(
         return CandidateBatches(len(reference.store), settings.candidate_batch_size, cell.seed, reshuffle=reshuffle)
     selection = with_zero_shot(POLICIES[cell.policy](), reference.logits)
     forwarded: dict[str, Any] = {}
-    if learner is not None and selection.needs & {"logits", "embeddings"}:
+    if learner is not None and (forwards_candidates(selection) or cell.policy in FRESH):
         forwarded = {"learner": learner[0], "dataset": learner[1].plain()}
     return SpectralBatchSampler(
         reference.store,

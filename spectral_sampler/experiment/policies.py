@@ -15,7 +15,7 @@ from spectral_sampler.selection import (
     InfoBatch,
     LossWeighted,
     PlausibleEven,
-    PlausibleHard,
+    PlausibleLearnable,
     RHOLoss,
     SensitivitySampling,
     SpectralStrata,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from spectral_sampler.selection import Selection
 
-__all__ = ["CONTROLS", "DEFAULT", "FULL", "FULL_EQUAL_COMPUTE", "POLICIES", "chosen_policies", "register"]
+__all__ = ["CONTROLS", "DEFAULT", "FRESH", "FULL", "FULL_EQUAL_COMPUTE", "POLICIES", "chosen_policies", "register"]
 
 FULL = "full"
 """Every candidate batch, whole."""
@@ -60,17 +60,22 @@ POLICIES: dict[str, Callable[[], Selection]] = {
     "jest-joint": lambda: JEST(joint=True),
     BayesianSelection.name: lambda: BayesianSelection(PLACEHOLDER),
     SensitivitySampling.name: SensitivitySampling,
+    "sensitivity-learner": lambda: SensitivitySampling(losses="learner"),
     InfoBatch.name: InfoBatch,
     GradientNorm.name: GradientNorm,
     PlausibleEven.name: PlausibleEven,
-    PlausibleHard.name: PlausibleHard,
+    PlausibleLearnable.name: PlausibleLearnable,
+    "plausible-learnable-fresh": PlausibleLearnable,
     "plausible-even-unbalanced": lambda: PlausibleEven(balance=0.0),
-    "plausible-even-uncut": lambda: PlausibleEven(tolerance=1.0),
+    "plausible-even-uncut": lambda: PlausibleEven(label_noise=0.0),
 }
 """A selection by name. `register` adds to it. Those that need the learner's view of the candidates get it through
-``learner=``, those that need its losses through ``observe``."""
+``learner=``, those that need its losses through ``observe``, except `FRESH`."""
 
-DEFAULT = (*CONTROLS, SALN.name, GSTDS.name, PlausibleEven.name)
+FRESH = frozenset({"plausible-learnable-fresh"})
+"""Those that ask the learner for its losses of all candidates instead of going by the last observed ones."""
+
+DEFAULT = (*CONTROLS, SALN.name, GSTDS.name, PlausibleEven.name, PlausibleLearnable.name)
 """What is compared when nothing is listed."""
 
 

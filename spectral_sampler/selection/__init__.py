@@ -8,7 +8,7 @@ from spectral_sampler.selection.jest import JEST
 from spectral_sampler.selection.loss_weighted import LossWeighted
 from spectral_sampler.selection.online import OnlineSelection
 from spectral_sampler.selection.plausible_even import PlausibleEven
-from spectral_sampler.selection.plausible_hard import PlausibleHard
+from spectral_sampler.selection.plausible_learnable import PlausibleLearnable
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores, Selection
 from spectral_sampler.selection.rho_loss import RHOLoss
 from spectral_sampler.selection.saln import SALN
@@ -27,5 +27,5 @@ __all__ = [
     "GradientNorm",
     "InfoBatch",
 ]
-__all__ += ["LossWeighted", "OnlineSelection", "PlausibleEven", "PlausibleHard", "RHOLoss", "Scores", "Selection"]
+__all__ += ["LossWeighted", "OnlineSelection", "PlausibleEven", "PlausibleLearnable", "RHOLoss", "Scores", "Selection"]
 __all__ += ["SensitivitySampling", "SpectralStrata", "Uniform"]

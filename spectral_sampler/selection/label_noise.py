@@ -1,76 +1,94 @@
-"""How many labels are wrong, and which: what the distribution of a held-out model's losses says about it."""
+"""How many labels are wrong, and which: what the features of the other samples say about every label."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from spectral_sampler.selection.leave_one_out import leave_one_out
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float64]
-
 __all__ = ["LabelNoise", "estimate"]
 
-_CONFIDENT = 0.1  # quantile of the losses that stands for "as certain as this model gets"
+_QUANTILE = 0.7
+_FEWEST = 5  # samples of a class, below which its labels are not judged: too little is known of them
 _STANDARD_ERRORS = 3.0
-_HALVINGS = 50
 
 
 class LabelNoise(NamedTuple):
-    """What the losses say about the labels."""
+    """What the features say about the labels."""
 
-    informative: bool
-    """The model knows more about these labels than a guess; without it the other fields mean nothing."""
     share: float
     """Estimated share of wrong labels, in [0, 1]."""
-    guess: float
-    """ln C, the loss of a guess among C classes. A sample with a higher loss is a *suspect*."""
-    doubt: float
-    """Estimated probability that a suspect's label is wrong, in [0, 1]."""
+    doubts: NDArray[np.float64]
+    """(M,) how much the features of the others contradict a label; −inf in a class of fewer than five."""
+    accuracy: float
+    """Share of the labels that the features of the others predict."""
+    informative: bool
+    """They predict more of them than the most frequent class would; without it the share means nothing."""
+
+    def suspects(self, share: float | None = None) -> NDArray[np.bool_]:
+        """(M,) the ``share`` of the samples with the most doubtful labels, never one that the features predict. None
+        takes the estimate, or nobody where the features are not informative."""
+        if share is None:
+            share = self.share if self.informative else 0.0
+        most = np.argsort(-self.doubts, kind="stable")[: round(share * len(self.doubts))]
+        found = np.zeros(len(self.doubts), dtype=np.bool_)
+        found[most] = self.doubts[most] > 0.0
+        return found
 
 
-def _mixture(chances: Array, classes: int) -> float:
-    """η in [0, 1] that maximises ``Σ ln((1 − η) p_i + η / C)``, which is concave in η: bisection on its slope."""
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        share = (low + high) / 2
-        slope = np.sum((1.0 / classes - chances) / ((1.0 - share) * chances + share / classes))
-        low, high = (share, high) if slope > 0 else (low, share)
-    return (low + high) / 2
+def _copies(features: NDArray[np.floating], classes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first row of every group of equal rows with equal labels, and the group (M,) of every row."""
+    numbers: dict[bytes, int] = {}
+    rows: list[int] = []
+    groups = np.empty(len(classes), dtype=np.int64)
+    for row, label in enumerate(classes.tolist()):
+        key = hashlib.blake2b(features[row].tobytes(), digest_size=16, salt=label.to_bytes(8, "little")).digest()
+        groups[row] = numbers.setdefault(key, len(rows))
+        if groups[row] == len(rows):
+            rows.append(row)
+    return np.array(rows, dtype=np.int64), groups
 
 
-def estimate(losses: NDArray[np.floating], classes: int) -> LabelNoise:
-    """Share of wrong labels from the losses (M,) of a model that was trained on other samples.
+def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> LabelNoise:
+    """Share of wrong labels from features (M, d) of a model that never saw them, and a doubt for every label.
 
-    Two signs of wrong labels are put together. A model that is *surer than right* gives them next to no probability:
-    η is the share of uniform labels in the mixture ``(1 − η) p + η / C`` that makes the losses most likely, p = e^{−r}
-    the probability of the sample's own label, and as a uniform label is right once in C times, ``η₁ = η (C − 1) / C``.
-    A model that learnt from labels as wrong as these is *never sure*: it reserves ``η₂ = 1 − e^{−q}``, q the loss that
-    a tenth of the samples stay below. The share is ``1 − (1 − η₁)(1 − η₂)``.
+    A linear probe on the features of all other samples (`leave_one_out`) gives every label a doubt: the margin of the
+    best other class over it, as in confident learning (Northcutt et al. 2021), without probabilities that would have to
+    be calibrated. A wrong label c, if it may be that of any sample, is doubted like c *on any other sample*, and what
+    that looks like is known: these are the alternatives. With t_c the 70 % quantile of the doubts of c as an
+    alternative, doubts above it are left to wrong labels as far as right ones are never doubted so much, and
 
-    Wrong labels are suspects, so of these a part ``share / share of suspects`` is wrong. Where that is more than all of
-    them, the model is unsure for another reason, the more so the further above one it is: ``doubt`` is this part or its
-    reciprocal, whichever is smaller. A sure model of right labels has η₁ = η₂ = 0: its suspects are hard, not wrong.
+        ρ = P(doubt > t_y) / P(alternative > t),    share = ρ / (1 + ρ / (C − 1)),
 
-    The model is informative if its mean loss is below ``ln C`` by three standard errors. One that is not may still find
-    wrong labels, but it chooses the labels that share its own mistakes, and a learner fed on those learns the mistakes.
-
-    The estimator is our own; Arazo et al. (arXiv 1904.11238) tell wrong from right by the distribution of the
-    *learner's* losses instead.
-
-    Args:
-        losses: (M,) cross-entropies in nats; what is below zero counts as zero.
-        classes: C, the classes that occur.
+    the latter because one in C − 1 of the alternatives of a wrong label is the right one. This is mixture proportion
+    estimation (Blanchard, Lee and Scott 2010) at one threshold, or Storey's (2002) share of true null hypotheses. It
+    holds for unsure probes too; it errs upwards by the right labels that are doubted that much, up to (C − 1) / C for
+    features that know nothing of the labels. Exact copies do not vouch for each other, classes of fewer than five
+    samples are not judged, and wrong labels that are not spread over the classes, such as two classes that are taken
+    for each other, are found less often. The combination is our own.
     """
-    losses = np.maximum(losses.astype(np.float64), 0.0)
-    chances, guess = np.maximum(np.exp(-losses), 1e-300), math.log(classes)
-    uniform = _mixture(chances, classes)
-    informative = guess - losses.mean() > _STANDARD_ERRORS * losses.std() / math.sqrt(len(losses))
-    wrong = uniform * (classes - 1) / classes  # a uniform label is right once in C times
-    share = 1.0 - (1.0 - wrong) * math.exp(-float(np.quantile(losses, _CONFIDENT)))
-    suspects = float(np.mean(losses > guess))
-    smaller, larger = sorted((share, suspects))
-    return LabelNoise(bool(informative), share, guess, smaller / larger if larger else 0.0)
+    names, every = np.unique(labels, return_inverse=True)
+    rows, groups = _copies(features, every)
+    classes = every[rows]
+    counts = np.bincount(classes)
+    judged = counts[classes] >= _FEWEST
+    if len(names) < 2 or not judged.any():
+        return LabelNoise(0.0, np.full(len(labels), -np.inf), 1.0, informative=False)
+    found = leave_one_out(features, rows, classes)
+    doubts, size = np.where(judged, found.margins, -np.inf), int(judged.sum())
+    thresholds = np.nanquantile(found.alternatives, _QUANTILE, axis=0)
+    above = np.nanmean(np.where(np.isnan(found.alternatives), np.nan, found.alternatives > thresholds), axis=0)
+    expected = above[classes[judged]].sum()
+    ratio = min(1.0, np.count_nonzero(doubts > thresholds[classes]) / expected) if expected else 0.0
+    share = ratio / (1.0 + ratio / (len(names) - 1)) * size / len(rows)
+    accuracy = np.count_nonzero(doubts[judged] < 0.0) / size
+    guess = counts.max() / len(rows)
+    error = math.sqrt(guess * (1.0 - guess) / size)
+    return LabelNoise(float(share), doubts[groups], accuracy, bool(accuracy > guess + _STANDARD_ERRORS * error))

@@ -9,7 +9,7 @@ import numpy as np
 
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection.clustering import cluster
+from spectral_sampler.selection.clustering import Clustering, cluster
 from spectral_sampler.selection.importance import inclusion_probabilities
 from spectral_sampler.selection.needs import whole, within
 from spectral_sampler.selection.proposal import EpochRequest, Proposal
@@ -94,7 +94,10 @@ class SensitivitySampling(Uniform):
         smoothness: Λ, one number, or None.
         quantile: p.
         losses: (M,), or ``losses(indices)``; None takes the reference losses of the store. Only those of the k centres
-            and the probes are looked at.
+            and the probes are looked at. ``"learner"``, for candidate batches only: those the training loop gives to
+            ``observe``, anew every epoch, with the mean of a cluster's for l̂ and all that are known for probes. The
+            paper's losses are those of the model in training; a trained reference's say which samples *it* still gets
+            wrong, and have made the learner starve on the rest (docs/results.md).
         seed: of the clustering and the probes.
     """
 
@@ -107,9 +110,11 @@ class SensitivitySampling(Uniform):
         power: int = 2,
         smoothness: float | None = None,
         quantile: float = 0.9,
-        losses: Losses | None = None,
+        losses: Losses | str | None = None,
         seed: int = 0,
     ) -> None:
+        if isinstance(losses, str) and losses != "learner":
+            raise argument_error("losses", 'an array, a function, None or "learner"', repr(losses), "See above.")
         if power not in {1, 2}:
             raise argument_error("power", "1 or 2", repr(power), "2 is k-means, 1 is k-medians.")
         self.clusters, self.power = whole("clusters", clusters, 1, "A hundred is a good start."), power
@@ -117,14 +122,23 @@ class SensitivitySampling(Uniform):
         self.quantile = within("quantile", quantile, "(0, 1)", "The default is 0.9.")
         self._losses, self.seed = losses, int(seed)
         self._fitted: tuple[ReferenceStore, Sensitivities] | None = None
+        self._clusters: tuple[ReferenceStore, Clustering] | None = None
+        self._decided: tuple[int, list[float], list[float]] | None = None
+        """The last epoch that was decided from the learner's losses, and l̂ and Λ of every cluster then."""
+        self._restored: tuple[int, list[float], list[float]] | None = None
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Features, and the store's losses unless others were given."""
-        return frozenset({"features"}) if self._losses is not None else frozenset({"features", "losses"})
+        if self._losses is None:
+            return frozenset({"features", "losses"})
+        return frozenset({"features", "learner_losses"} if isinstance(self._losses, str) else {"features"})
 
     def _loss_of(self, store: ReferenceStore, indices: NDArray[np.int64]) -> Array:
-        source = self._losses if self._losses is not None else store.losses
+        source: Any = self._losses if self._losses is not None else store.losses
+        if isinstance(source, str):
+            remedy = "A subset is drawn before any is observed."
+            raise argument_error("losses", "an array, a function or None for a subset", repr(source), remedy)
         if source is None:
             raise argument_error("store", "one with losses", repr(store), "Or pass losses= to SensitivitySampling.")
         values = source(indices) if callable(source) else np.asarray(source)[indices]
@@ -137,9 +151,7 @@ class SensitivitySampling(Uniform):
         """Clusters and asks for the losses it needs; once for each store."""
         if self._fitted is not None and self._fitted[0] is store:
             return self._fitted[1]
-        if self.clusters > len(store):
-            raise argument_error("clusters", f"at most {len(store)}, the store's rows", self.clusters, "Use fewer.")
-        found = cluster(store.features, self.clusters, power=self.power, seed=self.seed)
+        found = self._clustering(store)
         centre_losses = self._loss_of(store, found.medoids)
         proxies, spans = centre_losses[found.labels], found.distances**self.power
         seen, smoothness = len(centre_losses), np.full(len(centre_losses), self.smoothness or 0.0)
@@ -156,6 +168,43 @@ class SensitivitySampling(Uniform):
         probabilities = mass / total if total > 0 else np.full(len(mass), 1.0 / len(mass))
         self._fitted = (store, Sensitivities(probabilities, proxies, spread, seen))
         return self._fitted[1]
+
+    def _clustering(self, store: ReferenceStore) -> Clustering:
+        if self._clusters is None or self._clusters[0] is not store:
+            if self.clusters > len(store):
+                raise argument_error("clusters", f"at most {len(store)}, the store's rows", self.clusters, "Use fewer.")
+            self._clusters = store, cluster(store.features, self.clusters, power=self.power, seed=self.seed)
+        return self._clusters[1]
+
+    def _observed(self, request: EpochRequest) -> Array | None:
+        """Probabilities (M,) from the learner's losses; None where none is known."""
+        found = self._clustering(request.store)
+        spans = found.distances**self.power
+        losses = request.learner_losses
+        if self._restored is not None and self._restored[0] == request.epoch:
+            self._decided = self._restored
+        elif losses is None or not np.isfinite(losses).any():
+            return None
+        else:
+            self._decided = request.epoch, *self._fit_known(found.labels, spans, losses)
+        _, proxies, smoothness = self._decided
+        mass = np.array(proxies)[found.labels] + np.array(smoothness)[found.labels] * spans
+        return np.asarray(mass / mass.sum()) if mass.sum() > 0 else None
+
+    def _fit_known(self, labels: NDArray[np.int64], spans: Array, losses: Array) -> tuple[list[float], list[float]]:
+        """Mean loss and smoothness of every cluster; those of all samples for a cluster of which none is known."""
+        known = np.isfinite(losses)
+        least = float(_AT_THE_CENTRE**self.power * spans.max())
+        everyone = float(losses[known].mean())
+        proxies, smoothness = [], []
+        for one in range(int(labels.max()) + 1):
+            own = losses[known & (labels == one)]
+            proxies.append(float(own.mean()) if len(own) else everyone)
+            far = known & (labels == one) & (spans > least)
+            slopes = np.abs(losses[far] - proxies[-1]) / spans[far]
+            fitted = float(np.quantile(slopes, self.quantile)) if len(slopes) else 0.0
+            smoothness.append(fitted if self.smoothness is None else self.smoothness)
+        return proxies, smoothness
 
     def _probes(self, labels: NDArray[np.int64], spans: Array) -> NDArray[np.int64]:
         """Random rows, off the centre by more than its rounding, as many of each cluster as the quantile takes."""
@@ -174,15 +223,19 @@ class SensitivitySampling(Uniform):
         count = size if size is not None else subset_size(float(error or 0.0))
         return weighted_subset(self.sensitivities(store).probabilities, count, seed=self.seed)
 
-    def propose(self, request: EpochRequest) -> Proposal:
+    def propose(self, request: EpochRequest) -> Proposal | None:
         """Every sample of ``request.order`` has the chance ``min(1, c·N·p_e)`` in every candidate batch.
 
         Systematic sampling in the epoch's random order: batch k takes the points ``start_k, start_k + 1, …`` with the
         starts spread evenly over the unit interval, so that an epoch repeats a sample as rarely as its chance allows.
+        None, the order as it is, before the learner's losses are known, if it is by those.
         """
         order, size = request.order, min(request.size, len(request.order))
-        probabilities = self.sensitivities(request.store).probabilities[order]
-        chances = inclusion_probabilities(probabilities, size)
+        observed = isinstance(self._losses, str)
+        probabilities = self._observed(request) if observed else self.sensitivities(request.store).probabilities
+        if probabilities is None:
+            return None
+        chances = inclusion_probabilities(probabilities[order], size)
         first = draws.uniforms(request.seed, request.epoch, 0, np.zeros(1, dtype=np.int64), _ORDER_STREAM)[0]
         starts = (first + draws.permutation(request.seed, request.epoch, request.batches) / request.batches) % 1.0
         ends = np.cumsum(chances)
@@ -191,8 +244,19 @@ class SensitivitySampling(Uniform):
         hits = np.minimum(np.searchsorted(ends, points.ravel(), side="right"), len(order) - 1).reshape(points.shape)
         return Proposal(order[hits], size / (len(order) * chances[hits]))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch that was decided last from the learner's losses, and two numbers a cluster."""
+        epoch, proxies, smoothness = self._decided or (None, [], [])
+        return {"epoch": epoch, "proxies": list(proxies), "smoothness": list(smoothness)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`: the rest of that epoch is offered as it was."""
+        decided = (state["epoch"], list(state["proxies"]), list(state["smoothness"]))
+        self._decided = self._restored = None if state["epoch"] is None else decided
+
     def __repr__(self) -> str:
+        losses = ', losses="learner"' if isinstance(self._losses, str) else ""
         return (
             f"SensitivitySampling({self.clusters}, power={self.power}, smoothness={self.smoothness}, "
-            f"quantile={self.quantile}, seed={self.seed})"
+            f"quantile={self.quantile}{losses}, seed={self.seed})"
         )

@@ -1,0 +1,198 @@
+"""PlausibleEven and PlausibleLearnable: weights, suspects, preference, and how evenly they draw."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from spectral_sampler import PlausibleEven, PlausibleLearnable, ReferenceStore, SpectralBatchSampler, Uniform, draws
+from spectral_sampler.errors import ArgumentError
+from spectral_sampler.selection import CandidateBatch
+from spectral_sampler.selection.label_noise import estimate
+
+LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 0, 1, 2] * 200)
+TEN = np.arange(10)
+SUSPECTS = {7, 8}
+LOSSES = np.tile([0.0, 0.02, 0.1, 0.3, 0.05, 0.2, 0.01, 0.06, 0.08, 0.25], 200)
+
+
+def make_store(*, wrong=True, labels=LABELS, seed=0):
+    """Three classes that features tell apart; with ``wrong``, rows 7 and 8 of every ten look like another class."""
+    generator = np.random.default_rng(seed)
+    names = np.unique(labels)
+    looks = np.searchsorted(names, labels)
+    if wrong:
+        looks = np.where(
+            np.isin(np.arange(len(labels)) % 10, [7, 8]), (looks + 1 + np.arange(len(labels)) // 10 % 2) % 3, looks
+        )
+    features = np.eye(3)[looks] + 0.15 * generator.random((len(labels), 3))
+    return ReferenceStore.from_arrays(features, losses=np.resize(LOSSES, len(labels)), labels=labels)
+
+
+def offered(policy, store, seed=0, epoch=0, indices=TEN, learner_losses=None):
+    scores = policy.score(store, indices[None], backend="auto")
+    return CandidateBatch(
+        indices, scores.values[0], float(scores.error[0]), store.losses[indices].astype(np.float64),
+        learner_losses=learner_losses, seed=seed, epoch=epoch,
+    )  # fmt: skip
+
+
+def probabilities(balance, *, excluded, preference=None):
+    """The definition, written again."""
+    weights = [(max(np.bincount(LABELS)) / sum(label == LABELS)) ** balance for label in LABELS[:10]]
+    weights = np.array(weights) * (1.0 if preference is None else preference)
+    if excluded:
+        weights[list(SUSPECTS)] = 0.0
+    return weights / weights.sum()
+
+
+def assert_drawn_by(policy, store, expected, unlike, **known):
+    drawn = [int(policy.select(offered(policy, store, seed, **known), 1).positions[0]) for seed in range(4000)]
+    counts, possible = np.bincount(drawn, minlength=10), expected > 0
+    assert counts[~possible].sum() == 0
+    assert stats.chisquare(counts[possible], 4000 * expected[possible]).pvalue > 1e-3
+    assert stats.chisquare(counts[possible], 4000 * unlike[possible]).pvalue < 1e-3, "what is not stated is noticed"
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_the_first_draw_has_the_stated_probabilities(wrong):
+    store = make_store(wrong=wrong)
+    share = estimate(store.features, store.labels).share
+    assert share == pytest.approx(0.2 if wrong else 0.0, abs=0.03)
+    expected, unlike = (probabilities(balance, excluded=wrong) for balance in (0.5, 1.5))
+    assert_drawn_by(PlausibleEven(balance=0.5), store, expected, unlike)
+
+
+def test_the_first_draw_follows_learnability():
+    learner = np.array([0.3, 0.02, 0.5, 0.1, 0.25, np.nan, 0.01, 9.0, -9.0, np.nan])
+    excess = learner - LOSSES[:10]
+    known = np.isfinite(excess) & ~np.isin(TEN, list(SUSPECTS))
+    excess = np.where(np.isfinite(excess), excess, excess[known].mean())
+    expected, unlike = (probabilities(1.0, excluded=True, preference=np.exp(excess / t)) for t in (0.4, 0.8))
+    assert_drawn_by(PlausibleLearnable(0.4), make_store(), expected, unlike, learner_losses=learner)
+
+
+def test_without_learner_losses_nothing_is_preferred():
+    store, unknown = make_store(), np.full(10, np.nan)
+    for seed in range(20):
+        even = PlausibleEven()
+        learnable = PlausibleLearnable()
+        first = even.select(offered(even, store, seed), 6).positions
+        second = learnable.select(offered(learnable, store, seed, learner_losses=unknown), 6).positions
+        assert first.tolist() == second.tolist()
+
+
+def test_extreme_losses_are_ranked():
+    learner = np.array([1e4, 1e3, 0.0, 0.0, -1e4, 0.0, 0.0, 1e6, 1e6, 0.0])
+    choice = PlausibleLearnable().select(offered(PlausibleLearnable(), make_store(), learner_losses=learner), 7)
+    assert choice.positions[:2].tolist() == [0, 1]
+    assert 4 not in choice.positions
+
+
+def test_suspects_come_last_by_doubt_and_weigh_nothing():
+    policy, store = PlausibleEven(), make_store()
+    doubts = estimate(store.features, store.labels).doubts
+    first, second = sorted(SUSPECTS, key=lambda row: doubts[row])
+    for seed in range(50):
+        choice = policy.select(offered(policy, store, seed), 8)
+        assert not SUSPECTS & set(choice.positions.tolist())
+        assert choice.weights is None
+    choice = policy.select(offered(policy, store), 9)
+    assert choice.positions[-1] == first
+    assert choice.weights.tolist() == [1.0] * 8 + [0.0]
+    assert policy.select(offered(policy, store), 10).positions[-2:].tolist() == [first, second]
+
+
+def test_the_share_of_suspects_may_be_given():
+    store = make_store()
+    indices = np.arange(2000)[None]
+    excluded = {share: (PlausibleEven(label_noise=share).score(store, indices, backend="auto").values < -1e5).sum()
+                for share in (None, 0.0, 0.05, 0.1)}  # fmt: skip
+    assert excluded[None] == pytest.approx(400, abs=60)
+    assert [excluded[share] for share in (0.0, 0.05, 0.1)] == [0, 100, 200]
+
+
+def test_features_that_know_nothing_exclude_nobody():
+    generator = np.random.default_rng(0)
+    store = ReferenceStore.from_arrays(generator.random((2000, 3)), labels=LABELS)
+    batch = offered_without_losses(PlausibleEven(), store)
+    assert np.allclose(np.exp(batch.scores), (1000 / np.bincount(LABELS))[LABELS[:10]])
+    assert PlausibleEven().select(batch, 10).weights is None
+
+
+def offered_without_losses(policy, store):
+    return CandidateBatch(TEN, policy.score(store, TEN[None], backend="auto").values[0])
+
+
+@pytest.mark.parametrize("policy", [PlausibleEven, PlausibleLearnable])
+def test_draws_are_more_even_over_epochs_than_independent_ones(policy):
+    size, epochs = 400, 20
+    store = make_store(wrong=False, labels=np.arange(size) % 3)
+    sampler = SpectralBatchSampler(store, candidate_batch_size=40, keep_ratio=0.3, selection=policy(), seed=3)
+    counts = np.zeros(size)
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        counts[np.concatenate(list(sampler))] += 1
+    assert counts.sum() == size * epochs * 0.3
+    independent = epochs * 0.3 * 0.7
+    assert counts.var() < 0.55 * independent  # not 0: which of a batch are drawn depends on the others in it
+    others = SpectralBatchSampler(store, candidate_batch_size=40, keep_ratio=0.3, selection=Uniform(), seed=3)
+    control = np.zeros(size)
+    for epoch in range(epochs):
+        others.set_epoch(epoch)
+        control[np.concatenate(list(others))] += 1
+    assert control.var() > 0.75 * independent
+
+
+def test_further_passes_of_an_epoch_draw_anew():
+    store = make_store(wrong=False, labels=np.arange(400) % 3)
+    options = {"candidate_batch_size": 40, "keep_ratio": 0.2, "emit": "constant", "batch_size": 40, "seed": 3}
+    drawn = np.concatenate(list(SpectralBatchSampler(store, selection=PlausibleEven(), **options)))
+    assert len(drawn) == 400
+    assert len(set(drawn.tolist())) > 273, "more than independent draws reach"
+
+
+def test_recurring_draws_are_uniform_in_an_epoch_and_even_over_them():
+    indices = np.arange(5000)
+    table = np.stack([draws.recurring(1, epoch, indices, 2) for epoch in range(40)])
+    assert table.min() > 0.0
+    assert table.max() < 1.0
+    for row in table[::8]:
+        assert stats.kstest(row, "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(table[7][:-1], table[7][1:])[0, 1]) < 0.06
+    hits = (table < 0.3).sum(0)
+    independent = np.stack([draws.uniforms(1, epoch, 0, indices, 2) for epoch in range(40)])
+    assert abs(hits - 12).max() <= 2
+    assert abs((independent < 0.3).sum(0) - 12).max() > 5
+
+
+def test_observed_losses_and_weights_go_through_the_sampler():
+    store = make_store()
+    sampler = SpectralBatchSampler(store, candidate_batch_size=2000, keep_ratio=0.9, selection=PlausibleLearnable())
+    assert sampler.listens
+    (kept,) = list(sampler)
+    wrong = estimate(store.features, store.labels).suspects()
+    weights = sampler.weights_for(kept)
+    assert weights.tolist() == np.where(wrong[kept], 0.0, 1.0).tolist()
+    assert weights.sum() == (~wrong).sum() < 1800
+    sought = np.flatnonzero(~wrong)[::10]
+    sampler.observe(np.arange(2000), np.where(np.isin(np.arange(2000), sought), 5.0, 0.0))
+    again = SpectralBatchSampler(store, candidate_batch_size=2000, keep_ratio=0.1, selection=PlausibleLearnable())
+    again.observe(np.arange(2000), np.where(np.isin(np.arange(2000), sought), 5.0, 0.0))
+    (kept,) = list(again)
+    assert set(sought) <= set(kept)
+
+
+def test_refusals():
+    with pytest.raises(ArgumentError, match=r"^temperature must be a number in \(0, inf\), got 0"):
+        PlausibleLearnable(0)
+    with pytest.raises(ArgumentError, match=r"^balance must be a number in \[0, inf\), got -1"):
+        PlausibleLearnable(balance=-1)
+    with pytest.raises(ArgumentError, match=r"^label_noise must be a number in \[0, 1\), got 1"):
+        PlausibleEven(label_noise=1)
+    store = ReferenceStore.from_arrays(np.eye(4) + 0.1)
+    with pytest.raises(ArgumentError, match=r"labels"):
+        SpectralBatchSampler(store, candidate_batch_size=2, keep_ratio=0.5, selection=PlausibleEven())
+    with pytest.raises(ArgumentError, match=r"^store must be a reference store with labels"):
+        PlausibleEven().score(store, np.arange(4)[None], backend="auto")
+    assert repr(PlausibleEven(balance=0.5)) == "PlausibleEven(balance=0.5, label_noise=None)"
+    assert repr(PlausibleLearnable(label_noise=0.1)) == "PlausibleLearnable(0.25, balance=1.0, label_noise=0.1)"
