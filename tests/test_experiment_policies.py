@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from spectral_sampler.experiment import POLICIES, Cell, Places, Settings, run_cell
+from spectral_sampler.experiment.policies import FRESH
 from spectral_sampler.experiment.samples import TextSamples
 from spectral_sampler.experiment.settings import SCHEDULES
 from spectral_sampler.experiment.zero_shot import PLACEHOLDER, class_name_logits, with_zero_shot
@@ -28,7 +29,7 @@ def test_every_policy_trains(policy, places):
         assert 0.5 * batches * 19 < result["samples"] < batches * 19, "it prunes on top of the keep ratio"
     else:
         assert result["samples"] == batches * 19
-    looks = bool(needs & {"logits", "embeddings"})
+    looks = bool(needs & {"logits", "embeddings"}) or policy in FRESH
     assert (statistics.get("spectral/forwarded_total", 0) == batches * 64) == looks
     assert (statistics["spectral/observed_share"] > 0) == ("learner_losses" in needs)
 
