@@ -71,9 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     compare = commands.add_parser("compare", help="compare policies by training")
     compare.add_argument("--data", default="digits", metavar="NAME",
-                         help="digits, fashion-mnist, wordnet, cifar10, oxford-pet or flowers102")  # fmt: skip
+                         help="digits, fashion-mnist, wordnet, wordnet-verbs, cifar10, oxford-pet, flowers102")  # fmt: skip
     compare.add_argument("--policies", metavar="A,B,…", help="full, full-equal-compute, uniform, loss-weighted "
-                         "are always included (default: these, saln, gstds, plausible-even)")  # fmt: skip
+                         "are always included (default: these, saln, gstds and our own)")  # fmt: skip
     compare.add_argument("--seeds", type=int, default=5, metavar="K")
     compare.add_argument("--first-seed", type=int, default=0, metavar="SEED")
     compare.add_argument("--out", type=Path, metavar="DIR", help="default results/NAME")

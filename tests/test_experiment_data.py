@@ -14,7 +14,7 @@ from spectral_sampler.experiment.corruption import Corruption, corrupt, corrupt_
 from spectral_sampler.experiment.data import Source, load_task, stratified
 from spectral_sampler.experiment.optional import MissingPackage, optional
 from spectral_sampler.experiment.samples import TensorSamples
-from spectral_sampler.experiment.wordnet import glosses, read_nouns, token_rows, word_vectors
+from spectral_sampler.experiment.wordnet import glosses, read_synsets, token_rows, word_vectors
 
 LABELS = np.repeat(np.arange(10), 120)
 
@@ -142,6 +142,8 @@ def test_missing_files_are_said_with_what_to_install(tmp_path):
             load_task(name, Source(root=tmp_path))
     with pytest.raises(ArgumentError, match=r"data\.noun.*wordnet-base"):
         load_task("wordnet", Source(root=tmp_path))
+    with pytest.raises(ArgumentError, match=r"data\.verb.*wordnet-base"):
+        load_task("wordnet-verbs", Source(root=tmp_path))
     with pytest.raises(ArgumentError, match=r"data must be one of digits, .*, got 'mnist'"):
         load_task("mnist", Source())
 
@@ -230,7 +232,7 @@ NOUNS = """  1 This software and database is being provided to you
 
 
 def test_wordnet_is_parsed_by_offset_with_single_parents_and_unique_glosses(tmp_path):
-    found, names = read_nouns(NOUNS.splitlines())
+    found, names = read_synsets(NOUNS.splitlines())
     assert [(gloss.text, gloss.hypernym) for gloss in found] == [
         ("nocturnal bird", 100),
         ("diurnal bird of prey", 100),
@@ -239,7 +241,7 @@ def test_wordnet_is_parsed_by_offset_with_single_parents_and_unique_glosses(tmp_
     ]
     assert names[200] == "owl"
     (tmp_path / "data.noun").write_text(NOUNS)
-    texts, labels, classes = glosses(tmp_path, classes=2)
+    texts, labels, classes = glosses(tmp_path, "noun", 2)
     assert classes == ("bird", "owl")
     assert labels.tolist() == [0, 0, 1, 1]
     assert texts[0] == "nocturnal bird"
@@ -259,6 +261,12 @@ def test_wordnet_parts(monkeypatch):
     assert len(set.union(*parts)) == sum(map(len, parts))
     with pytest.raises(ArgumentError, match="train-size must be from 102"):
         load_task("wordnet", Source(train_size=50))
+    verbs = load_task("wordnet-verbs", Source())
+    assert set(np.bincount(verbs.train.labels)) == {16}
+    assert len(verbs.classes) == 32
+    parts = [set(part.texts) for part in (verbs.train, verbs.held_out, verbs.test)]
+    assert len(set.union(*parts)) == sum(map(len, parts))
+    assert not set.union(*parts) & set(task.train.texts)
 
 
 def test_glosses_become_padded_token_numbers():

@@ -127,13 +127,24 @@ def _fashion_mnist(source: Source) -> Task:
 
 
 def _wordnet(source: Source) -> Task:
-    texts, labels, classes = glosses(source.root)
+    return _glosses("wordnet", *glosses(source.root, "noun", 102), 40, source)
+
+
+def _wordnet_verbs(source: Source) -> Task:
+    return _glosses("wordnet-verbs", *glosses(source.root, "verb", 32), 16, source)
+
+
+def _glosses(
+    name: str, texts: list[str], labels: NDArray[np.int64], classes: tuple[str, ...], most: int, source: Source
+) -> Task:
+    """A task from texts: a quarter tests, every class has equally many training rows, by default ``most``, and what is
+    left of each beyond ``most`` is held out."""
     tokens = token_rows(texts)
     generator = np.random.default_rng(0)
     test = stratified(labels, len(labels) // 4, generator)
     pool = np.setdiff1d(np.arange(len(labels)), test)
     smallest = int(np.bincount(labels[pool]).min())
-    size = source.train_size or 40 * len(classes)
+    size = source.train_size or most * len(classes)
     each = size // len(classes)
     if not 1 <= each <= smallest:
         rule = f"from {len(classes)} to {smallest * len(classes)}"
@@ -144,10 +155,10 @@ def _wordnet(source: Source) -> Task:
     for label in range(len(classes)):
         rows = generator.permutation(pool[labels[pool] == label])
         train.append(rows[:each])
-        rest.append(rows[min(40, smallest) :])  # the same for 10 and for 40 rows a class
+        rest.append(rows[min(most, smallest) :])  # the same for 10 and for 40 rows a class
     everything = TextSamples(tokens, labels, texts)
     parts = [everything.subset(np.sort(np.concatenate(rows))) for rows in (train, rest, [test])]
-    return Task("wordnet", parts[0], parts[1], parts[2], classes, f"wordnet-{len(labels)}")
+    return Task(name, parts[0], parts[1], parts[2], classes, f"{name}-{len(labels)}")
 
 
 def _missing(name: str, folder: Path, remedy: str) -> ValueError:
@@ -209,6 +220,7 @@ DATA: dict[str, Callable[[Source], Task]] = {
     "digits": _digits,
     "fashion-mnist": _fashion_mnist,
     "wordnet": _wordnet,
+    "wordnet-verbs": _wordnet_verbs,
     "cifar10": _cifar10,
     "oxford-pet": _oxford_pet,
     "flowers102": _flowers102,

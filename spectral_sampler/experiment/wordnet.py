@@ -1,4 +1,4 @@
-"""WordNet glosses: tell from a noun's definition what kind of thing it is. 102 classes, few samples each."""
+"""WordNet glosses: tell from a word's definition what kind of thing or doing it is. Many classes, few samples each."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from spectral_sampler.experiment.optional import optional
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["CLASSES", "Gloss", "glosses", "minilm_directory", "read_nouns", "token_rows", "word_vectors"]
+__all__ = ["Gloss", "glosses", "minilm_directory", "read_synsets", "token_rows", "word_vectors"]
 
-CLASSES = 102
 FOLDER = Path("/usr/share/wordnet")
 _LONGEST = 32  # tokens; 99 % of the glosses are shorter
 
 
 class Gloss(NamedTuple):
-    """One noun: what its definition says, and the synset offset of its only hypernym."""
+    """One synset: what its definition says, and the offset of its only hypernym."""
 
     text: str
     hypernym: int
 
 
-def read_nouns(lines: Iterable[str]) -> tuple[list[Gloss], dict[int, str]]:
-    """Glosses with exactly one direct hypernym, and the first word of every synset by offset, from ``data.noun``.
+def read_synsets(lines: Iterable[str]) -> tuple[list[Gloss], dict[int, str]]:
+    """Glosses with exactly one direct hypernym, and the first word of every synset by offset, from a ``data.*`` file.
 
     Classes are told apart by synset offset, not by word: "bow" names several. Glosses that occur twice are left out.
     """
@@ -52,19 +51,19 @@ def read_nouns(lines: Iterable[str]) -> tuple[list[Gloss], dict[int, str]]:
     return [gloss for gloss in found if texts[gloss.text] == 1], names
 
 
-def glosses(folder: Path | None, classes: int = CLASSES) -> tuple[list[str], np.ndarray[Any, Any], tuple[str, ...]]:
-    """Texts, labels (M,) and class names: the nouns under the ``classes`` most frequent hypernyms.
+def glosses(folder: Path | None, part: str, classes: int) -> tuple[list[str], np.ndarray[Any, Any], tuple[str, ...]]:
+    """Texts, labels (M,) and class names: the synsets under the ``classes`` most frequent hypernyms of a part of
+    speech, "noun" or "verb".
 
     Raises:
-        ArgumentError: no ``data.noun`` in the folder.
+        ArgumentError: the folder has no such data file.
     """
-    path = (folder or FOLDER) / "data.noun"
+    path = (folder or FOLDER) / f"data.{part}"
     if not path.is_file():
-        raise argument_error(
-            "data-root", "a folder with WordNet's data.noun", folder or FOLDER, "Debian: apt-get install wordnet-base."
-        )
+        remedy = "Debian: apt-get install wordnet-base."
+        raise argument_error("data-root", f"a folder with WordNet's data.{part}", folder or FOLDER, remedy)
     with path.open(encoding="utf-8") as lines:
-        found, names = read_nouns(lines)
+        found, names = read_synsets(lines)
     # Ties in frequency by offset, so that the classes do not hang on the order of a dictionary.
     frequent = sorted(Counter(gloss.hypernym for gloss in found).items(), key=lambda item: (-item[1], item[0]))
     label = {hypernym: place for place, (hypernym, _) in enumerate(frequent[:classes])}
