@@ -72,7 +72,7 @@ def wordnet_minilm() -> torch.Tensor:
         from spectral_sampler.experiment.wordnet import glosses
         from spectral_sampler.extraction.text import minilm
 
-        texts = glosses(None)[0][:ROWS]
+        texts = glosses(None, "noun", 102)[0][:ROWS]
         encoder = minilm()
         return torch.cat([encoder(texts[first : first + 64]) for first in range(0, ROWS, 64)])
 

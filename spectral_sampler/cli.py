@@ -70,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     compare = commands.add_parser("compare", help="compare policies by training")
-    compare.add_argument("--data", default="digits", metavar="NAME",
-                         help="digits, fashion-mnist, wordnet, wordnet-verbs, cifar10, oxford-pet, flowers102")  # fmt: skip
+    compare.add_argument("--data", default="digits", metavar="NAME", help="digits, fashion-mnist, wordnet, "
+                         "wordnet-verbs, cifar10, oxford-pet or flowers102")  # fmt: skip
     compare.add_argument("--policies", metavar="A,B,…", help="full, full-equal-compute, uniform, loss-weighted "
                          "are always included (default: these, saln, gstds and our own)")  # fmt: skip
     compare.add_argument("--seeds", type=int, default=5, metavar="K")

@@ -74,7 +74,8 @@ def test_quick_demo_from_the_command_line(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert run.returncode == 0, run.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["policies"] == ["full", "full-equal-compute", "uniform", "loss-weighted", "saln", "gstds"]
+    assert {"full", "full-equal-compute", "uniform", "loss-weighted"} < set(results["policies"])
+    assert results["policies"][-4:] == ["saln", "gstds", "plausible-even", "plausible-learnable"]
     full = [cell["test_accuracy"] for cell in results["cells"] if cell["policy"] == "full"]
     assert sum(full) / len(full) > 0.93
     for name in ("accuracy", "keep-ratio", "classes-gstds", "batch-gstds", "classes-saln", "batch-saln"):
