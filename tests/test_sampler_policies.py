@@ -228,6 +228,35 @@ def test_a_candidate_batch_that_is_kept_whole_moves_the_running_state_too():
     assert untouched.statistics()["spectral/forwarded_total"] == 0, "nothing to decide, nothing to learn"
 
 
+def test_a_scoring_selection_that_learns_has_its_scores_for_whole_batches_too():
+    seen = []
+
+    class Learning(GSTDS):
+        def trained(self, batch, choice):
+            seen.append(batch.scores)
+
+    for look_ahead in (0, 3):
+        assert sorted(flattened(make(Learning(), keep_ratio=1.0, lookahead=look_ahead))) == list(range(M))
+    assert len(seen) == 2 * (M // N)
+    assert all(np.isfinite(scores).all() for scores in seen)
+
+
+@pytest.mark.parametrize("make_selection", [InfoBatch, lambda: SensitivitySampling(4, losses="learner")])
+def test_looking_at_what_is_offered_moves_nothing(make_selection):
+    def trained_for_an_epoch():
+        sampler = make(make_selection())
+        for rows in sampler:
+            sampler.observe(rows, 1.0 + np.array(rows) % 7)
+        next(iter(sampler))
+        return sampler
+
+    sampler, other = trained_for_an_epoch(), trained_for_an_epoch()
+    asked = sampler._observed.asked
+    sampler.selection_at(5, 0)
+    assert sampler._observed.asked == asked
+    assert sampler.selection.state_dict() == other.selection.state_dict()
+
+
 def test_looking_does_not_count_as_asking_for_losses():
     sampler = make(RHOLoss())
     for _ in range(2):
@@ -355,6 +384,10 @@ def test_an_adaptive_ratio_resumes_at_every_batch(make_schedule, stop):
         ({"selection": GradientNorm()}, r"^selection must be one whose needs are among .*learner="),
         ({"selection": BayesianSelection(ZERO_SHOT)}, r"^selection must be one whose needs are among"),
         ({"selection": GSTDS(), "learner": network(), "dataset": DATA}, r"^learner must be left out with gstds, got"),
+        (
+            {"selection": InfoBatch(), "learner": network(), "dataset": DATA},
+            r"^learner must be left out with infobatch",
+        ),
         ({"selection": GradientNorm(), "learner": network()}, r"^dataset must be given with a module"),
         ({"selection": GradientNorm(), "learner": 3}, r"^learner must be a module or a function of indices, got 3"),
         ({"selection": InfoBatch(), "num_replicas": 2}, r"^num_replicas must be 1 with infobatch"),

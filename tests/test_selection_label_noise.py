@@ -61,12 +61,42 @@ def test_a_share_may_be_given():
 
 
 def test_features_that_know_nothing_accuse_nobody():
+    generator, informative = np.random.default_rng(0), 0
+    for _ in range(20):
+        found = estimate(generator.normal(size=(500, 20)), generator.integers(0, 10, 500))
+        informative += found.informative
+        assert found.share > 0.6
+        assert found.informative or not found.suspects().any()
+    assert informative <= 1
+    assert found.suspects(0.1).sum() == 50, "unless it is asked for"
+
+
+def test_classes_that_are_not_judged_do_not_make_the_others_look_informative():
     generator = np.random.default_rng(0)
-    found = estimate(generator.normal(size=(2000, 20)), generator.integers(0, 10, 2000))
-    assert not found.informative
-    assert found.share > 0.8
-    assert not found.suspects().any()
-    assert found.suspects(0.1).sum() == 200, "unless it is asked for"
+    sizes = np.round(600 / np.arange(1, 401)).astype(int)  # two thirds of the classes have fewer than five samples
+    labels = np.repeat(np.arange(400), sizes)
+    for _ in range(3):
+        found = estimate(generator.normal(size=(len(labels), 16)), labels)
+        assert not found.informative
+        assert not found.suspects().any()
+
+
+def test_a_class_of_five_is_judged_and_one_of_four_is_not():
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2, 3], [40, 40, 5, 4])
+    features = np.eye(4)[labels] + 0.1 * generator.normal(size=(89, 4))
+    found = estimate(features, labels)
+    assert np.isfinite(found.doubts[labels == 2]).all()
+    assert np.isneginf(found.doubts[labels == 3]).all()
+    assert found.accuracy == np.mean(found.doubts[labels != 3] < 0)
+
+
+def test_more_dimensions_than_samples():
+    features, labels, wrong = clusters(2, 20, 500, 0.3, 0.1)
+    found = estimate(features, labels)
+    assert found.informative
+    assert found.suspects().sum() == pytest.approx(4, abs=2)
+    assert wrong[found.suspects()].mean() > 0.6
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
@@ -83,7 +113,10 @@ def test_rare_classes_are_not_taken_for_mistakes(noise):
     few = np.bincount(labels, minlength=100)[labels] < 5
     assert few.sum() > 50
     assert np.isneginf(found.doubts[few]).all(), "too little is known of such a class"
-    assert found.suspects()[labels == truth].mean() < 0.05
+    accused, counts = found.suspects(), np.bincount(labels, minlength=100)[labels]
+    right = labels == truth
+    assert accused[right & (counts >= 10)].mean() < 0.02
+    assert accused[right & (counts >= 5) & (counts < 10)].mean() < (0.02 if noise == 0.0 else 0.4), "as the text warns"
 
 
 def test_copies_do_not_vouch_for_each_other():
@@ -93,6 +126,12 @@ def test_copies_do_not_vouch_for_each_other():
     once = estimate(features, labels)
     assert found.share == pytest.approx(once.share, abs=0.01)
     assert found.suspects()[wrong[rows]].mean() > 0.8
+    uneven = np.append(
+        np.arange(2000), np.flatnonzero(~wrong).repeat(5)
+    )  # right labels have six copies, wrong ones one
+    accused = estimate(features[uneven], labels[uneven]).suspects()
+    assert accused[~wrong[uneven]].mean() < 0.05
+    assert accused[wrong[uneven]].mean() > 0.8
     others = labels.copy()
     others[:1000] = (others[:1000] + np.random.default_rng(2).integers(1, 10, 1000)) % 10
     found = estimate(np.tile(features, (2, 1)), np.append(labels, others))

@@ -58,7 +58,9 @@ def test_it_is_as_if_every_sample_had_been_left_out(monkeypatch, rows, width, cl
         np.where(np.eye(classes)[labels], np.nan, others), abs=1e-3 if width > rows else 2e-5, nan_ok=True
     )
     monkeypatch.setattr(module, "_ALTERNATIVES", rows * classes // 4)
-    assert np.array_equal(leave_one_out(features, labels).alternatives, found.alternatives[::4], equal_nan=True)
+    quarter = module._some(rows, rows // 4)
+    assert len(quarter) == rows // 4
+    assert np.array_equal(leave_one_out(features, labels).alternatives, found.alternatives[quarter], equal_nan=True)
     unlike = margins(fitted_anew(features, labels, found.penalty * 10), labels)
     assert np.abs(unlike - found.margins).max() > 5e-3, "another penalty is another probe"
 
@@ -82,6 +84,30 @@ def test_only_the_rows_that_are_named_take_part():
     found = module.leave_one_out(features, rows, labels[rows])
     assert np.array_equal(found.margins, leave_one_out(features[rows], labels[rows]).margins)
     assert not np.array_equal(found.margins, leave_one_out(features, labels).margins[rows])
+
+
+@pytest.mark.parametrize("labels", [np.arange(240) % 4, np.arange(240) // 60])
+def test_some_rows_stand_for_all_whatever_the_order_of_the_labels(monkeypatch, labels):
+    features = np.random.default_rng(3).normal(size=(240, 5)) + 3 * np.eye(4, 5)[labels]
+    everything = leave_one_out(features, labels)
+    monkeypatch.setattr(module, "_JUDGES", 60)
+    monkeypatch.setattr(module, "_ALTERNATIVES", 240)
+    found = leave_one_out(features, labels)
+    assert found.alternatives.shape == (60, 4)
+    assert (~np.isnan(found.alternatives)).sum(0).min() > 30, "every class is met as an alternative"
+    judges, errors = module._some(240, 60), {}
+    assert len(set(labels[judges])) == 4
+    for penalty in module._PENALTIES:
+        scores = fitted_anew(features, labels, penalty)
+        errors[penalty] = ((scores - np.eye(4)[labels])[judges] ** 2).sum()
+    assert found.penalty == min(errors, key=errors.get)
+    assert found.penalty <= 10 * everything.penalty
+
+
+def test_half_precision_does_not_overflow():
+    features, labels = problem(300, 12, 5)
+    large = (1e3 * features).astype(np.float16)  # the sum of squares is beyond 65,504
+    assert leave_one_out(large, labels).margins == pytest.approx(leave_one_out(features, labels).margins, abs=1e-2)
 
 
 def test_scale_dtype_and_blocks_do_not_matter():

@@ -199,6 +199,22 @@ def test_two_lines_in_a_loop_train_a_network():
         (lambda: OnlineSelection(RHOLoss, 0.3), r"^policy must be an object with name"),
         (lambda: OnlineSelection(InfoBatch()), r"^policy must be one that selects from the candidates it is given"),
         (lambda: OnlineSelection(SensitivitySampling()), r"^policy must be one .* pass it to a SpectralBatchSampler"),
+        (
+            lambda: OnlineSelection(PlausibleEven(), store=make_store(labels=None)),
+            r"^policy must be .*\(labels is missing\)",
+        ),
+        (
+            lambda: OnlineSelection(RHOLoss(), store=make_store())(
+                indices=[1, 2], logits=torch.ones(2, 3), labels=[0, 3]
+            ),
+            r"^labels must be from 0 to 2, the classes of the logits, got 3",
+        ),
+        (
+            lambda: OnlineSelection(RHOLoss(), store=make_store())(
+                indices=[1, 2], logits=torch.ones(2, 3), labels=[-1, 2]
+            ),
+            r"^labels must be from 0 to 2, the classes of the logits, got -1",
+        ),
         (lambda: OnlineSelection(Uniform(), 0.0), r"^keep_ratio must be in \(0, 1\], got 0\.0"),
         (lambda: OnlineSelection(Uniform(), SigmoidSchedule()), r"^steps must be the number of calls when keep_ratio"),
         (lambda: OnlineSelection(Uniform(), PlateauSchedule()), r"^epochs must be .*steps= to an OnlineSelection"),

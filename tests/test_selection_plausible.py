@@ -1,5 +1,8 @@
 """PlausibleEven and PlausibleLearnable: weights, suspects, preference, and how evenly they draw."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -63,7 +66,7 @@ def test_the_first_draw_has_the_stated_probabilities(wrong):
 
 
 def test_the_first_draw_follows_learnability():
-    learner = np.array([0.3, 0.02, 0.5, 0.1, 0.25, np.nan, 0.01, 9.0, -9.0, np.nan])
+    learner = np.array([0.3, 0.02, 0.5, 0.1, 0.25, np.nan, 0.01, 9.0, 9.0, np.inf])
     excess = learner - LOSSES[:10]
     known = np.isfinite(excess) & ~np.isin(TEN, list(SUSPECTS))
     excess = np.where(np.isfinite(excess), excess, excess[known].mean())
@@ -119,8 +122,8 @@ def test_features_that_know_nothing_exclude_nobody():
     assert PlausibleEven().select(batch, 10).weights is None
 
 
-def offered_without_losses(policy, store):
-    return CandidateBatch(TEN, policy.score(store, TEN[None], backend="auto").values[0])
+def offered_without_losses(policy, store, indices=TEN):
+    return CandidateBatch(indices, policy.score(store, indices[None], backend="auto").values[0])
 
 
 @pytest.mark.parametrize("policy", [PlausibleEven, PlausibleLearnable])
@@ -180,6 +183,35 @@ def test_observed_losses_and_weights_go_through_the_sampler():
     again.observe(np.arange(2000), np.where(np.isin(np.arange(2000), sought), 5.0, 0.0))
     (kept,) = list(again)
     assert set(sought) <= set(kept)
+
+
+def test_a_batch_that_is_kept_whole_weighs_its_suspects_nothing():
+    store = make_store()
+    accused = estimate(store.features, store.labels).suspects()
+    for look_ahead in (0, 4):
+        sampler = SpectralBatchSampler(
+            store, candidate_batch_size=500, keep_ratio=1.0, selection=PlausibleEven(), lookahead=look_ahead
+        )
+        kept = np.concatenate(list(sampler))
+        assert sorted(kept) == list(range(2000))
+        assert np.array_equal(sampler.weights_for(kept).numpy() == 0.0, accused[kept])
+
+
+def test_suspects_of_equal_doubt_go_by_index():
+    features = np.concatenate([make_store().features, make_store().features])
+    store = ReferenceStore.from_arrays(features, labels=np.tile(LABELS, 2))
+    indices = np.array([2007, 7, 0, 1, 2, 3])
+    choice = PlausibleEven().select(offered_without_losses(PlausibleEven(), store, indices), 6)
+    assert indices[choice.positions[-2:]].tolist() == [7, 2007]
+
+
+def test_what_is_known_of_a_store_goes_with_it():
+    store = make_store()
+    PlausibleEven().score(store, TEN[None], backend="auto")
+    gone = weakref.ref(store)
+    del store
+    gc.collect()
+    assert gone() is None
 
 
 def test_refusals():

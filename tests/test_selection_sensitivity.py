@@ -81,7 +81,6 @@ def test_only_few_losses_are_asked_for_and_the_slope_is_their_quantile():
         members = np.flatnonzero(found.labels == one)
         expected = np.quantile(slopes.astype(np.float64), 0.9, method="higher") * found.distances[members] ** 2
         assert got.spread[members] == pytest.approx(expected, rel=1e-4)
-    selection.sensitivities(ReferenceStore.from_arrays(store.features))
     assert selection.needs == {"features"}
     assert SensitivitySampling().needs == {"features", "losses"}
 
@@ -179,14 +178,15 @@ def test_an_epoch_of_one_batch_has_exact_chances_too():
     assert np.all(np.abs(counts - epochs * chances) < 4 * np.sqrt(epochs * chances * (1 - chances)))
 
 
-def test_the_learners_losses_decide_every_epoch_anew():
+@pytest.mark.parametrize(("power", "smoothness"), [(2, None), (1, None), (2, 0.05)])
+def test_the_learners_losses_decide_every_epoch_anew(power, smoothness):
     store = make_store()
-    selection = SensitivitySampling(K, losses="learner", quantile=0.8)
+    selection = SensitivitySampling(K, losses="learner", quantile=0.8, power=power, smoothness=smoothness)
     assert selection.needs == {"features", "learner_losses"}
-    order = draws.permutation(0, 1, M)
-    request = EpochRequest(store, order, 8, 64, np.full(M, np.nan), 0, 1, 0.0)
+    request = EpochRequest(store, draws.permutation(0, 1, M), 8, 64, np.full(M, np.nan), 0, 1, 0.0)
     assert selection.propose(request) is None, "nothing known yet: the order as it is"
-    found = cluster(store.features, K, seed=0)
+    found = cluster(store.features, K, power=power, seed=0)
+    spans = found.distances**power
     generator = np.random.default_rng(5)
     for epoch in (1, 2):
         losses = generator.exponential(size=M) * (1 + found.labels) ** epoch
@@ -197,10 +197,10 @@ def test_the_learners_losses_decide_every_epoch_anew():
             members = found.labels == one
             own = losses[members & np.isfinite(losses)]
             mean = own.mean() if len(own) else np.nanmean(losses)
-            spans = found.distances[members] ** 2
-            known = np.isfinite(losses[members]) & (spans > 1e-12 * (found.distances**2).max())
-            slope = np.quantile(np.abs(losses[members] - mean)[known] / spans[known], 0.8) if known.any() else 0.0
-            mass[members] = mean + slope * spans
+            known = np.isfinite(losses[members])
+            slopes = np.abs(losses[members] - mean)[known] / spans[members][known]
+            slope = np.quantile(slopes, 0.8) if known.any() else 0.0
+            mass[members] = mean + (slope if smoothness is None else smoothness) * spans[members]
         probabilities = mass / mass.sum()
         proposal = selection.propose(request._replace(epoch=epoch, learner_losses=losses))
         free = 64 * probabilities[proposal.batches] < 0.9
@@ -209,6 +209,42 @@ def test_the_learners_losses_decide_every_epoch_anew():
         ratio = proposal.weights[free] / expected
         assert ratio.max() / ratio.min() == pytest.approx(1.0, abs=1e-6), "in proportion, whatever the cap leaves over"
         assert ratio.mean() == pytest.approx(1.0, rel=0.2)
+
+
+def test_a_cluster_of_copies_has_no_slope_for_the_learner_either():
+    generator = np.random.default_rng(0)
+    rows = 10 * np.eye(6)[np.arange(600) % 6]
+    rows += generator.normal(size=rows.shape) * (np.arange(600) % 6 > 2)[:, None]  # the others are exact copies
+    losses = generator.exponential(size=600)
+    request = EpochRequest(
+        ReferenceStore.from_arrays(rows.astype(np.float32)), np.arange(600), 8, 60, losses, 0, 0, 0.0
+    )
+    proposal = SensitivitySampling(6, losses="learner").propose(request)
+    for one in range(3):
+        copies = proposal.batches % 6 == one
+        assert copies.any()
+        assert np.ptp(proposal.weights[copies]) == pytest.approx(0.0, abs=1e-9), "the cluster's mean alone"
+    assert np.ptp(proposal.weights[proposal.batches % 6 == 4]) > 0.1
+
+
+def test_one_selection_serves_several_stores():
+    first, second = make_store(0), make_store(1)
+    selection = SensitivitySampling(K)
+    one, two, again = (selection.sensitivities(store).probabilities for store in (first, second, first))
+    assert np.array_equal(one, again)
+    assert not np.allclose(one, two)
+    assert np.array_equal(two, SensitivitySampling(K).sensitivities(second).probabilities)
+
+
+def test_an_epoch_begun_in_the_dark_is_resumed_in_the_dark():
+    store, order = make_store(), draws.permutation(0, 0, M)
+    request = EpochRequest(store, order, 8, 64, np.full(M, np.nan), 0, 0, 0.0)
+    first, second = (SensitivitySampling(K, losses="learner") for _ in range(2))
+    assert first.propose(request) is None
+    second.load_state_dict(first.state_dict())
+    losses = np.random.default_rng(0).exponential(size=M)
+    assert second.propose(request._replace(learner_losses=losses)) is None, "observed again before the restart"
+    assert second.propose(request._replace(epoch=1, learner_losses=losses)) is not None
 
 
 def test_leverage_scores_beside_sensitivity_on_linear_regression():
@@ -242,6 +278,13 @@ def test_without_scikit_learn_the_error_names_the_line(monkeypatch):
         SensitivitySampling(3).sensitivities(make_store())
 
 
+def learner_proposal(losses, state=None):
+    selection = SensitivitySampling(K, losses="learner")
+    if state is not None:
+        selection.load_state_dict(dict(zip(("epoch", "proxies", "smoothness"), state, strict=True)))
+    return selection.propose(EpochRequest(make_store(), np.arange(M), 8, 64, losses, 0, 0, 0.0))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -252,6 +295,11 @@ def test_without_scikit_learn_the_error_names_the_line(monkeypatch):
         (
             lambda: SensitivitySampling(K, losses="learner").subset(make_store(), size=3),
             r"^losses must be an array, a function or None for a subset, got 'learner'",
+        ),
+        (lambda: learner_proposal(np.full(M, -1.0)), r"^losses must be at least 0 where given to observe, got -1"),
+        (
+            lambda: learner_proposal(None, state=(0, [1.0] * 4, [0.0] * 4)),
+            rf"^state must be that of {K} clusters, got 4",
         ),
         (lambda: SensitivitySampling(0), r"^clusters must be an integer of at least 1, got 0"),
         (lambda: SensitivitySampling(power=3), r"^power must be 1 or 2, got 3"),

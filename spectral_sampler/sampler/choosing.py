@@ -8,6 +8,7 @@ import numpy as np
 
 from spectral_sampler.selection import KINDS, CandidateBatch, Choice
 from spectral_sampler.selection.online import candidate_batch
+from spectral_sampler.selection.protocol import judged_whole
 
 if TYPE_CHECKING:
     from spectral_sampler.sampler.learner import Learner
@@ -27,11 +28,10 @@ def choose(
     candidates: Candidates,
     place: dict[str, Any],
 ) -> tuple[Choice, CandidateBatch | None]:
-    """The selection's choice and what it was offered; all candidates, as offered, where the budget does not ask for a
-    choice and the selection learns nothing from it. ``place`` is seed, epoch, number of the batch, turn and progress.
-    """
+    """The selection's choice and what it was offered; all candidates, as offered, where the budget asks for no choice
+    and the selection has nothing to say of them. ``place`` is seed, epoch, number of the batch, turn and progress."""
     _, indices, budget, score = candidates
-    if budget == len(indices) and not hasattr(selection, "trained"):
+    if budget == len(indices) and not judged_whole(selection):
         return Choice(np.arange(budget), np.full(budget, KINDS.index("uniform"), dtype=np.int8)), None
     if learner is not None:
         offered = candidate_batch(selection, store, indices, learner(indices.tolist()), **place)

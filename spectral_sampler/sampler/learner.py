@@ -10,13 +10,15 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.selection.needs import FORWARDED
+from spectral_sampler.selection.proposal import Proposes
 
 if TYPE_CHECKING:
     from spectral_sampler.selection import Selection
 
 __all__ = ["Learner", "ModuleForward"]
 
-_USED_BY = frozenset({"logits", "embeddings", "learner_losses"})
+_USED_BY = FORWARDED | {"learner_losses"}
 
 
 class ModuleForward:
@@ -58,7 +60,7 @@ class Learner:
     """
 
     def __init__(self, learner: Any, dataset: Any, selection: Selection) -> None:
-        if not selection.needs & _USED_BY:
+        if not selection.needs & _USED_BY or (isinstance(selection, Proposes) and not selection.needs & FORWARDED):
             remedy = "It would forward candidates for nothing."
             raise argument_error("learner", f"left out with {selection.name}", type(learner).__name__, remedy)
         if not callable(learner):

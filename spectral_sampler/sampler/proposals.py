@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,12 +86,15 @@ class Proposals:
             return self._kept.get(epoch, (None, None))[0]
         horizon = self._settings.epochs
         rows = np.arange(len(self._store))
+        selection, observed = self._selection, self._observed
+        if not keep:  # only a look: copies count and remember for themselves
+            selection, observed = copy.copy(selection), copy.copy(observed)
         request = EpochRequest(
             self._store, self._order.indices(epoch), self._plan.batches, self._plan.candidates,
-            self._observed.of(rows) if "learner_losses" in self._selection.needs else None,
+            observed.of(rows) if "learner_losses" in selection.needs else None,
             self._settings.seed, epoch, min(1.0, epoch / horizon) if horizon else 0.0,
         )  # fmt: skip
-        found = self._selection.propose(request)
+        found = selection.propose(request)
         if keep:
             table = None
             if found is not None and found.weights is not None:

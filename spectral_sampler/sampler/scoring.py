@@ -9,6 +9,7 @@ import torch
 
 from spectral_sampler import ops
 from spectral_sampler.errors import argument_error
+from spectral_sampler.selection.protocol import judged_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,7 @@ class Scorer:
 
     def __init__(self, selection: Selection, store: ReferenceStore, backend: str, *, constant: bool) -> None:
         self._selection, self._store, self._backend = selection, store, backend
+        self._whole = judged_whole(selection)
         self._kept: dict[tuple[int, int, int], Score] | None = {} if constant else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -61,7 +63,8 @@ class Scorer:
     def has(self, batch: Batch) -> bool:
         """Is nothing left to compute for ``batch``?"""
         known = self._kept is not None and batch[1:4] in self._kept
-        return known or batch.budget == batch.size or "features" not in self._selection.needs
+        whole = batch.budget == batch.size and not self._whole
+        return known or whole or "features" not in self._selection.needs
 
     def score(self, batches: list[Batch], indices: list[NDArray[np.int64]], budgets: list[int]) -> list[Candidates]:
         """One batched call for all candidate batches of one size that a choice depends on."""
@@ -70,7 +73,7 @@ class Scorer:
         for position, batch in enumerate(batches):
             if self._kept is not None and batch[1:4] in self._kept:
                 scores[position] = self._kept[batch[1:4]]
-            elif budgets[position] < len(indices[position]):  # else all are kept, whatever their scores
+            elif self._whole or budgets[position] < len(indices[position]):  # else all are kept, whatever their scores
                 waiting.setdefault(len(indices[position]), []).append(position)
         for positions in waiting.values():
             for position, score in zip(positions, self._call([indices[p] for p in positions]), strict=True):

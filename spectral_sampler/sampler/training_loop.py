@@ -45,7 +45,7 @@ class TrainingLoop:
         """(n,) float32 factors for the losses of the samples ``indices`` (n,), as of the last batch that held them.
 
         ``(losses * sampler.weights_for(indices)).mean()`` is what a selection that weighs (`InfoBatch`,
-        `SensitivitySampling`, `GradientNorm`) stands for; all ones with the others.
+        `SensitivitySampling`, `GradientNorm`, and with zeros `PlausibleEven`) stands for; all ones with the others.
         """
         return self._weights.of(indices)
 

@@ -24,23 +24,28 @@ class LabelNoise(NamedTuple):
     """What the features say about the labels."""
 
     share: float
-    """Estimated share of wrong labels, in [0, 1]."""
+    """Estimated share of wrong labels among distinct samples, in [0, 1]."""
     doubts: NDArray[np.float64]
     """(M,) how much the features of the others contradict a label; −inf in a class of fewer than five."""
     accuracy: float
-    """Share of the labels that the features of the others predict."""
+    """Share of the judged labels that the features of the others predict."""
     informative: bool
     """They predict more of them than the most frequent class would; without it the share means nothing."""
+    distinct: NDArray[np.int64]
+    """(G,) the first row of every group of copies."""
+    groups: NDArray[np.int64]
+    """(M,) the group of every row."""
 
     def suspects(self, share: float | None = None) -> NDArray[np.bool_]:
-        """(M,) the ``share`` of the samples with the most doubtful labels, never one that the features predict. None
-        takes the estimate, or nobody where the features are not informative."""
+        """(M,) the ``share`` of the distinct samples with the most doubtful labels, and their copies; never one whose
+        label the features predict. None takes the estimate, or nobody where the features are not informative."""
         if share is None:
             share = self.share if self.informative else 0.0
-        most = np.argsort(-self.doubts, kind="stable")[: round(share * len(self.doubts))]
-        found = np.zeros(len(self.doubts), dtype=np.bool_)
-        found[most] = self.doubts[most] > 0.0
-        return found
+        doubts = self.doubts[self.distinct]
+        most = np.argsort(-doubts, kind="stable")[: round(share * len(doubts))]
+        found = np.zeros(len(doubts), dtype=np.bool_)
+        found[most] = doubts[most] > 0.0
+        return np.asarray(found[self.groups])
 
 
 def _copies(features: NDArray[np.floating], classes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -70,9 +75,17 @@ def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> Label
     the latter because one in C − 1 of the alternatives of a wrong label is the right one. This is mixture proportion
     estimation (Blanchard, Lee and Scott 2010) at one threshold, or Storey's (2002) share of true null hypotheses. It
     holds for unsure probes too; it errs upwards by the right labels that are doubted that much, up to (C − 1) / C for
-    features that know nothing of the labels. Exact copies do not vouch for each other, classes of fewer than five
-    samples are not judged, and wrong labels that are not spread over the classes, such as two classes that are taken
-    for each other, are found less often. The combination is our own.
+    features that know nothing of the labels.
+
+    Exact copies do not vouch for each other, and classes of fewer than five samples are not judged. Wrong labels that
+    are not spread over the classes, such as two classes that are taken for each other, are found less often. Where
+    classes are uneven *and* labels wrong, most samples labelled with a rare class are in truth of others: the share
+    errs upwards with few classes, and much of what is right in the rarest classes is accused with the rest. The
+    combination is our own.
+
+    Args:
+        features: (M, d), finite.
+        labels: (M,) integers, any.
     """
     names, every = np.unique(labels, return_inverse=True)
     rows, groups = _copies(features, every)
@@ -80,15 +93,15 @@ def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> Label
     counts = np.bincount(classes)
     judged = counts[classes] >= _FEWEST
     if len(names) < 2 or not judged.any():
-        return LabelNoise(0.0, np.full(len(labels), -np.inf), 1.0, informative=False)
+        return LabelNoise(0.0, np.full(len(labels), -np.inf), 1.0, informative=False, distinct=rows, groups=groups)
     found = leave_one_out(features, rows, classes)
     doubts, size = np.where(judged, found.margins, -np.inf), int(judged.sum())
     thresholds = np.nanquantile(found.alternatives, _QUANTILE, axis=0)
     above = np.nanmean(np.where(np.isnan(found.alternatives), np.nan, found.alternatives > thresholds), axis=0)
     expected = above[classes[judged]].sum()
-    ratio = min(1.0, np.count_nonzero(doubts > thresholds[classes]) / expected) if expected else 0.0
+    ratio = min(1.0, np.count_nonzero(doubts > thresholds[classes]) / expected) if expected > 0 else 0.0
     share = ratio / (1.0 + ratio / (len(names) - 1)) * size / len(rows)
     accuracy = np.count_nonzero(doubts[judged] < 0.0) / size
-    guess = counts.max() / len(rows)
-    error = math.sqrt(guess * (1.0 - guess) / size)
-    return LabelNoise(float(share), doubts[groups], accuracy, bool(accuracy > guess + _STANDARD_ERRORS * error))
+    guess = counts.max() / size
+    informative = accuracy > guess + _STANDARD_ERRORS * math.sqrt(guess * max(0.0, 1.0 - guess) / size)
+    return LabelNoise(float(share), doubts[groups], accuracy, bool(informative), rows, groups)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from spectral_sampler import draws
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,7 +31,7 @@ class LeaveOneOut(NamedTuple):
     margins: Array
     """(M,) highest score of another class minus that of the label: above 0 where the probe contradicts it."""
     alternatives: Array
-    """(S, C) the same for every class in place of the label, NaN where it is the label, of S rows spread over all."""
+    """(S, C) the same for every class in place of the label, NaN where it is the label, of S random rows."""
     penalty: float
     """λ over the largest eigenvalue of the second moment, chosen by the leave-one-out error."""
 
@@ -107,10 +109,11 @@ def leave_one_out(features: NDArray[np.floating], rows: NDArray[np.int64], class
     Ridge regression of one-hot labels on the features, scaled to unit length and centred, with weights
     ``√(n_max / n_c)`` that keep frequent classes from winning by their frequency. Without sample i the prediction for
     it is ``(ŷ_i − h_i y_i) / (1 − h_i)``, h_i its leverage (Allen 1974, PRESS), so no model is fitted twice. λ is the
-    one of a grid with the least weighted squared error of these predictions, on 4096 rows if there are more. A copy of
-    a sample vouches for it.
+    one of a grid with the least weighted squared error of these predictions, on 4096 random rows if there are more. A
+    copy of a sample vouches for it.
 
-    Costs O(M d² + M d C) and O(d² + d C) memory beside the features: four seconds for 100,000 rows of width 512.
+    Costs O(M d² + M d C + d³) and O(d² + d C) memory beside the features: five seconds of one core for 100,000 rows of
+    width 512 and 100 classes. It is meant for the features of an encoder, not for pixels.
 
     Args:
         features: (K, d).
@@ -119,18 +122,25 @@ def leave_one_out(features: NDArray[np.floating], rows: NDArray[np.int64], class
     """
     counts = np.bincount(classes)
     probe = _fit(features, rows, classes, counts)
-    every, errors = np.arange(len(classes)), np.zeros(len(_PENALTIES))
-    for block, scores in probe.scores(_PENALTIES, every[:: -(-len(every) // _JUDGES)]):
+    errors = np.zeros(len(_PENALTIES))
+    for block, scores in probe.scores(_PENALTIES, _some(len(classes), _JUDGES)):
         scores[:, np.arange(len(block)), classes[block]] -= 1.0
         errors += (probe.weights[block] * (scores**2).sum(axis=2)).sum(axis=1)
-    penalty, thinned = _PENALTIES[[int(errors.argmin())]], -(-len(classes) * len(counts) // _ALTERNATIVES)
+    penalty, asked = _PENALTIES[[int(errors.argmin())]], np.zeros(len(classes), dtype=np.bool_)
+    asked[_some(len(classes), _ALTERNATIVES // len(counts))] = True
     margins, alternatives = np.empty(len(classes)), []
-    for block, (scores,) in probe.scores(penalty, every):
+    for block, (scores,) in probe.scores(penalty, np.arange(len(classes))):
         doubts, places = _margins(scores), np.arange(len(block))
         margins[block] = doubts[places, classes[block]]
         doubts[places, classes[block]] = np.nan
-        alternatives.append(doubts[block % thinned == 0])
+        alternatives.append(doubts[asked[block]])
     return LeaveOneOut(margins, np.concatenate(alternatives), float(penalty[0]))
+
+
+def _some(rows: int, most: int) -> NDArray[np.int64]:
+    """Random ones of ``range(rows)``, ascending, all if there are no more than ``most``; every k-th could be in step
+    with the order of the labels."""
+    return np.sort(draws.permutation(0, 0, rows)[: max(1, most)])
 
 
 def _margins(scores: Array) -> Array:

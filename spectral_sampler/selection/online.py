@@ -10,7 +10,7 @@ import torch
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.schedule import AdaptiveSchedule, plan_ratios
-from spectral_sampler.selection.needs import NEEDS, check_needs, in_store, whole
+from spectral_sampler.selection.needs import NEEDS, Unscored, check_needs, in_store, whole
 from spectral_sampler.selection.proposal import Proposes
 from spectral_sampler.selection.protocol import CandidateBatch, Choice, Selection
 
@@ -38,7 +38,12 @@ def _integers(values: Any) -> NDArray[np.int64]:
 
 
 def cross_entropy(logits: Array, labels: NDArray[np.int64]) -> Array:
-    """``ln Σ_c exp(f_ic) − f_iy`` (N,) of ``logits`` (N, C)."""
+    """``ln Σ_c exp(f_ic) − f_iy`` (N,) of ``logits`` (N, C) and ``labels`` (N,) in 0 … C − 1."""
+    if len(labels) and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        found = labels.min() if labels.min() < 0 else labels.max()
+        raise argument_error(
+            "labels", f"from 0 to {logits.shape[1] - 1}, the classes of the logits", found, "Renumber."
+        )
     return np.asarray(np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels])
 
 
@@ -128,7 +133,10 @@ class OnlineSelection:
                 "policy", "one that selects from the candidates it is given", repr(policy),
                 "It decides what is offered in an epoch: pass it to a SpectralBatchSampler.",
             )  # fmt: skip
-        check_needs(policy, in_store(store) | {"logits", "labels", "embeddings", "learner_losses"}, "policy")
+        given = {"logits", "embeddings", "learner_losses"}
+        if "features" not in policy.needs or isinstance(policy, Unscored):
+            given.add("labels")  # else it scores from the store, before the call can give any
+        check_needs(policy, in_store(store) | given, "policy")
         if callable(keep_ratio) and steps is None:
             raise argument_error("steps", "the number of calls when keep_ratio is a schedule", None, "Or pass 0.3.")
         calls = None if steps is None else whole("steps", steps, 1, "It is the number of calls of the run.")

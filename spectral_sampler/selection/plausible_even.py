@@ -44,7 +44,7 @@ _FACTS: WeakKeyDictionary[ReferenceStore, _Facts] = WeakKeyDictionary()
 def _facts(store: ReferenceStore, share: float | None) -> _Facts:
     if store not in _FACTS:
         if store.labels is None:
-            raise argument_error("store", "a reference store with labels", "one without", "See ReferenceStore.")
+            raise argument_error("store", "a reference store with labels", "one without", "Make it with labels=.")
         _, classes, counts = np.unique(store.labels, return_inverse=True, return_counts=True)
         _FACTS[store] = _Facts((counts.max() / counts)[classes], estimate(store.features, store.labels), {})
     facts = _FACTS[store]
@@ -80,6 +80,8 @@ class PlausibleEven:
 
     name = "plausible-even"
     needs = frozenset({"features", "labels"})
+    judges_all = True
+    """A candidate batch that is kept whole is judged too, for the weights of the suspects in it."""
 
     def __init__(self, *, balance: float = 1.0, label_noise: float | None = None) -> None:
         self.balance = within("balance", balance, "[0, inf)", "0 leaves the classes as they are, 1 evens them out.")

@@ -26,7 +26,7 @@ class PlausibleLearnable(PlausibleEven):
     by as JEST (arXiv 2406.17711) does with ``joint=False``. Call ``sampler.observe(indices, losses)`` after every step.
 
     A candidate whose learner loss is unknown, because it was never observed or too long ago, counts as one of mean
-    learnability, neither sought nor avoided: evenness brings its turn soon enough.
+    learnability, neither sought nor avoided; one that is not sought waits longer for its turn the smaller T is.
 
     Args:
         temperature: T; large values approach `PlausibleEven`, small ones rank.

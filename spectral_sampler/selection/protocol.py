@@ -106,3 +106,9 @@ class Selection(Protocol):
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
         """Exactly ``budget`` of the N candidates, 1 ≤ budget ≤ N."""
         ...
+
+
+def judged_whole(selection: Selection) -> bool:
+    """Whether a candidate batch that is kept whole is put to the selection all the same: one that says so with an
+    attribute ``judges_all``, because it weighs, and one that learns from every batch by ``trained(batch, choice)``."""
+    return hasattr(selection, "trained") or bool(getattr(selection, "judges_all", False))

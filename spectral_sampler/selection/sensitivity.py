@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -29,6 +30,10 @@ __all__ = ["Sensitivities", "SensitivitySampling", "Subset", "leverage_scores", 
 
 _AT_THE_CENTRE = 1e-6  # of the largest distance: slopes over less are rounding
 _PROBE_STREAM, _SUBSET_STREAM, _ORDER_STREAM = 0x50524F42, 0x53554253, 0x53454E53
+
+
+_CLUSTERS: WeakKeyDictionary[ReferenceStore, dict[tuple[int, int, int], Clustering]] = WeakKeyDictionary()
+"""By clusters, power and seed."""
 
 
 class Sensitivities(NamedTuple):
@@ -114,7 +119,8 @@ class SensitivitySampling(Uniform):
         seed: int = 0,
     ) -> None:
         if isinstance(losses, str) and losses != "learner":
-            raise argument_error("losses", 'an array, a function, None or "learner"', repr(losses), "See above.")
+            remedy = '"learner" follows what the loop gives to observe.'
+            raise argument_error("losses", 'an array, a function, None or "learner"', repr(losses), remedy)
         if power not in {1, 2}:
             raise argument_error("power", "1 or 2", repr(power), "2 is k-means, 1 is k-medians.")
         self.clusters, self.power = whole("clusters", clusters, 1, "A hundred is a good start."), power
@@ -122,7 +128,6 @@ class SensitivitySampling(Uniform):
         self.quantile = within("quantile", quantile, "(0, 1)", "The default is 0.9.")
         self._losses, self.seed = losses, int(seed)
         self._fitted: tuple[ReferenceStore, Sensitivities] | None = None
-        self._clusters: tuple[ReferenceStore, Clustering] | None = None
         self._decided: tuple[int, list[float], list[float]] | None = None
         """The last epoch that was decided from the learner's losses, and l̂ and Λ of every cluster then."""
         self._restored: tuple[int, list[float], list[float]] | None = None
@@ -170,11 +175,13 @@ class SensitivitySampling(Uniform):
         return self._fitted[1]
 
     def _clustering(self, store: ReferenceStore) -> Clustering:
-        if self._clusters is None or self._clusters[0] is not store:
-            if self.clusters > len(store):
-                raise argument_error("clusters", f"at most {len(store)}, the store's rows", self.clusters, "Use fewer.")
-            self._clusters = store, cluster(store.features, self.clusters, power=self.power, seed=self.seed)
-        return self._clusters[1]
+        if self.clusters > len(store):
+            raise argument_error("clusters", f"at most {len(store)}, the store's rows", self.clusters, "Use fewer.")
+        known = _CLUSTERS.setdefault(store, {})
+        key = (self.clusters, self.power, self.seed)
+        if key not in known:
+            known[key] = cluster(store.features, self.clusters, power=self.power, seed=self.seed)
+        return known[key]
 
     def _observed(self, request: EpochRequest) -> Array | None:
         """Probabilities (M,) from the learner's losses; None where none is known."""
@@ -184,16 +191,24 @@ class SensitivitySampling(Uniform):
         if self._restored is not None and self._restored[0] == request.epoch:
             self._decided = self._restored
         elif losses is None or not np.isfinite(losses).any():
-            return None
+            self._decided = request.epoch, [], []
         else:
             self._decided = request.epoch, *self._fit_known(found.labels, spans, losses)
         _, proxies, smoothness = self._decided
+        if not proxies:
+            return None
+        if len(proxies) != found.labels.max() + 1:
+            rule, remedy = f"that of {found.labels.max() + 1} clusters", "Restore it into a selection with as many."
+            raise argument_error("state", rule, len(proxies), remedy)
         mass = np.array(proxies)[found.labels] + np.array(smoothness)[found.labels] * spans
         return np.asarray(mass / mass.sum()) if mass.sum() > 0 else None
 
     def _fit_known(self, labels: NDArray[np.int64], spans: Array, losses: Array) -> tuple[list[float], list[float]]:
-        """Mean loss and smoothness of every cluster; those of all samples for a cluster of which none is known."""
+        """Mean loss and smoothness of every cluster; for one of which none is known the mean of all samples, and 0."""
         known = np.isfinite(losses)
+        if (losses[known] < 0).any():
+            remedy = "A chance is in proportion to a loss."
+            raise argument_error("losses", "at least 0 where given to observe", losses[known].min(), remedy)
         least = float(_AT_THE_CENTRE**self.power * spans.max())
         everyone = float(losses[known].mean())
         proxies, smoothness = [], []
