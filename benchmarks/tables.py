@@ -1,8 +1,8 @@
 """Committed results as Markdown, put between ``<!-- KIND: NAME -->`` and ``<!-- end -->`` of a document.
 
 ``results: NAME`` is one comparison in full, ``study: DATA`` every policy under every fault on one data set,
-``summary: DATA,DATA`` how often each policy wins, ``ablation: NAME`` the comparisons that vary one thing. A test holds
-the documents against the files.
+``summary: DATA,DATA`` how often each policy wins, ``ablation: NAME`` the comparisons that vary one thing,
+``noise: FILE`` how well wrong labels are counted and found. A test holds the documents against the files.
 """
 
 import re
@@ -105,11 +105,30 @@ def summary(data: str) -> str:
     return _table(["policy", "better", "worse", "undecided", "mean, points", "worst, points"], body)
 
 
+def noise(name: str) -> str:
+    """Estimated share of wrong labels, mean and range over seeds; where there are any, precision and recall."""
+    found = [row for row in read_json(RESULTS / f"{name}.json")["rows"] if row["fault"] in FAULTS]
+    body = []
+    for data in dict.fromkeys(row["data"] for row in found):
+        entries = []
+        for fault in FAULTS:
+            own = [row for row in found if (row["data"], row["fault"]) == (data, fault)]
+            shares = [row["estimated"] for row in own]
+            text = f"{np.mean(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})"
+            if own[0]["true"] > 0:
+                precision, recall = (np.mean([row[name] for row in own]) for name in ("precision", "recall"))
+                text += f"; {precision:.2f}, {recall:.2f}"
+            entries.append(text)
+        accuracy = np.mean([row["probe_accuracy"] for row in found if (row["data"], row["fault"]) == (data, "clean")])
+        body.append([data, f"{accuracy:.2f}", *entries])
+    return _table(["data", "probe right, clean", *FAULTS], body)
+
+
 def _one(kind: str, name: str) -> str:
     if kind == "results":
         result = read_json(RESULTS / name / "results.json")
         return comparison(rows(result["cells"], result["policies"]))
-    return {"study": study, "ablation": ablation, "summary": summary}[kind](name)
+    return {"study": study, "ablation": ablation, "summary": summary, "noise": noise}[kind](name)
 
 
 def rendered(text: str) -> str:
@@ -119,5 +138,5 @@ def rendered(text: str) -> str:
         kind, name = match[1], match[2]
         return f"<!-- {kind}: {name} -->\n{_one(kind, name)}\n<!-- end -->"
 
-    kinds = r"<!-- (results|study|summary|ablation): ([\w,-]+) -->"
+    kinds = r"<!-- (results|study|summary|ablation|noise): ([\w,-]+) -->"
     return re.sub(kinds + r"\n.*?<!-- end -->", block, text, flags=re.DOTALL)

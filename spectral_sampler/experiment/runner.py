@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from spectral_sampler.experiment.settings import Settings
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "circumstances", "compare"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _events: Any = None  # in a worker process: the queue back to the parent
@@ -164,7 +164,8 @@ def _commit() -> str | None:
     return run.stdout.strip() or None
 
 
-def _circumstances(command: str) -> dict[str, Any]:
+def circumstances(command: str) -> dict[str, Any]:
+    """What a result file says of how it came about: command, date, commit, versions, machine."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
@@ -216,7 +217,7 @@ def compare(comparison: Comparison, say: Callable[[str], None] = lambda _: None)
         "policies": list(policies),
         "seeds": list(comparison.seeds),
         **described,
-        "circumstances": _circumstances(comparison.command),
+        "circumstances": circumstances(comparison.command),
         "keep_ratios": _keep_ratios(settings, described["rows"]["train"]),
         "cells": [read_json(path) for path in paths.values()],
     }

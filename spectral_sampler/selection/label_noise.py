@@ -101,7 +101,7 @@ def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> Label
     expected = above[classes[judged]].sum()
     ratio = min(1.0, np.count_nonzero(doubts > thresholds[classes]) / expected) if expected > 0 else 0.0
     share = ratio / (1.0 + ratio / (len(names) - 1)) * size / len(rows)
-    accuracy = np.count_nonzero(doubts[judged] < 0.0) / size
+    accuracy = float(np.count_nonzero(doubts[judged] < 0.0) / size)
     guess = counts.max() / size
     informative = accuracy > guess + _STANDARD_ERRORS * math.sqrt(guess * max(0.0, 1.0 - guess) / size)
     return LabelNoise(float(share), doubts[groups], accuracy, bool(informative), rows, groups)
