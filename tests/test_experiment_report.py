@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import statistics
+import subprocess
 
 import numpy as np
 import pytest
@@ -188,3 +190,29 @@ def test_saved_pictures_are_not_empty(tmp_path, results):
             pixels = np.asarray(picture.convert("L"))
         assert min(pixels.shape) > 300
         assert 0.005 < (pixels < 250).mean() < 0.6
+
+
+def test_the_commit_is_that_of_the_package_alone(tmp_path):
+    from spectral_sampler.experiment.runner import _commit
+
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (tmp_path / "result.json").write_text("1")
+    assert _commit(package) is None, "no repository"
+    git("init", "-q")
+    git("add", "result.json")
+    git("commit", "-q", "-m", "m")
+    assert _commit(package) is None, "a repository of something else"
+    git("add", ".")
+    git("commit", "-q", "-m", "n")
+    found = _commit(package)
+    assert re.fullmatch(r"[0-9a-f]{12}", found)
+    (tmp_path / "result.json").write_text("2")
+    assert _commit(package) == found
+    (package / "__init__.py").write_text("x = 1")
+    assert _commit(package) == found + "-dirty"

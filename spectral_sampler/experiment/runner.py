@@ -152,16 +152,23 @@ def _finished(comparison: Comparison, cell: Cell, path: Path) -> bool:
         return False
 
 
-def _commit() -> str | None:
-    """Revision of the source tree this package runs from, with ``-dirty`` if it was changed; None outside one."""
+def _commit(package: Path = Path(__file__).parents[1]) -> str | None:
+    """Revision of the source tree that holds ``package``, with ``-dirty`` if the package was changed since; None where
+    it is in none. Results that are written beside it change nothing that is run."""
+
+    def git(*words: str) -> str | None:
+        command = subprocess.run(["git", *words], cwd=package, capture_output=True, text=True, timeout=20, check=False)
+        return None if command.returncode else command.stdout.strip()
+
     try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True,
-        )  # fmt: skip
+        if (
+            git("ls-files", "--error-unmatch", "__init__.py") is None
+        ):  # installed beneath a repository of something else
+            return None
+        head, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--", ".")
     except (OSError, subprocess.SubprocessError):
         return None
-    return run.stdout.strip() or None
+    return head and head + ("-dirty" if changed else "")
 
 
 def circumstances(command: str) -> dict[str, Any]:
