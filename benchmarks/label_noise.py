@@ -14,31 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study import DATA, FAULTS, ROOT, SEEDS
+from benchmarks.study import DATA, FAULTS, ROOT, RUNS, SEEDS
+from spectral_sampler.cli import _parser, _settings
 from spectral_sampler.experiment.cell import Places, load
 from spectral_sampler.experiment.corruption import corrupt
 from spectral_sampler.experiment.reference import reference_for
 from spectral_sampler.experiment.report import write_json
 from spectral_sampler.experiment.runner import circumstances
-from spectral_sampler.experiment.settings import Settings
 from spectral_sampler.selection.label_noise import estimate
 
 RESULT = ROOT / "benchmarks" / "results" / "label-noise.json"
 
 
-def settings(data: str, fault: str) -> Settings:
-    """Those of the study's comparison, from its command line."""
-    words = shlex.split(f"{DATA[data]} {FAULTS[fault]}")
-    given: dict[str, Any] = dict(zip(words[::2], words[1::2], strict=True))
-    numbers = {name[2:].replace("-", "_"): float(value) for name, value in given.items() if name != "--data"}
-    if "train_size" in numbers:
-        numbers["train_size"] = int(numbers["train_size"])
-    return Settings.of(given["--data"], **numbers)
-
-
 def measured(data: str, fault: str, seed: int) -> dict[str, Any]:
     """One row of the result."""
-    condition = settings(data, fault)
+    condition = _settings(_parser().parse_args(shlex.split(RUNS[f"{data}-{fault}"])))
     task = load(condition, Places())
     corrupted = corrupt(task.train.labels, condition.corruption, len(task.classes), seed)
     store = reference_for(condition, task, corrupted, seed, None).store

@@ -7,6 +7,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -107,20 +108,20 @@ def summary(data: str) -> str:
 
 def noise(name: str) -> str:
     """Estimated share of wrong labels, mean and range over seeds; where there are any, precision and recall."""
-    found = [row for row in read_json(RESULTS / f"{name}.json")["rows"] if row["fault"] in FAULTS]
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in read_json(RESULTS / f"{name}.json")["rows"]:
+        found.setdefault(row["data"], {}).setdefault(row["fault"], []).append(row)
     body = []
-    for data in dict.fromkeys(row["data"] for row in found):
-        entries = []
+    for data, faults in found.items():
+        entries = [f"{np.mean([row['probe_accuracy'] for row in faults['clean']]):.2f}"]
         for fault in FAULTS:
-            own = [row for row in found if (row["data"], row["fault"]) == (data, fault)]
-            shares = [row["estimated"] for row in own]
+            shares = [row["estimated"] for row in faults[fault]]
             text = f"{np.mean(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})"
-            if own[0]["true"] > 0:
-                precision, recall = (np.mean([row[name] for row in own]) for name in ("precision", "recall"))
+            if faults[fault][0]["true"] > 0:
+                precision, recall = (np.mean([row[key] for row in faults[fault]]) for key in ("precision", "recall"))
                 text += f"; {precision:.2f}, {recall:.2f}"
             entries.append(text)
-        accuracy = np.mean([row["probe_accuracy"] for row in found if (row["data"], row["fault"]) == (data, "clean")])
-        body.append([data, f"{accuracy:.2f}", *entries])
+        body.append([data, *entries])
     return _table(["data", "probe right, clean", *FAULTS], body)
 
 

@@ -161,10 +161,8 @@ def _commit(package: Path = Path(__file__).parents[1]) -> str | None:
         return None if command.returncode else command.stdout.strip()
 
     try:
-        if (
-            git("ls-files", "--error-unmatch", "__init__.py") is None
-        ):  # installed beneath a repository of something else
-            return None
+        if git("ls-files", "--error-unmatch", "__init__.py") is None:
+            return None  # no repository, or installed beneath one of something else
         head, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--", ".")
     except (OSError, subprocess.SubprocessError):
         return None

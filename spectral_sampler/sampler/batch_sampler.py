@@ -82,8 +82,9 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         lookahead: candidate batches scored in one call, by a thread that runs while training uses the last ones.
             0: one at a time, without a thread.
         dataset: if given, its kind and length are checked.
-        learner: for a selection that needs its logits of the candidates: the model in training, which reads
-            ``dataset``, or a function from indices to logits or (logits, features). `statistics` has its cost.
+        learner: the model in training, for a selection that needs its logits of the candidates, or its losses fresher
+            than `observe` has them: a module, which reads ``dataset``, or a function from indices to logits or (logits,
+            features). Its cost is in `statistics`.
 
     Raises:
         ArgumentError: one sentence, for every argument that breaks its rule.
@@ -271,7 +272,8 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
     # To look at it
 
     def selection_at(self, epoch: int, batch: int) -> tuple[NDArray[np.int64], Choice, float]:
-        """Candidates (N,), the choice, and the keep ratio of candidate batch ``batch``, counted over all ranks."""
+        """Candidates (N,), the choice among them, and the keep ratio of candidate batch ``batch`` of an epoch, counted
+        over all ranks. Moves nothing."""
         epoch = arguments.whole_number("epoch", epoch, 0, "Epochs count from 0.")
         number = arguments.whole_number("batch", batch, 0, "Batches count from 0.")
         if number >= self._plan.batches:
@@ -290,11 +292,3 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
     def batch_sizes(self) -> set[int]:
         """The batch sizes that will occur on this rank, for compilers and for reserving memory."""
         return self._plan.batch_sizes(proposed=self._proposals.any)
-
-    def lr_scale(self, size: int | None = None) -> float:
-        """Size of a batch over ``candidate_batch_size`` (1 with ``emit="constant"``), for those who scale the learning
-        rate linearly. ``size`` is that of the batch in training; default the last one delivered, which runs ahead."""
-        if self._plan.batch_size is not None:
-            return 1.0
-        kept = self._statistics.kept if size is None else size
-        return kept / self.settings.candidate_batch_size if kept else 1.0

@@ -10,15 +10,13 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection.needs import FORWARDED
+from spectral_sampler.selection.needs import forwards_candidates
 from spectral_sampler.selection.proposal import Proposes
 
 if TYPE_CHECKING:
     from spectral_sampler.selection import Selection
 
 __all__ = ["Learner", "ModuleForward"]
-
-_USED_BY = FORWARDED | {"learner_losses"}
 
 
 class ModuleForward:
@@ -60,7 +58,8 @@ class Learner:
     """
 
     def __init__(self, learner: Any, dataset: Any, selection: Selection) -> None:
-        if not selection.needs & _USED_BY or (isinstance(selection, Proposes) and not selection.needs & FORWARDED):
+        by_loss = "learner_losses" in selection.needs and not isinstance(selection, Proposes)
+        if not (forwards_candidates(selection) or by_loss):
             remedy = "It would forward candidates for nothing."
             raise argument_error("learner", f"left out with {selection.name}", type(learner).__name__, remedy)
         if not callable(learner):

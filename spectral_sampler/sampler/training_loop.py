@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from spectral_sampler.sampler.arguments import Settings
     from spectral_sampler.sampler.learner import Learner
     from spectral_sampler.sampler.observed import ObservedLosses
     from spectral_sampler.sampler.plan import Plan
@@ -22,6 +23,7 @@ class TrainingLoop:
     """The part of `SpectralBatchSampler` that a training loop talks to."""
 
     selection: Selection
+    settings: Settings
     _plan: Plan
     _observed: ObservedLosses
     _weights: Weights
@@ -48,6 +50,15 @@ class TrainingLoop:
         `SensitivitySampling`, `GradientNorm`, and with zeros `PlausibleEven`) stands for; all ones with the others.
         """
         return self._weights.of(indices)
+
+    def lr_scale(self, size: int | None = None) -> float:
+        """Size of a batch over ``candidate_batch_size`` (1 with ``emit="constant"``), for those who scale the learning
+        rate linearly with the batch. ``size`` is that of the batch in training; default the last one delivered, which
+        a DataLoader with workers has not trained on yet. Nothing here touches a learning rate."""
+        if self._plan.batch_size is not None:
+            return 1.0
+        kept = self._statistics.kept if size is None else size
+        return kept / self.settings.candidate_batch_size if kept else 1.0
 
     def statistics(self) -> dict[str, float]:
         """What happened since the latest pass began, as floats under ``spectral/``.

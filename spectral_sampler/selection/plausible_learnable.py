@@ -22,8 +22,8 @@ class PlausibleLearnable(PlausibleEven):
 
         w_i = exp((l_i − r_i) / T) · (n_max / n_{y_i})^b,
 
-    l the learner's last observed loss and r the reference loss: the learnability of RHO-LOSS (arXiv 2206.07137), drawn
-    by as JEST (arXiv 2406.17711) does with ``joint=False``. Call ``sampler.observe(indices, losses)`` after every step.
+    l the learner's last observed loss and r the reference loss: the learnability of RHO-LOSS (arXiv 2206.07137) in the
+    draw of JEST (arXiv 2406.17711) with ``joint=False``. Call ``sampler.observe(indices, losses)`` after every step.
 
     A candidate whose learner loss is unknown, because it was never observed or too long ago, counts as one of mean
     learnability, neither sought nor avoided; one that is not sought waits longer for its turn the smaller T is.
@@ -43,7 +43,8 @@ class PlausibleLearnable(PlausibleEven):
     def _preference(self, batch: CandidateBatch, plausible: NDArray[np.bool_]) -> NDArray[np.float64]:
         learnability = required(batch, "learner_losses") - required(batch, "losses")
         known = np.isfinite(learnability)
-        typical = learnability[known & plausible].mean() if (known & plausible).any() else 0.0
+        sample = learnability[known & plausible]
+        typical = sample.mean() if len(sample) else 0.0
         return np.asarray(np.where(known, learnability, typical) / self.temperature)
 
     def __repr__(self) -> str:
