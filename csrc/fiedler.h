@@ -4,11 +4,9 @@
 
 #include "cpu/kernels.h"
 #include "cpu/support.h"
+#include "solver_limits.h"
 
 namespace spectral {
-
-// The bits of spectral_sampler.Status.
-enum Status : int64_t { kConverged = 1, kDegenerate = 2, kIndefinite = 4, kInvalid = 8 };
 
 struct Features {
   const void* data;  // (M, d), rows contiguous
@@ -26,7 +24,7 @@ struct Options {
 
 // Results for member b of B begin at vector + b · size and at element b of the rest, as in spectral_sampler.FiedlerResult.
 struct Results {
-  float *vector, *value, *residual, *gap;
+  float *vector, *value, *residual, *gap, *error;
   int64_t *matvecs, *status;
 };
 

@@ -10,6 +10,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <stdexcept>
 #include <tuple>
 
 #include "fiedler.h"
@@ -25,13 +26,15 @@ using torch::stable::Tensor;
 class TorchThreads final : public spectral::Executor {
  public:
   void run(int64_t count, const Body& body) const override { torch::stable::parallel_for(0, count, 1, body); }
+  int64_t threads() const override { return torch::stable::get_num_threads(); }
 };
 
 Features checked(const Tensor& features, const Tensor& indices) {
   STD_TORCH_CHECK(features.dim() == 2, "features must be of shape (M, d), got ", features.dim(), " dimensions");
   STD_TORCH_CHECK(indices.dim() == 2, "indices must be of shape (B, N), got ", indices.dim(), " dimensions");
   const ScalarType type = features.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Half, "features must be float32 or float16");
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16,
+                  "features must be bfloat16, float32 or float16");
   STD_TORCH_CHECK(indices.scalar_type() == ScalarType::Long, "indices must be int64");
   STD_TORCH_CHECK(features.size(1) > 0, "features must have at least one column");
   STD_TORCH_CHECK(indices.size(1) > 1, "indices must name at least two rows for each member, got ", indices.size(1));
@@ -39,13 +42,20 @@ Features checked(const Tensor& features, const Tensor& indices) {
   for (int64_t i = 0; i < indices.numel(); ++i)  // the kernels read through these: checked here, once
     STD_TORCH_CHECK(index[i] >= 0 && index[i] < features.size(0), "indices must be in [0, ", features.size(0), "), got ",
                     index[i]);
-  return {features.data_ptr(), type == ScalarType::Float ? Storage::float32 : Storage::float16, features.size(1),
-          features.size(1)};
+  const Storage storage = type == ScalarType::Float  ? Storage::float32
+                          : type == ScalarType::Half ? Storage::float16
+                                                     : Storage::bfloat16;
+  return {features.data_ptr(), storage, features.size(1), features.stride(0)};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fiedler(const Tensor& features, const Tensor& indices, int64_t form,
-                                                                   int64_t refresh_every) {
-  const Tensor rows = torch::stable::contiguous(features), chosen = torch::stable::contiguous(indices);
+// The store itself where the features of a row lie side by side, however far apart the rows are.
+Tensor with_whole_rows(const Tensor& features) {
+  return features.dim() == 2 && features.stride(1) == 1 ? features : torch::stable::contiguous(features);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fiedler(const Tensor& features, const Tensor& indices,
+                                                                           int64_t form, int64_t refresh_every) {
+  const Tensor rows = with_whole_rows(features), chosen = torch::stable::contiguous(indices);
   const Features source = checked(rows, chosen);
   STD_TORCH_CHECK(form >= 0 && form <= 2, "form must be 0 (automatic), 1 (dense) or 2 (factored), got ", form);
   STD_TORCH_CHECK(refresh_every >= 1, "refresh_every must be at least 1, got ", refresh_every);
@@ -56,16 +66,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fiedler(const Tensor&
   const auto matvecs = torch::stable::new_empty(rows, {members}, ScalarType::Long);
   const auto status = torch::stable::new_empty(rows, {members}, ScalarType::Long);
   const auto gap = torch::stable::new_empty(rows, {members}, ScalarType::Float);
+  const auto error = torch::stable::new_empty(rows, {members}, ScalarType::Float);
   const spectral::Results results = {
       static_cast<float*>(vector.data_ptr()), static_cast<float*>(value.data_ptr()), static_cast<float*>(residual.data_ptr()),
-      static_cast<float*>(gap.data_ptr()), static_cast<int64_t*>(matvecs.data_ptr()), static_cast<int64_t*>(status.data_ptr())};
+      static_cast<float*>(gap.data_ptr()), static_cast<float*>(error.data_ptr()), static_cast<int64_t*>(matvecs.data_ptr()),
+      static_cast<int64_t*>(status.data_ptr())};
   const spectral::Options options = {static_cast<spectral::Form>(form), refresh_every};
   spectral::solve(source, static_cast<const int64_t*>(chosen.data_ptr()), members, size, options, TorchThreads(), results);
-  return {vector, value, residual, matvecs, status, gap};
+  return {vector, value, residual, matvecs, status, gap, error};
 }
 
 std::tuple<Tensor, Tensor> cosine_graph(const Tensor& features, const Tensor& indices) {
-  const Tensor rows = torch::stable::contiguous(features), chosen = torch::stable::contiguous(indices);
+  const Tensor rows = with_whole_rows(features), chosen = torch::stable::contiguous(indices);
   const Features source = checked(rows, chosen);
   const int64_t members = chosen.size(0), size = chosen.size(1);
   const auto affinity = torch::stable::new_empty(rows, {members, size, size}, ScalarType::Float);
@@ -75,7 +87,14 @@ std::tuple<Tensor, Tensor> cosine_graph(const Tensor& features, const Tensor& in
   return {affinity, degrees};
 }
 
-PyObject* instruction_set(PyObject*, PyObject*) { return PyUnicode_FromString(spectral::select_kernels().name); }
+PyObject* instruction_set(PyObject*, PyObject*) {
+  try {
+    return PyUnicode_FromString(spectral::select_kernels().name);
+  } catch (const std::invalid_argument& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+    return nullptr;
+  }
+}
 
 PyMethodDef kMethods[] = {
     {"instruction_set", instruction_set, METH_NOARGS, "The instruction set this processor was given: baseline, avx2 or avx512."},
@@ -86,10 +105,10 @@ PyModuleDef kModule = {PyModuleDef_HEAD_INIT, "_C", "Registers torch.ops.spectra
 }  // namespace
 
 STABLE_TORCH_LIBRARY(spectral_sampler, library) {
-  // (vector (B, N), value (B), residual (B), num_matvecs (B), status (B), gap (B)) of the graphs of features[indices].
+  // (vector (B, N), value (B), residual (B), num_matvecs (B), status (B), gap (B), error (B)) of the graphs of features[indices].
   library.def(
       "fiedler(Tensor features, Tensor indices, int form=0, int refresh_every=32) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor)");
+      "Tensor, Tensor)");
   // (affinity without its diagonal (B, N, N), degrees (B, N)).
   library.def("cosine_graph(Tensor features, Tensor indices) -> (Tensor, Tensor)");
 }

@@ -4,61 +4,41 @@ Differs from GSTDS §3.2 in: the paper takes the eigenvector of the second small
 cosines L is indefinite and that may be the constant vector itself. The lowest eigenvector *on the complement of the
 constant vector* is the same one for S ≥ 0, always says something, and does not change under S → aS + b, a > 0.
 
-Every result brings its evidence: the residual ‖Lv − θv‖₂ / ‖L‖_∞ computed from L itself, and an estimate of the gap to
-λ3 from a second Lanczos run with another start vector, kept away from v, because one start vector never sees a multiple
-eigenvalue. That run also notices when the first one settled on a higher eigenvector, which is then taken up again.
+How the vector is searched for: `search`. What a result says about itself: `result`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_sampler import graph, ops
+from spectral_sampler import graph, limits, ops
 from spectral_sampler.errors import argument_error
-from spectral_sampler.graph import (
-    GAP_LIMIT,
-    PROBE_SALT,
-    RESIDUAL_LIMIT,
-    STOP,
-    Status,
-    canonical_sign,
-    start_vectors,
-)
-from spectral_sampler.lanczos import Lanczos, Tridiagonal, checkpoints
+from spectral_sampler.graph import start_vectors
+from spectral_sampler.limits import Status
+from spectral_sampler.result import FiedlerResult, completed, entry_error, marked, refined_error, reported
+from spectral_sampler.search import Defect, search, unit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 __all__ = ["FiedlerResult", "Status", "fiedler_of_affinity", "fiedler_rows", "fiedler_vector"]
 
 DENSE_LIMIT = 768  # rows; above it S is never formed. Measured: the two cost the same between 512 and 1024 rows
 _CHUNK_BYTES = 1 << 22  # of affinities at a time: larger ones leave the cache, smaller ones are all overhead
+_ASYMMETRY = 64  # units of rounding of the largest weight by which mirror images may differ
 _BASIS_BYTES = 1 << 28  # of Lanczos vectors of one member; then its run restarts from the Ritz vector
-_ROUNDS = 4
-_ABOVE = 4.0  # above the spectrum of L / ‖L‖_∞, which lies in [−1, 1]
 
 Operator = graph.DenseLaplacian | graph.FactoredLaplacian
 
 
-class FiedlerResult(NamedTuple):
-    """One solve, or B of them: every field has the batch shape of the features, `vector` one more axis of N.
-
-    vector: unit, orthogonal to the constant vector, sign as in `canonical_sign`. value: Rayleigh quotient vᵀLv.
-    residual: ‖Lv − θv‖₂ / ‖L‖_∞. num_matvecs: products with L, int64. status: int64 bits of `Status`.
-    gap: (λ3 − λ2) / ‖L‖_∞, estimated from below; 0 where degenerate, 2 for N = 2, which has no λ3.
-    """
-
-    vector: Tensor
-    value: Tensor
-    residual: Tensor
-    num_matvecs: Tensor
-    status: Tensor
-    gap: Tensor
-
-
 class _Scaled:
-    """L / ‖L‖_∞ as a function of vectors (B, N), so that every threshold is a pure number."""
+    """L / ‖L‖_∞ of B graphs: the `search.Operator` of eager."""
 
     def __init__(self, operator: Operator) -> None:
         self.operator = operator
@@ -67,123 +47,48 @@ class _Scaled:
     def __call__(self, vectors: Tensor) -> Tensor:
         return self.operator.apply(vectors) / self.norm[:, None]
 
-    def take(self, members: Tensor) -> _Scaled:
-        return _Scaled(self.operator.take(members))
+    def take(self, members: NDArray[np.int64]) -> _Scaled:
+        return _Scaled(self.operator.take(torch.as_tensor(members, device=self.norm.device)))
 
 
-class _Ritz(NamedTuple):
-    """Lowest Ritz pair of each member: vector (b, N) on the device; the rest (b,) on the CPU, in float64."""
+class _Exact:
+    """Residuals in float64 of B graphs whose features ``rows(b)`` gives as (N, d): the `search.Exact` of eager."""
 
-    vector: Tensor
-    value: Tensor
-    bound: Tensor  # on the residual, from the recurrence
-    second: Tensor  # second Ritz value, never below λ3
-    steps: Tensor
+    def __init__(self, rows: Callable[[int], Tensor], norm: Tensor, members: NDArray[np.int64]) -> None:
+        self.rows, self.norm, self.members = rows, norm, members
 
+    def __call__(self, vectors: Tensor) -> Defect:
+        double = unit(vectors.double())
+        pairs = zip(self.members, double, strict=True)
+        image = torch.stack([graph.exact_product(self.rows(int(member)), vector) for member, vector in pairs])
+        image /= self.norm[:, None]
+        value = (double * image).sum(dim=-1)
+        rest = image - value[:, None] * double
+        rest -= rest.mean(dim=-1, keepdim=True)
+        length = torch.linalg.vector_norm(rest, dim=-1)
+        return Defect(unit(rest).to(vectors.dtype), length.cpu().numpy(), value.cpu().numpy())
 
-Accept = Callable[[Tensor, Tensor, Tensor], Tensor]  # (value, bound, members) -> bool (b,)
-
-
-def _eigen(run: Tridiagonal) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of T, in float64 on the CPU. Its order is filled up to a multiple of 4: then every
-    member's matrix is aligned alike in memory, on which the last bits of LAPACK may depend.
-    """
-    alpha, beta = run.alpha.cpu().double(), run.beta.cpu().double()
-    count, depth = alpha.shape
-    unused = torch.arange(depth) >= run.steps.cpu()[:, None]
-    matrix = torch.zeros(count, depth + -depth % 4, depth + -depth % 4, dtype=torch.float64)
-    matrix.diagonal(dim1=-2, dim2=-1).fill_(_ABOVE)[:, :depth] = alpha.masked_fill(unused, _ABOVE)
-    matrix.diagonal(offset=-1, dim1=-2, dim2=-1)[:, : depth - 1] = beta[:, :-1]  # eigh reads the lower triangle
-    values, vectors = torch.linalg.eigh(matrix)
-    return values, vectors[:, :depth]
+    def take(self, members: NDArray[np.int64]) -> _Exact:
+        return _Exact(self.rows, self.norm[torch.as_tensor(members, device=self.norm.device)], self.members[members])
 
 
-def _lowest_ritz(matvec: _Scaled, start: Tensor, deflate: Tensor, accept: Accept, limit: int) -> _Ritz:
-    """Run Lanczos on each member until ``accept`` holds, or its space is exhausted, or ``limit`` steps are taken."""
-    count = start.shape[0]
-    run = Lanczos(matvec, start, deflate=deflate, tolerance=torch.finfo(start.dtype).eps)
-    blank = torch.zeros(count, dtype=torch.float64)
-    found = _Ritz(torch.zeros_like(start), blank.clone(), blank.clone(), blank.clone(), blank.long())
-    members = torch.arange(count)
-    for depth in checkpoints(limit := min(limit, run.limit)):
-        state = run.extend(depth)
-        values, vectors = _eigen(state)
-        bound = (state.beta[:, -1].cpu().double() * vectors[:, -1, 0]).abs()
-        done = accept(values[:, 0], bound, members) | (depth == limit)
-        which, rest = done.nonzero()[:, 0], (~done).nonzero()[:, 0]
-        if which.numel():
-            basis = state.basis.index_select(0, which.to(start.device))
-            mixed = (basis * vectors[which, :, 0].to(start)[:, :, None]).sum(dim=1)
-            scalars = (values[which, 0], bound[which], values[which, 1], state.steps.cpu()[which].long())
-            for target, part in zip(found, (mixed, *scalars), strict=True):
-                target[members[which].to(target.device)] = part
-            if not rest.numel():
-                break
-            members, rest = members[rest], rest.to(start.device)
-            matvec = matvec.take(rest)
-            run.take(matvec, rest)
-    return found
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """Vectors (B, N) without their constant part, of length 1."""
-    for _ in range(2):
-        vectors = vectors - vectors.mean(dim=-1, keepdim=True)
-    length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return vectors / torch.where(length > 0, length, torch.ones_like(length))
-
-
-def _search(matvec: _Scaled, starts: Tensor, resolution: Tensor, limit: int | None, rounds: int) -> tuple[Tensor, ...]:
-    """Unit vectors (b, N), steps taken (b,) and relative gaps (b,), from starts (2, b, N) for v and for the probe.
-
-    resolution (b,): the gap that rounding can still tell from none.
-    """
-    _, count, size = starts.shape
-    ulp = torch.finfo(starts.dtype).eps
-    depth = limit or max(64, _BASIS_BYTES // (size * starts.element_size()))
-    constant = starts.new_full((count, 1, size), size**-0.5)
-    main = _lowest_ritz(matvec, starts[0], constant, lambda _value, bound, _members: bound <= STOP * ulp, depth)
-    vector, steps = _unit(main.vector), main.steps
-    if size == 2:
-        return vector, steps, torch.full((count,), 2.0, dtype=torch.float64)
-
-    def settled(value: Tensor, bound: Tensor, members: Tensor) -> Tensor:
-        distance = value - main.value[members]
-        return (bound <= 0.25 * torch.maximum(distance, resolution[members])) | (distance + bound < 0)
-
-    probe = _lowest_ritz(matvec, starts[1], torch.cat((constant, vector[:, None]), dim=1), settled, depth)
-    steps = steps + probe.steps
-    gap = (torch.minimum(probe.value - probe.bound, main.second) - main.value).clamp(0.0, 2.0)
-    again = (probe.value < main.value - size * ulp) | (main.bound > STOP * ulp)
-    which = again.nonzero()[:, 0]
-    if limit is None and rounds > 1 and which.numel():
-        there = which.to(starts.device)
-        starts = torch.stack((vector + probe.vector, starts[1])).index_select(1, there)
-        better = _search(matvec.take(there), starts, resolution[which], limit, rounds - 1)
-        vector[there], gap[which] = better[0], better[2]
-        steps = steps.index_add(0, which, better[1])
-    return vector, steps, gap
-
-
-def _solve(operator: Operator, indices: Tensor, entry_error: Tensor, limit: int | None) -> FiedlerResult:
-    """Solve B graphs. ``entry_error`` (B,): the rounding error of one weight in units of ‖L‖_∞."""
+def _solve(
+    operator: Operator, indices: Tensor, rounding: Tensor, limit: int | None, exact: _Exact | None = None
+) -> FiedlerResult:
+    """Solve B graphs. ``rounding`` (B,): the rounding error of one weight in units of ‖L‖_∞."""
     matvec, degrees, size = _Scaled(operator), operator.degrees, indices.shape[1]
-    starts = torch.stack((start_vectors(indices), start_vectors(indices, PROBE_SALT))).to(degrees)
-    resolution = GAP_LIMIT * size * entry_error
-    vector, steps, gap = _search(matvec, starts, resolution.cpu().double(), limit, _ROUNDS)
-    image = matvec(vector)
-    value = (vector * image).sum(dim=-1)
-    residual = torch.linalg.vector_norm(image - value[:, None] * vector, dim=-1)
-    gap = gap.to(degrees)
-    gap = torch.where(gap <= resolution, torch.zeros_like(gap), gap)
-    bits = {
-        Status.CONVERGED: residual <= RESIDUAL_LIMIT * size * entry_error,
-        Status.DEGENERATE: gap == 0,
-        Status.INDEFINITE: value < -RESIDUAL_LIMIT * size * entry_error,
-    }
-    status = torch.stack([holds * int(bit) for bit, holds in bits.items()]).sum(dim=0)
-    vector = vector * canonical_sign(vector, degrees, indices, operator.norm)[:, None]
-    return FiedlerResult(vector, value * matvec.norm, residual, (steps + 1).to(status.device), status, gap)
+    starts = start_vectors(indices).to(degrees), start_vectors(indices, limits.PROBE_SALT).to(degrees)
+    found = search(
+        matvec, starts, rounding.cpu().double().numpy(), exact=exact,
+        limit=limit or max(64, _BASIS_BYTES // (size * degrees.element_size())),
+        rounds=limits.ROUNDS if limit is None else 1,
+    )  # fmt: skip
+    steps, gap, remainder = (torch.from_numpy(part).to(degrees.device) for part in found[1:])
+    result = reported(
+        found.vector, matvec(found.vector), steps + 1, gap, degrees=degrees, norm=operator.norm, indices=indices,
+        rounding=rounding,
+    )  # fmt: skip
+    return result if exact is None else result._replace(error=refined_error(result, remainder))
 
 
 def _solve_rows(rows: Callable[[int], Tensor], indices: Tensor, limit: int | None = None) -> FiedlerResult:
@@ -192,8 +97,9 @@ def _solve_rows(rows: Callable[[int], Tensor], indices: Tensor, limit: int | Non
     step = max(1, _CHUNK_BYTES // (4 * size * size)) if size <= DENSE_LIMIT else 1
     parts = []
     for first in range(0, count, step):
+        members = range(first, min(count, first + step))
         # Members one by one: one's units are dropped before the next one's are made, and no product sees a neighbour.
-        units = (graph.unit_rows(rows(member)) for member in range(first, min(count, first + step)))
+        units = (graph.unit_rows(rows(member)) for member in members)
         operator: Operator
         if size <= DENSE_LIMIT:
             affinity = torch.stack([graph.gram(each) for each in units])
@@ -203,14 +109,12 @@ def _solve_rows(rows: Callable[[int], Tensor], indices: Tensor, limit: int | Non
             each = next(units)
             valid = (each != 0).any(dim=-1).all()[None]
             operator = graph.FactoredLaplacian(each if valid else torch.zeros_like(each))
-        # A cosine carries an error of one ulp however small the others are: a norm below 1 does not refine it.
-        norm = torch.where(operator.norm > 0, operator.norm, torch.ones_like(operator.norm))
-        entry_error = torch.finfo(norm.dtype).eps / norm.clamp(max=1.0)
-        result = _solve(operator, indices[first : first + step], entry_error, limit)
-        blank = FiedlerResult(*(torch.zeros_like(field) for field in result))
-        blank.status.fill_(int(Status.INVALID))
-        keep = (valid[:, None], *[valid] * 5)
-        parts.append([torch.where(*each) for each in zip(keep, result, blank, strict=True)])
+        exact = None
+        if size >= limits.REFINED and operator.norm.dtype == torch.float32 and limit is None:
+            norm = torch.where(operator.norm > 0, operator.norm, torch.ones_like(operator.norm))
+            exact = _Exact(rows, norm.double(), np.asarray(members))
+        result = _solve(operator, indices[first : first + step], entry_error(operator.norm), limit, exact)
+        parts.append(marked(result, valid))
     return FiedlerResult(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
@@ -230,8 +134,8 @@ def fiedler_vector(
     """
     if invalid not in ("raise", "mark"):
         raise argument_error("invalid", '"raise" or "mark"', repr(invalid), "See fiedler_vector's documentation.")
-    if max_matvecs is not None and max_matvecs < 1:
-        raise argument_error("max_matvecs", "None or at least 1", max_matvecs, "None goes on until convergence.")
+    if max_matvecs is not None and (not isinstance(max_matvecs, int) or max_matvecs < 1):
+        raise argument_error("max_matvecs", "None or a whole number ≥ 1", max_matvecs, "None goes on to convergence.")
     if torch.compiler.is_compiling() and max_matvecs is None:
         return FiedlerResult(*torch.ops.spectral_sampler.fiedler_vector(features, backend, invalid))
     tensor = graph.as_features(features)
@@ -240,14 +144,15 @@ def fiedler_vector(
     indices = torch.arange(count * size, device=members.device).reshape(count, size)
     if max_matvecs is not None and ops.requested(backend) not in ("auto", "eager"):
         raise argument_error("max_matvecs", "None for this backend", max_matvecs, 'Pass backend="eager".')
-    rows = members if members.dtype == torch.float16 else graph.working_precision(members)
+    read = (torch.float16, torch.bfloat16) if members.device.type == "cpu" else (torch.float16,)  # as they are stored
+    rows = members if members.dtype in read else graph.working_precision(members)
     rows = rows.reshape(count * size, width)
     module = None if max_matvecs is not None else ops.solver_module(backend, rows, indices)
     with torch.autocast(members.device.type, enabled=False):
         if module is None:
             result = _solve_rows(members.__getitem__, indices, max_matvecs)
         else:
-            result = FiedlerResult(*module.solve(rows, indices))
+            result = completed(module.solve(rows, indices))
     if invalid == "raise":
         graph.refuse_faulty(members, (result.status & int(Status.INVALID)) != 0)
     return result if tensor.dim() == 3 else FiedlerResult(*(field[0] for field in result))
@@ -272,7 +177,7 @@ def fiedler_rows(features: Tensor, indices: Tensor, *, backend: str = "auto") ->
     module = ops.solver_module(backend, features, indices)
     with torch.autocast(features.device.type, enabled=False):
         if module is not None:
-            return FiedlerResult(*module.solve(features, indices))
+            return completed(module.solve(features, indices))
         return _solve_rows(lambda member: features.index_select(0, indices[member]), indices)
 
 
@@ -281,19 +186,31 @@ def fiedler_of_affinity(
     affinity: Tensor, *, indices: Tensor | None = None, max_matvecs: int | None = None
 ) -> FiedlerResult:
     """The same for any symmetric weights (N, N) or (B, N, N), which need not be cosines; the diagonal is ignored.
-    ``indices`` (B, N), by default positions, number the rows for the start vector and the sign."""
+
+    ``indices`` (N,) or (B, N), by default positions, number the rows for the start vector and the sign.
+    """
     weights = graph.working_precision(graph.as_features(affinity))
     if weights.shape[-1] != weights.shape[-2]:
         shape = tuple(weights.shape)
         raise argument_error("affinity", "of shape (N, N) or (B, N, N)", shape, "Pass symmetric weights.")
-    if not torch.isfinite(weights).all():
-        raise argument_error("affinity", "finite", "NaN or an infinity", "Check how the weights were made.")
     members = weights if weights.dim() == 3 else weights[None]
+    largest = members.abs().amax(dim=(-1, -2))
+    if not torch.isfinite(largest * (2 * members.shape[1])).all():
+        got = "NaN, an infinity, or weights whose sums overflow"
+        raise argument_error("affinity", "finite", got, "Check how the weights were made, or scale them down.")
+    uneven = (members - members.mT).abs().amax(dim=(-1, -2))
+    if (uneven > _ASYMMETRY * torch.finfo(weights.dtype).eps * largest).any():
+        got = f"entries that differ from their mirror image by {float(uneven.max()):.3g}"
+        raise argument_error("affinity", "symmetric", got, "Pass (S + S.mT) / 2.")
+    numbers = torch.arange(members.shape[1], device=members.device) if indices is None else torch.as_tensor(indices)
+    if numbers.shape not in (members.shape[1:2], members.shape[:2]) or numbers.is_floating_point():
+        got = f"{numbers.dtype} {tuple(numbers.shape)}"
+        raise argument_error("indices", "whole numbers of shape (N,) or (B, N)", got, "Number the rows of the weights.")
+    numbers = numbers.to(members.device, torch.int64).expand(members.shape[:2])
     operator = graph.DenseLaplacian.of(members.clone())
-    indices = torch.arange(members.shape[1]).expand(members.shape[:2]) if indices is None else indices
-    indices = indices.to(members.device)
-    entry_error = torch.full_like(operator.norm, torch.finfo(weights.dtype).eps)
-    result = _solve(operator, indices, entry_error, max_matvecs)
+    rounding = torch.full_like(operator.norm, torch.finfo(weights.dtype).eps)
+    with torch.autocast(members.device.type, enabled=False):
+        result = _solve(operator, numbers, rounding, max_matvecs)
     return result if weights.dim() == 3 else FiedlerResult(*(field[0] for field in result))
 
 

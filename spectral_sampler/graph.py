@@ -11,7 +11,6 @@ Shapes: features (…, N, d), affinity (…, N, N), degrees and vectors (…, N)
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectral_sampler import limits
 from spectral_sampler.errors import argument_error
+from spectral_sampler.precision import unloosened
 
 __all__ = [
-    "GAP_LIMIT",
-    "PROBE_SALT",
-    "RESIDUAL_LIMIT",
-    "STOP",
     "DenseLaplacian",
     "FactoredLaplacian",
-    "Status",
     "as_features",
     "canonical_sign",
     "cosine_affinity",
     "degrees",
+    "exact_product",
     "faulty_rows",
     "gram",
     "laplacian",
@@ -43,21 +40,7 @@ __all__ = [
     "working_precision",
 ]
 
-STOP = 1.0  # a Lanczos run stops where the bound on its residual is below this many ulps of ‖L‖_∞
-RESIDUAL_LIMIT = 16.0  # converged means: measured residual ≤ this · N · ulp; LAPACK's test suite accepts 60
-GAP_LIMIT = 8.0  # degenerate means: relative gap ≤ this · N · ulp, within which rounding of S mixes eigenvectors
-PROBE_SALT = 0x5EED  # of the start vector of the run that looks for λ3
-_NORM_ROWS = 16  # rows of S summed to estimate ‖L‖_∞ where S is never formed
-_SIGN_LIMIT = 1e-2
-
-
-class Status(enum.IntFlag):
-    """Bits of a solver's `status`."""
-
-    CONVERGED = 1
-    DEGENERATE = 2  # the gap is within rounding: any unit vector of an eigenspace would do, this one is deterministic
-    INDEFINITE = 4  # negative cosines made the lowest eigenvalue negative
-    INVALID = 8  # some row has no direction; the vector is zero
+_PART = 4096  # rows of the features that are copied to float64 at a time
 
 
 def as_features(source: Any) -> Tensor:
@@ -68,6 +51,11 @@ def as_features(source: Any) -> Tensor:
     remedy = "Pass real numbers of shape (N, d) or (B, N, d)."
     if isinstance(source, Tensor):
         features = source
+        if torch._C._functorch.is_gradtrackingtensor(source) and source.requires_grad:  # noqa: SLF001
+            rule = "outside of what torch.func takes gradients of"
+            raise argument_error("features", rule, "such a tensor", "There is no gradient: pass features.detach().")
+    elif isinstance(source, np.ma.MaskedArray):
+        raise argument_error("features", "without a mask", "a masked array", "Pass the rows that are not masked.")
     else:
         array = np.asarray(source)
         if array.dtype.kind not in "biuf":
@@ -134,7 +122,22 @@ def gram(units: Tensor) -> Tensor:
     because matrix products may round differently by alignment.
     """
     units = units if units.data_ptr() % 64 == 0 else units.clone()
-    return torch.mm(units, units.T)
+    full = unloosened(units)
+    return torch.mm(full, full.T).to(units.dtype)
+
+
+def exact_product(rows: Tensor, vector: Tensor) -> Tensor:
+    """L v in float64 for the graph of the features ``rows`` (N, d) and v (N,), S not formed: its diagonal cancels.
+
+    Rows are taken in parts, so that no copy of all of them in float64 is made.
+    """
+    both = torch.stack((vector, torch.ones_like(vector)), dim=1)
+    sums = both.new_zeros(rows.shape[1], 2)  # Uᵀ (v, 1)
+    parts = [slice(first, first + _PART) for first in range(0, len(rows), _PART)]
+    for part in parts:
+        sums += unit_rows(rows[part].double()).T @ both[part]
+    products = torch.cat([unit_rows(rows[part].double()) @ sums for part in parts])
+    return products[:, 1] * vector - products[:, 0]
 
 
 def _without_diagonal(affinity: Tensor) -> Tensor:
@@ -177,18 +180,20 @@ def canonical_sign(vector: Tensor, degrees: Tensor, indices: Tensor, norm: Tenso
     """±1 for each unit vector (B, N): the small far group is positive, else low degrees, else the lowest dataset index.
 
     t = √N Σ v³ decides where |t| ≥ 1e-2. Else the correlation of v with the degrees (B, N), where it is ≥ 1e-2 and they
-    differ by more than rounding of ‖L‖_∞ (B,). Else the row of lowest index (B, N) that is on a side: √N |v_i| ≥ 1e-2.
+    differ by more than rounding, which ``norm`` = ‖L‖_∞ (B,) tells. Else the row of lowest index (B, N) that is on a
+    side: √N |v_i| ≥ 1e-2.
     """
     size = vector.shape[-1]
     skew = size**0.5 * (vector**3).sum(dim=-1)
     centred = degrees - degrees.mean(dim=-1, keepdim=True)
     spread = torch.linalg.vector_norm(centred, dim=-1)
-    uneven = spread > RESIDUAL_LIMIT * size * torch.finfo(vector.dtype).eps * norm
+    rounding = torch.finfo(vector.dtype).eps * norm.clamp(min=1.0)  # e · ‖L‖_∞
+    uneven = spread > limits.UNEVEN * size**0.5 * rounding
     correlation = (vector * centred).sum(dim=-1) / torch.where(uneven, spread, torch.ones_like(spread))
-    on_a_side = torch.where(size**0.5 * vector.abs() >= _SIGN_LIMIT, indices, torch.iinfo(torch.int64).max)
+    on_a_side = torch.where(size**0.5 * vector.abs() >= limits.SIDE, indices, torch.iinfo(torch.int64).max)
     first = vector.gather(-1, on_a_side.argmin(dim=-1, keepdim=True))[:, 0]
-    ruling = torch.where(uneven & (correlation.abs() >= _SIGN_LIMIT), -correlation, first)
-    ruling = torch.where(skew.abs() >= _SIGN_LIMIT, skew, ruling)
+    ruling = torch.where(uneven & (correlation.abs() >= limits.SIDE), -correlation, first)
+    ruling = torch.where(skew.abs() >= limits.SIDE, skew, ruling)
     return torch.where(ruling < 0, -1.0, 1.0).to(vector.dtype)
 
 
@@ -233,7 +238,7 @@ class FactoredLaplacian:
         exact where S ≥ 0, and from below otherwise. At least 1: the cancelled diagonal leaves its rounding behind.
         """
         count = self.units.shape[0]
-        spread = torch.arange(0, count, max(1, count // _NORM_ROWS), device=self.units.device)
+        spread = torch.arange(0, count, max(1, count // limits.NORM_ROWS), device=self.units.device)
         rows = torch.cat((self.degrees[0].abs().argmax()[None], spread))
         part = self.units.index_select(0, rows)
         others = torch.mm(part, self.units.T).abs().sum(dim=-1) - (part * part).sum(dim=-1)

@@ -13,9 +13,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["Lanczos", "Tridiagonal", "array_namespace", "checkpoints", "tridiagonalise"]
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Array", "Lanczos", "Tridiagonal", "array_namespace", "checkpoints", "placed", "take_rows"]
+__all__ += ["tridiagonalise"]
 
 Array = Any  # an array of any library that follows the array API, or of torch
 Matvec = Callable[[Array], Array]
@@ -43,11 +49,28 @@ def array_namespace(array: Array) -> Any:
     return sys.modules[type(array).__module__.partition(".")[0]]  # torch, and NumPy before 2.0
 
 
+def _place(like: Array) -> dict[str, Any]:
+    """Where new arrays go; NumPy takes no device before 2.0, CuPy none at all."""
+    anywhere = array_namespace(like).__name__ in {"numpy", "cupy"}
+    return {} if anywhere else {"device": like.device}
+
+
+def placed(numbers: NDArray[Any], like: Array) -> Array:
+    """Numbers of the host as an array of the library and on the device of ``like``."""
+    return array_namespace(like).asarray(numbers, **_place(like))
+
+
+def take_rows(array: Array, members: NDArray[np.int64]) -> Array:
+    """The rows of ``array`` with these numbers, in this order."""
+    if isinstance(array, np.ndarray):
+        return array[members]
+    places = placed(members, array)
+    of_torch = getattr(array, "index_select", None)
+    return array_namespace(array).take(array, places, axis=0) if of_torch is None else of_torch(0, places)
+
+
 def _zeros(xp: Any, shape: tuple[int, ...], like: Array) -> Array:
-    device = getattr(like, "device", None)
-    if device is None or xp.__name__ in {"numpy", "cupy"}:  # NumPy takes none before 2.0, CuPy none at all
-        return xp.zeros(shape, dtype=like.dtype)
-    return xp.zeros(shape, dtype=like.dtype, device=device)
+    return xp.zeros(shape, dtype=like.dtype, **_place(like))
 
 
 class Lanczos:
@@ -123,17 +146,12 @@ class Lanczos:
         alpha, beta = self.xp.stack(self._alpha, axis=1), self.xp.stack(self._beta, axis=1)
         return Tridiagonal(alpha, beta, basis, self._remainder, self.steps)
 
-    def take(self, matvec: Matvec, members: Array) -> None:
+    def take(self, matvec: Matvec, members: NDArray[np.int64]) -> None:
         """Go on with the members numbered ``members`` (b,) alone; ``matvec`` is that of the smaller batch."""
-
-        def select(array: Array) -> Array:
-            of_torch = getattr(array, "index_select", None)
-            return self.xp.take(array, members, axis=0) if of_torch is None else of_torch(0, members)
-
         self.matvec = matvec
-        self._rows, self._remainder, self._length = select(self._rows), select(self._remainder), select(self._length)
-        self._alpha, self._beta = [select(part) for part in self._alpha], [select(part) for part in self._beta]
-        self.steps = select(self.steps)
+        self._rows, self._remainder = take_rows(self._rows, members), take_rows(self._remainder, members)
+        self._alpha, self._beta = ([take_rows(part, members) for part in parts] for parts in (self._alpha, self._beta))
+        self._length, self.steps = take_rows(self._length, members), take_rows(self.steps, members)
 
 
 def checkpoints(limit: int) -> Iterator[int]:

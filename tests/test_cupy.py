@@ -13,40 +13,36 @@ import sys
 import types
 from pathlib import Path
 
-import array_api_strict
 import numpy as np
 import pytest
 import solver_checks as checks
 import torch
 from solver_cases import CASES, positive, post_relu
 
-from spectral_sampler import lanczos, ops
+from spectral_sampler import lanczos, limits, ops, search
 from spectral_sampler.fiedler import FiedlerResult, Status
 from spectral_sampler.graph import start_vectors
 from spectral_sampler.kernels import array_solver, cupy
-
-SECOND = array_api_strict.Device("device1")  # mixing it with host arrays is an error, as with a GPU's
-HOST = array_api_strict.Device("CPU_DEVICE")
+from spectral_sampler.search import to_host
 
 
-def to_host(array) -> np.ndarray:
-    return np.asarray(array) if isinstance(array, np.ndarray) else np.asarray(array.to_device(HOST))
+def array_api_strict() -> types.ModuleType:
+    """Mixing its second device with host arrays is an error, as with a GPU's. Skips the test where it is missing."""
+    return pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
 
 
 def solve(features: np.ndarray, *, strict: bool) -> FiedlerResult:
     """Features (B, N, d) through `array_solver` and `cupy.finish`, as `cupy.solve` does it."""
     members, size, _ = features.shape
     indices = torch.arange(members * size).reshape(members, size)
-    arrays = [features.astype(np.float32), start_vectors(indices).numpy(), start_vectors(indices, 0x5EED).numpy()]
-    xp = array_api_strict if strict else np
+    arrays = [features.astype(np.float32), *(start_vectors(indices, salt).numpy() for salt in (0, limits.PROBE_SALT))]
     if strict:
-        arrays = [array_api_strict.asarray(array, device=SECOND) for array in arrays]
-    solved = array_solver.solve_features(xp, arrays[0], (arrays[1], arrays[2]), to_host)
+        second = array_api_strict().Device("device1")
+        arrays = [array_api_strict().asarray(array, device=second) for array in arrays]
+    graphs, found = array_solver.solve_features(arrays[0], (arrays[1], arrays[2]))
     if strict:
-        assert solved.vector.device == SECOND
-    device = (solved.value, solved.residual, solved.degrees, solved.norm, solved.valid)
-    numbers = tuple(torch.from_numpy(to_host(part).copy()) for part in device)
-    return FiedlerResult(*cupy.finish(solved, torch.from_numpy(to_host(solved.vector).copy()), numbers, indices))
+        assert found.vector.device == second
+    return cupy.finish(graphs, found, indices, lambda array: torch.from_numpy(to_host(array).copy()))
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["numpy", "second device"])
@@ -81,10 +77,10 @@ def test_a_start_without_the_fiedler_vector_is_noticed_by_the_probe():
     assert units.shape == (40, 12)
     start = truth.vectors[0] @ np.r_[0.0, np.ones(38)]  # every eigenvector but the lowest
     probe = np.random.default_rng(0).normal(size=40)
-    solved = array_solver.solve_features(
-        np, features[None], (start[None].astype(np.float32), probe[None].astype(np.float32)), to_host
+    _, found = array_solver.solve_features(
+        features[None], (start[None].astype(np.float32), probe[None].astype(np.float32))
     )
-    overlap = abs(solved.vector[0].astype(np.float64) @ truth.vectors[0][:, 0])
+    overlap = abs(found.vector[0].astype(np.float64) @ truth.vectors[0][:, 0])
     assert overlap > 1 - 1e-5
 
 
@@ -116,13 +112,13 @@ def missing(library, called: dict[str, set[str]]) -> list[str]:
     return faults
 
 
-@pytest.mark.parametrize("module", [array_solver, lanczos, cupy], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [array_solver, lanczos, search, cupy], ids=lambda module: module.__name__)
 def test_cupy_has_every_function_and_keyword_used(module):
     library = pytest.importorskip("cupy", reason="cupy is not installed (pip install cupy-cuda13x)")
     called = calls(module)
-    expected = {array_solver: "matrix_transpose", lanczos: "zeros", cupy: "cuda.ExternalStream"}
+    expected = {array_solver: "matrix_transpose", lanczos: "zeros", search: "concat", cupy: "cuda.ExternalStream"}
     assert expected[module] in called, "the source is no longer read aright"
-    # `device` is passed to other libraries only: `array_solver._place`, `lanczos._zeros`.
+    # `device` is passed to other libraries only: `lanczos._place`.
     assert [fault for fault in missing(library, called) if not fault.endswith("(device=)")] == []
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from solver_cases import orthonormal_rotated, post_relu, sentences
 
-from spectral_sampler import graph
+from spectral_sampler import graph, limits
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def lowbias32(x):
 
 def test_start_vectors_are_the_documented_hash():
     indices = torch.tensor([[5, 9, 2**40 + 5], [0, 1, 2]])
-    for salt in (0, graph.PROBE_SALT):
+    for salt in (0, limits.PROBE_SALT):
         start = graph.start_vectors(indices, salt)
         for member, low in zip(range(2), (5, 0), strict=True):
             expected = [(lowbias32((int(i) - low + 1 + salt) % 2**32) >> 8) / 2**23 - 1 for i in indices[member]]
@@ -132,7 +132,7 @@ def test_start_vectors_are_the_documented_hash():
 
 def test_start_vectors_are_white():
     start = graph.start_vectors(torch.arange(4096)[None])[0].double()
-    probe = graph.start_vectors(torch.arange(4096)[None], graph.PROBE_SALT)[0].double()
+    probe = graph.start_vectors(torch.arange(4096)[None], limits.PROBE_SALT)[0].double()
     assert abs(float(start.mean())) < 0.05
     assert float(start.var()) == pytest.approx(1 / 3, rel=0.1)
     spectrum = torch.fft.rfft(start - start.mean()).abs() / 4096**0.5

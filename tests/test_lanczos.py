@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array_api_strict
 import numpy as np
 import pytest
 import torch
@@ -12,24 +11,32 @@ from spectral_sampler.lanczos import Lanczos, array_namespace, checkpoints, trid
 SIZE, MEMBERS = 40, 3
 
 
+def array_api_strict():
+    """Skips the test that asks for it where it is missing."""
+    return pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
+
+
 class Library:
     """How to make an array of a library and how to read it back."""
 
     def __init__(self, name):
         self.name = name
-        self.device = {"strict second device": array_api_strict.Device("device1")}.get(name)
+
+    @property
+    def device(self):
+        return array_api_strict().Device("device1") if self.name == "strict second device" else None
 
     def make(self, array):
         if self.name == "torch":
             return torch.from_numpy(np.ascontiguousarray(array))
         if self.name == "numpy":
             return np.array(array)
-        return array_api_strict.asarray(array, device=self.device)
+        return array_api_strict().asarray(array, device=self.device)
 
     def read(self, array):
         if self.device is not None:
             assert array.device == self.device
-            array = array_api_strict.asarray(array, device=array_api_strict.Device("CPU_DEVICE"))
+            array = array_api_strict().asarray(array, device=array_api_strict().Device("CPU_DEVICE"))
         return np.asarray(array)
 
 

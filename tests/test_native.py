@@ -17,8 +17,9 @@ import torch
 from solver_cases import CASES, counts, fuzzed, post_relu, sentences
 
 from spectral_sampler.fiedler import FiedlerResult, fiedler_rows, fiedler_vector
-from spectral_sampler.graph import Status, canonical_sign, cosine_affinity
+from spectral_sampler.graph import canonical_sign, cosine_affinity
 from spectral_sampler.kernels import native
+from spectral_sampler.limits import Status
 
 pytestmark = pytest.mark.skipif(native.unusable_reason() is not None, reason=f"native: {native.unusable_reason()}")
 

@@ -44,6 +44,10 @@ def test_equal_scores_everywhere_rank_by_dataset_index():
         ([2.2, 2.0, 2.0, 1.0], 2, 0.5, False),  # but the first could trade places with them
         ([4.0, 2.0, 2.0, 1.9], 3, 0.5, False),
         ([1.0, 1.0, 1.0, 1.0], 2, np.inf, False),
+        ([0.9, 0.500001, 0.5, -0.3], 2, 1e-4, False),  # called equal, which they are not, and the error is larger
+        ([0.9, 0.500001, 0.5, -0.3], 2, 1e-6, True),  # equal under any such error
+        ([0.9, 0.500001, 0.5, 0.499998], 2, 1e-6, False),  # the last one may become equal
+        ([0.9, 0.500001, 0.5, -0.3], 3, 1e-4, True),  # both are in
         ([4.0, 3.0, 2.0, 1.0], 4, np.inf, True),
     ],
 )

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "halves.h"
 #include "laplacian.h"
 
 namespace spectral {
@@ -13,7 +14,7 @@ class Prefetch {
  public:
   Prefetch(const Rows* rows, int64_t count, int64_t column, int64_t columns, int64_t calls) : rows_(rows), column_(column) {
     if (rows == nullptr) return;
-    const int64_t element = rows->storage == Storage::float32 ? 4 : 2;
+    const int64_t element = element_bytes(rows->storage);
     bytes_ = std::min(columns, rows->width - column) * element;
     column_ = column * element;
     lines_ = (bytes_ + kLine - 1) / kLine;
@@ -115,27 +116,23 @@ Rescue DenseLaplacian::build(const Rows& rows, int64_t count, const Kernels& ker
 }
 
 bool rescaled(const Rows& rows, int64_t count, float* copy) {
-  std::vector<double> row(static_cast<std::size_t>(rows.width));
+  const auto entry = [&](const char* row, int64_t column) {
+    if (rows.storage == Storage::float32) return reinterpret_cast<const float*>(row)[column];
+    const uint16_t bits = reinterpret_cast<const uint16_t*>(row)[column];
+    return rows.storage == Storage::float16 ? half_to_float(bits) : bfloat_to_float(bits);
+  };
   for (int64_t i = 0; i < count; ++i) {
-    double largest = 0.0;
+    const char* row = rows.row(i);
+    float largest = 0.0f;
     for (int64_t c = 0; c < rows.width; ++c) {
-      if (rows.storage == Storage::float32) {
-        row[c] = static_cast<double>(reinterpret_cast<const float*>(rows.row(i))[c]);
-      } else {
-        const uint16_t half = reinterpret_cast<const uint16_t*>(rows.row(i))[c];
-        const int exponent = half >> 10 & 31, fraction = half & 1023;
-        const double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
-                                 : exponent == 0 ? std::ldexp(fraction, -24)
-                                                 : std::ldexp(1024 + fraction, exponent - 25);
-        row[c] = half & 0x8000 ? -magnitude : magnitude;
-      }
-      if (!std::isfinite(row[c])) return false;
-      largest = std::max(largest, std::fabs(row[c]));
+      const float x = entry(row, c);
+      if (!std::isfinite(x)) return false;
+      largest = std::max(largest, std::fabs(x));
     }
-    if (largest == 0.0) return false;
+    if (largest == 0.0f) return false;
     int exponent = 0;
     std::frexp(largest, &exponent);
-    for (int64_t c = 0; c < rows.width; ++c) copy[i * rows.width + c] = static_cast<float>(std::ldexp(row[c], -exponent));
+    for (int64_t c = 0; c < rows.width; ++c) copy[i * rows.width + c] = std::ldexp(entry(row, c), -exponent);
   }
   return true;
 }

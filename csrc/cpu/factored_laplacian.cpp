@@ -7,8 +7,8 @@
 // is bounded in `continued`, and y is computed afresh when the bound matters, or after `refresh_every` steps.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
+#include "../solver_limits.h"
 #include "laplacian.h"
 
 namespace spectral {
@@ -16,8 +16,6 @@ namespace {
 
 constexpr int64_t kBlocks = 64;  // pieces of the sum over rows: fixed, so that the bits do not depend on the threads
 constexpr int64_t kLeastRows = 256;
-constexpr int64_t kNormRows = 16;  // rows of |S| summed to estimate ‖L‖_∞ where cosines are negative; fewer where N is large
-constexpr double kUlp = std::numeric_limits<float>::epsilon();
 constexpr double kAllowed = 16.0;  // error of y, in ulps of ‖U‖: far above one step, below what the residual shows
 
 }  // namespace

@@ -3,33 +3,32 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <memory>
 #include <numeric>
 #include <vector>
 
+#include "defect.h"
 #include "lanczos.h"
 #include "laplacian.h"
 #include "sign.h"
+#include "team.h"
 #include "tridiagonal.h"
 
 namespace spectral {
 namespace {
 
-constexpr double kUlp = std::numeric_limits<float>::epsilon();
-constexpr double kStop = 1.0;            // ulps of ‖L‖_∞ at which the bound on the residual is small enough
-constexpr double kResidualLimit = 16.0;  // these as in spectral_sampler/graph.py
-constexpr double kGapLimit = 8.0;
-constexpr int64_t kProbeSalt = 0x5EED;
-constexpr int kRounds = 4;
-constexpr int64_t kMostSteps = 1024;  // of one descent
-constexpr int64_t kLargeGraph = 4096;    // rows from which a graph is worth all threads
+constexpr int64_t kSmallGraph = 512;        // rows to which several graphs are divided among the threads, and none is shared
+constexpr int64_t kRowsOfAThread = 512;     // of a larger graph, and
+constexpr int64_t kWorkOfAThread = 1 << 23; // N² d of a smaller one, that are worth a thread
+constexpr int64_t kMostRows = 1 << 20;      // of graphs under way at a time: their bases take up to 256 MB
 
 // Everything a thread needs for a member; kept from member to member.
 struct Workspace {
   DenseLaplacian dense;
   FactoredLaplacian factored;
+  Defect defect;
   Buffer<float> basis, work, vector, image, copy;
+  Rows rows{};  // that the graph was built from
   std::vector<int64_t> own_rows;
 };
 
@@ -39,21 +38,20 @@ int64_t basis_capacity(int64_t size, const Features& features, bool dense) {
   const int64_t most = std::max<int64_t>(1, size - 1);
   if (dense) return std::min<int64_t>(most, 96);
   if (size <= 32768) return std::min<int64_t>(most, 64);
-  const int64_t bytes = features.width * (features.storage == Storage::float32 ? 4 : 2);
-  return std::clamp<int64_t>(bytes / 6 / static_cast<int64_t>(sizeof(float)) - 8, 12, 48);
+  const int64_t bytes = features.width * element_bytes(features.storage);
+  return std::clamp<int64_t>(bytes / 6 / static_cast<int64_t>(sizeof(float)) - 9, 12, 48);
 }
 
 class Member {
  public:
   Member(const Kernels& kernels, Laplacian& laplacian, const Executor& executor, Workspace& space, const int64_t* indices,
          int64_t capacity)
-      : laplacian_(laplacian), kernels_(kernels), space_(space), indices_(indices), size_(laplacian.size),
-        stride_(laplacian.stride), vector_(space.vector.reserve(stride_)), image_(space.image.reserve(stride_)),
+      : laplacian_(laplacian), kernels_(kernels), executor_(executor), space_(space), indices_(indices), size_(laplacian.size),
+        stride_(laplacian.stride), vector_(space.vector.reserve(stride_)), image_(space.image.reserve(2 * stride_)),
+        direction_(image_ + stride_),
         lanczos_(kernels, laplacian, executor, space.basis.reserve(Lanczos::rows(capacity) * stride_),
-                 space.work.reserve(stride_), capacity) {
-    rounding_ = kUlp * std::max(laplacian.norm, 1.0) / laplacian.norm;
-    smallest_gap_ = kGapLimit * static_cast<double>(size_) * rounding_;
-  }
+                 space.work.reserve(stride_), capacity),
+        rounding_(kUlp * std::max(laplacian.norm, 1.0) / laplacian.norm) {}
 
   void solve(const Results& out, int64_t b) {
     float* constant = lanczos_.row(0);
@@ -61,17 +59,15 @@ class Member {
     std::fill_n(constant, size_, static_cast<float>(1.0 / std::sqrt(static_cast<double>(size_))));
     start(1, 0);
     lean(1);
-    double gap = 2.0;
     for (int round = 0; round < kRounds; ++round) {
       descend();
       measure();
-      if (size_ <= 2) break;
-      if (probe(&gap)) break;
+      if (size_ <= 2 || probe()) break;
       // The probe has gone below v: v had missed the lowest eigenvector. Start again with both in the start vector.
       std::copy_n(image_, stride_, lanczos_.row(1));
       for (int64_t i = 0; i < stride_; ++i) lanczos_.row(1)[i] += 0.1f * vector_[i];
     }
-    write(out, b, std::max(gap, 0.0));
+    write(out, b);
   }
 
  private:
@@ -85,10 +81,10 @@ class Member {
   void lean(int64_t row) {
     constexpr float kBelow = 0.05f;
     const float* degrees = laplacian_.degrees;
-    const auto [least, most] = std::minmax_element(degrees, degrees + size_);
-    const float spread = *most - *least;
+    const float least = *std::min_element(degrees, degrees + size_);
+    const float spread = *std::max_element(degrees, degrees + size_) - least;
     if (!(spread > 1e-3 * laplacian_.norm)) return;  // degrees that differ by little more than rounding say nothing
-    const auto weight = [&](int64_t i) { return 1.0f / (degrees[i] - *least + kBelow * spread); };
+    const auto weight = [&](int64_t i) { return 1.0f / (degrees[i] - least + kBelow * spread); };
     double sum = 0.0, squares = 0.0;
     for (int64_t i = 0; i < size_; ++i) {
       sum += static_cast<double>(weight(i));
@@ -102,7 +98,7 @@ class Member {
 
   // v ← lowest Ritz vector, made orthogonal to the constant vector and of unit length again.
   void descend() {
-    const auto accept = [](double, double bound) { return bound <= kStop * kUlp; };
+    const auto accept = [](double, double bound) { return bound <= static_cast<double>(kStop * kUlp); };
     const RitzPair pair = lanczos_.descend(1, accept, kMostSteps, vector_);
     matvecs_ += pair.steps;
     ritz_ = pair.value;
@@ -113,19 +109,53 @@ class Member {
   }
 
   // Looks for λ3 away from v, which is in row 1; false where it finds something below v, which is then in image_.
-  bool probe(double* gap) {
-    start(2, kProbeSalt);
+  bool probe() {
+    const bool refines = size_ >= kRefined;
+    if (refines) aim();
+    else start(2, kProbeSalt);
     const auto apart = [&](double other, double bound) {
       const double distance = other - ritz_;
-      return bound <= std::max(0.1 * distance, 0.25 * smallest_gap_) || distance + bound < 0.0;
+      return bound <= kApart * std::max(distance, kGap * rounding_) || distance + bound < 0.0;
     };
-    // Looked at every 4 steps, and for a tenth of the distance: looser, and one graph in a thousand takes λ4 for λ3.
     const RitzPair pair = lanczos_.descend(2, apart, kMostSteps, image_, 4);
     matvecs_ += pair.steps;
     // λ3 is at least the first of these, and never above the second.
     const double lower = pair.value - pair.bound;
-    *gap = std::clamp(second_below(tridiagonal_, lower) - ritz_, 0.0, 2.0);
-    return pair.value >= ritz_ - static_cast<double>(size_) * kUlp;
+    gap_ = std::clamp(second_below(tridiagonal_, lower) - ritz_, 0.0, 2.0);
+    if (pair.value < ritz_ - static_cast<double>(kResidual) * rounding_) return false;
+    if (refines) refine();
+    return true;
+  }
+
+  // Starts the probe from v's residual in double and a little noise, so that its Krylov space can also correct v.
+  void aim() {
+    float* first = lanczos_.row(2);
+    defect_ = space_.defect.measure(space_.rows, size_, laplacian_.norm, theta_, vector_, kernels_, executor_,
+                                    reinterpret_cast<double*>(image_), first);
+    kernels_.scale(first, defect_ > 0.0 ? static_cast<float>(1.0 / defect_) : 0.0f, stride_, direction_);
+    start(2, kProbeSalt);
+    const auto factor = static_cast<float>(kNoise / std::sqrt(lanczos_.sum_squares(first)));
+    for (int64_t i = 0; i < stride_; ++i) first[i] = direction_[i] + factor * first[i];
+  }
+
+  // v + δ with δ = −V (T − θ)⁻¹ Vᵀ r, where that is better. What is left of r + (L − θ) δ: r's part outside of V, β |y_k|, and
+  // the error of T, which is made of float's products.
+  void refine() {
+    const Tridiagonal probe = lanczos_.tridiagonal();
+    const auto k = static_cast<int64_t>(probe.alpha.size());
+    std::vector<double> y(static_cast<std::size_t>(k)), room(static_cast<std::size_t>(k));
+    lanczos_.project(2, k, direction_, y.data());
+    lanczos_.combine(2, k, y.data(), image_);
+    for (int64_t i = 0; i < stride_; ++i) image_[i] = direction_[i] - image_[i];
+    double left = std::sqrt(lanczos_.sum_squares(image_)), squares = 0.0;
+    remainder_ = defect_;
+    if (!solve_below(probe.alpha.data(), probe.beta.data(), k, space_.defect.value(), room.data(), y.data())) return;
+    for (const double weight : y) squares += weight * weight;
+    left += std::fabs(probe.beta[k - 1] * y[k - 1]) + 4.0 * rounding_ * std::sqrt(squares);
+    if (!(left < 1.0)) return;
+    remainder_ = left * defect_;
+    lanczos_.combine(2, k, y.data(), image_);
+    for (int64_t i = 0; i < stride_; ++i) vector_[i] -= static_cast<float>(defect_) * image_[i];
   }
 
   // Rayleigh quotient and residual of v from L itself; v goes to row 1.
@@ -140,62 +170,66 @@ class Member {
     residual_ = std::sqrt(lanczos_.sum_squares(image_)) / laplacian_.norm;
   }
 
-  void write(const Results& out, int64_t b, double gap) const {
-    const double value = theta_ / laplacian_.norm;
-    if (gap <= smallest_gap_) gap = 0.0;
-    int64_t status = residual_ <= kResidualLimit * static_cast<double>(size_) * rounding_ ? int64_t{kConverged} : 0;
+  void write(const Results& out, int64_t b) const {
+    const double value = theta_ / laplacian_.norm, residual = std::max(residual_, rounding_);
+    const double gap = gap_ > static_cast<double>(kGap) * rounding_ ? gap_ : 0.0;
+    int64_t status = residual <= static_cast<double>(kResidual) * rounding_ ? int64_t{kConverged} : 0;
     if (gap == 0.0) status |= kDegenerate;
-    if (value < -kResidualLimit * static_cast<double>(size_) * rounding_) status |= kIndefinite;
+    if (value < -static_cast<double>(kResidual) * rounding_) status |= kIndefinite;
     const float sign = canonical_sign(vector_, laplacian_.degrees, indices_, size_, laplacian_.norm);
     for (int64_t i = 0; i < size_; ++i) out.vector[b * size_ + i] = sign * vector_[i];
     out.value[b] = static_cast<float>(theta_);
-    out.residual[b] = static_cast<float>(residual_);
+    out.residual[b] = static_cast<float>(residual);
     out.gap[b] = static_cast<float>(gap);
+    out.error[b] = std::min(static_cast<float>(2.0 * std::min(residual, remainder_) / gap), kWorst);
     out.matvecs[b] = matvecs_;
     out.status[b] = status;
   }
 
   Laplacian& laplacian_;
   const Kernels& kernels_;
+  const Executor& executor_;
   Workspace& space_;
   const int64_t* indices_;
   int64_t size_, stride_;
-  float *vector_, *image_;
+  float *vector_, *image_, *direction_;
   Lanczos lanczos_;
-  double rounding_ = 0.0, smallest_gap_ = 0.0, ritz_ = 0.0, theta_ = 0.0, residual_ = 0.0;
+  double rounding_;  // e, see limits.py
+  double ritz_ = 0.0, theta_ = 0.0, residual_ = 0.0, gap_ = 2.0;
+  double defect_ = 0.0, remainder_ = INFINITY;  // ‖r‖ of v, and after its refinement
   int64_t matvecs_ = 0;
   Tridiagonal tridiagonal_;  // of the descent to v
 };
 
 Rows rows_of(const Features& features, const int64_t* indices) {
-  const int64_t element = features.storage == Storage::float32 ? 4 : 2;
-  return {static_cast<const char*>(features.data), features.stride * element, features.width, features.storage, indices};
+  const int64_t stride = features.stride * element_bytes(features.storage);
+  return {static_cast<const char*>(features.data), stride, features.width, features.storage, indices};
 }
 
 // Runs build(rows); where rows are out of float's range once squared, again on a scaled copy of them.
 template <class Build>
 bool build_safely(Workspace& space, const Rows& rows, int64_t size, const Build& build) {
+  space.rows = rows;
   if (build(rows) == Rescue::none) return true;
   float* copy = space.copy.reserve(size * rows.width);
   if (!rescaled(rows, size, copy)) return false;
   space.own_rows.resize(static_cast<std::size_t>(size));
   std::iota(space.own_rows.begin(), space.own_rows.end(), 0);
   const int64_t stride = rows.width * static_cast<int64_t>(sizeof(float));
-  const Rows own = {reinterpret_cast<const char*>(copy), stride, rows.width, Storage::float32, space.own_rows.data()};
-  return build(own) == Rescue::none;
+  space.rows = {reinterpret_cast<const char*>(copy), stride, rows.width, Storage::float32, space.own_rows.data()};
+  return build(space.rows) == Rescue::none;
 }
 
 void refuse(const Results& out, int64_t b, int64_t size) {
   std::fill_n(out.vector + b * size, size, 0.0f);
-  out.value[b] = out.residual[b] = out.gap[b] = 0.0f;
+  out.value[b] = out.residual[b] = out.gap[b] = out.error[b] = 0.0f;
   out.matvecs[b] = 0;
   out.status[b] = kInvalid;
 }
 
 // `last`: where the members of this thread end, for the look ahead at the rows of the next one.
-void solve_member(const Features& features, const int64_t* indices, int64_t b, int64_t last, int64_t size,
-                  const Options& options, const Executor& executor, Workspace& space, const Results& out) {
-  const Kernels& kernels = select_kernels();
+void solve_member(const Kernels& kernels, const Features& features, const int64_t* indices, int64_t b, int64_t last,
+                  int64_t size, const Options& options, const Executor& executor, Workspace& space, const Results& out) {
   const int64_t* own = indices + b * size;
   const Rows rows = rows_of(features, own), next = rows_of(features, own + size);
   const bool dense = options.form == Form::dense || (options.form == Form::automatic && dense_is_faster(size, features.width));
@@ -220,20 +254,30 @@ bool dense_is_faster(int64_t size, int64_t width) {
 
 void solve(const Features& features, const int64_t* indices, int64_t members, int64_t size, const Options& options,
            const Executor& executor, const Results& results) {
-  if (members == 1 || size >= kLargeGraph) {  // the threads work inside each graph
-    Workspace space;
-    for (int64_t b = 0; b < members; ++b) solve_member(features, indices, b, members, size, options, executor, space, results);
+  const Kernels& kernels = select_kernels();  // here and not in a thread of its own: it may throw
+  const auto solve_one = [&](int64_t b, int64_t last, const Executor& inner, Workspace& space) {
+    solve_member(kernels, features, indices, b, last, size, options, inner, space, results);
+  };
+  const int64_t seats = std::clamp<int64_t>(kMostRows / size, 1, std::min(members, executor.threads()));
+  const int64_t worth = size <= kSmallGraph ? size * size * features.width / kWorkOfAThread
+                                             : (size + kRowsOfAThread - 1) / kRowsOfAThread;
+  const int64_t threads = std::min(executor.threads(), seats * std::max<int64_t>(1, worth));
+  if (threads == 1 || (members > 1 && size <= kSmallGraph)) {
+    executor.run(members, [&](int64_t first, int64_t last) {
+      Workspace space;
+      for (int64_t b = first; b < last; ++b) solve_one(b, last, Serial(), space);
+    });
     return;
   }
-  executor.run(members, [&](int64_t first, int64_t last) {
-    Workspace space;
-    const Serial serial;
-    for (int64_t b = first; b < last; ++b) solve_member(features, indices, b, last, size, options, serial, space, results);
+  std::vector<Workspace> spaces(static_cast<std::size_t>(seats));
+  solve_together(members, seats, threads, [&](int64_t seat, int64_t b, const Executor& inner) {
+    solve_one(b, b + 1, inner, spaces[static_cast<std::size_t>(seat)]);
   });
 }
 
 void cosine_graph(const Features& features, const int64_t* indices, int64_t members, int64_t size, const Executor& executor,
                   float* affinity, float* degrees) {
+  const Kernels& kernels = select_kernels();
   executor.run(members, [&](int64_t first, int64_t last) {
     Workspace space;
     const Serial serial;
@@ -241,7 +285,7 @@ void cosine_graph(const Features& features, const int64_t* indices, int64_t memb
       const Rows rows = rows_of(features, indices + b * size);
       float *out = affinity + b * size * size, *sums = degrees + b * size;
       const bool valid = build_safely(space, rows, size, [&](const Rows& from) {
-        return space.dense.build(from, size, select_kernels(), serial);
+        return space.dense.build(from, size, kernels, serial);
       });
       for (int64_t i = 0; i < size; ++i)
         std::copy_n(valid ? space.dense.affinity() + i * space.dense.stride : out + i * size, size, out + i * size);

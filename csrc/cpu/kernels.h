@@ -13,7 +13,9 @@ constexpr int64_t kPassRows = 64;    // rows whose products are summed in float 
 
 inline int64_t padded(int64_t count) { return (count + kPanel - 1) / kPanel * kPanel; }
 
-enum class Storage : int { float32, float16 };
+enum class Storage : int { float32, float16, bfloat16 };
+
+inline int64_t element_bytes(Storage storage) { return storage == Storage::float32 ? 4 : 2; }
 
 // Rows of the feature store picked by index; nothing is copied.
 struct Rows {
@@ -69,6 +71,13 @@ struct Kernels {
   // The one-pass step: w_i = d_i q_i − inverse_i (x_i · y) and total += Σ_i (w_i − shift q_i) inverse_i x_i, each row read once.
   void (*step)(const Rows& rows, int64_t first, int64_t last, const float* inverse, const float* degrees, const float* q,
                const float* y, float shift, float* w, float* scratch, double* total);
+
+  // In double, over the rows [first, last): inverse_i = 1 / |x_i| and total (2 · padded width) += Σ_i inverse_i x_i (v_i, 1); then
+  // out_i = (L v)_i − θ v_i from both sums over all rows. scratch: four padded rows.
+  void (*exact_sums)(const Rows& rows, int64_t first, int64_t last, const float* v, double* inverse, float* scratch,
+                     double* total);
+  void (*exact_products)(const Rows& rows, int64_t first, int64_t last, const float* v, double theta, const double* inverse,
+                         const double* total, float* scratch, float* out);
 };
 
 extern const Kernels baseline_kernels;
@@ -77,7 +86,8 @@ extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
 #endif
 
-// The best table this processor runs; SPECTRAL_SAMPLER_CPU=baseline|avx2|avx512 lowers it.
+// The best table this processor runs; SPECTRAL_SAMPLER_CPU=baseline|avx2|avx512 lowers it, and another value of it throws
+// std::invalid_argument.
 const Kernels& select_kernels();
 
 }  // namespace spectral

@@ -6,7 +6,6 @@ namespace {
 
 using spectral::kPanel;
 using spectral::Rows;
-using spectral::Storage;
 
 constexpr int kRegisters = kLanes == 16 ? 8 : 4;  // rows of a register tile that is two vectors wide
 constexpr int kStrip = 8;                         // vectors held in registers by the passes over a basis or over S
@@ -37,10 +36,7 @@ void pack_as(const Rows& rows, int64_t first, int64_t count, int64_t column, int
 }
 
 void pack(const Rows& rows, int64_t first, int64_t count, int64_t column, int64_t columns, float* panel) {
-  if (rows.storage == Storage::float32)
-    pack_as<Float32>(rows, first, count, column, columns, panel);
-  else
-    pack_as<Float16>(rows, first, count, column, columns, panel);
+  with_format(rows.storage, [&](auto format) { pack_as<decltype(format)>(rows, first, count, column, columns, panel); });
 }
 
 // A register tile of kRows rows and kVectors vectors; sources[v] is where the v-th vector of columns begins.
@@ -205,10 +201,10 @@ void scale(const float* w, float factor, int64_t length, float* out) {
 
 }  // namespace
 
-#include "kernels_rows.h"
+#include "kernels_exact.h"
 
 namespace spectral {
 extern const Kernels SPECTRAL_TABLE;
-const Kernels SPECTRAL_TABLE = {SPECTRAL_NAME, pack,        gram,  finish,  row_sums, apply, project, subtract,
-                                sum_squares,   scale,       squares, combine, dots,    step};
+const Kernels SPECTRAL_TABLE = {SPECTRAL_NAME, pack,  gram,    finish,  row_sums, apply, project,    subtract,
+                                sum_squares,   scale, squares, combine, dots,     step,  exact_sums, exact_products};
 }  // namespace spectral

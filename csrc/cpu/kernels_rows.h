@@ -7,7 +7,6 @@ namespace {
 
 using spectral::kPassRows;
 using spectral::Rows;
-using spectral::Storage;
 
 constexpr int kAbreast = 4;
 
@@ -166,35 +165,28 @@ struct Step {
 };
 
 void squares(const Rows& rows, int64_t first, int64_t last, float* sums, bool* negative) {
-  if (rows.storage == Storage::float32)
-    each(first, last, Squares<Float32>{rows, first, sums, negative});
-  else
-    each(first, last, Squares<Float16>{rows, first, sums, negative});
+  with_format(rows.storage, [&](auto format) { each(first, last, Squares<decltype(format)>{rows, first, sums, negative}); });
 }
 
 void combine(const Rows& rows, int64_t first, int64_t last, const float* inverse, const float* weight, float* scratch,
              double* total) {
-  if (rows.storage == Storage::float32)
-    each_flushed(first, last, rows.width, scratch, total, Combine<Float32>{rows, inverse, weight, scratch});
-  else
-    each_flushed(first, last, rows.width, scratch, total, Combine<Float16>{rows, inverse, weight, scratch});
+  with_format(rows.storage, [&](auto format) {
+    each_flushed(first, last, rows.width, scratch, total, Combine<decltype(format)>{rows, inverse, weight, scratch});
+  });
 }
 
 void dots(const Rows& rows, int64_t first, int64_t last, const float* inverse, const float* y, float* out) {
-  if (rows.storage == Storage::float32)
-    each(first, last, Dots<Float32>{rows, first, last, inverse, y, out});
-  else
-    each(first, last, Dots<Float16>{rows, first, last, inverse, y, out});
+  with_format(rows.storage, [&](auto format) {
+    each(first, last, Dots<decltype(format)>{rows, first, last, inverse, y, out});
+  });
 }
 
 void step(const Rows& rows, int64_t first, int64_t last, const float* inverse, const float* degrees, const float* q,
           const float* y, float shift, float* w, float* scratch, double* total) {
-  if (rows.storage == Storage::float32)
+  with_format(rows.storage, [&](auto format) {
     each_flushed(first, last, rows.width, scratch, total,
-                 Step<Float32>{rows, last, inverse, degrees, q, y, shift, w, scratch});
-  else
-    each_flushed(first, last, rows.width, scratch, total,
-                 Step<Float16>{rows, last, inverse, degrees, q, y, shift, w, scratch});
+                 Step<decltype(format)>{rows, last, inverse, degrees, q, y, shift, w, scratch});
+  });
 }
 
 }  // namespace

@@ -2,14 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
+#include "../solver_limits.h"
 
 namespace spectral {
 namespace {
 
 constexpr int64_t kChunk = 1024;  // entries of a vector treated together: fixed, so that bits do not depend on the threads
-constexpr double kUlp = std::numeric_limits<float>::epsilon();
+constexpr int64_t kWorthSharing = 1 << 16;  // products of floats, some microseconds: about what it costs to wake a thread
 
 constexpr int64_t kCheapStep = 384;  // rows below which a step costs little more than a look at the Ritz pair
 
@@ -33,11 +33,13 @@ Lanczos::Lanczos(const Kernels& kernels, Laplacian& laplacian, const Executor& e
       factors_(static_cast<std::size_t>(rows(capacity))) {}
 
 template <class Body>
-void Lanczos::over_chunks(int64_t outputs, double* total, const Body& body) {
+void Lanczos::over_chunks(int64_t vectors, int64_t outputs, double* total, const Body& body) {
   std::fill_n(total, outputs, 0.0);
   if (chunks_ == 1) return body(0, stride_, total);
   std::fill_n(partial_.begin(), chunks_ * outputs, 0.0);
-  executor_.run(chunks_, [&](int64_t first, int64_t last) {
+  const Serial alone;
+  const Executor& executor = vectors * stride_ < kWorthSharing ? alone : executor_;
+  executor.run(chunks_, [&](int64_t first, int64_t last) {
     for (int64_t c = first; c < last; ++c)
       body(c * chunk_, std::min(chunk_, stride_ - c * chunk_), partial_.data() + c * outputs);
   });
@@ -47,44 +49,50 @@ void Lanczos::over_chunks(int64_t outputs, double* total, const Body& body) {
 
 double Lanczos::sum_squares(const float* w) {
   double total = 0.0;
-  over_chunks(1, &total, [&](int64_t at, int64_t length, double* out) { *out = kernels_.sum_squares(w + at, length); });
+  over_chunks(1, 1, &total, [&](int64_t at, int64_t length, double* out) { *out = kernels_.sum_squares(w + at, length); });
   return total;
 }
 
 double Lanczos::dot(const float* x, const float* w) {
   double total = 0.0;
-  over_chunks(1, &total, [&](int64_t at, int64_t length, double* out) {
+  over_chunks(1, 1, &total, [&](int64_t at, int64_t length, double* out) {
     kernels_.project(x + at, stride_, 1, w + at, length, out);
   });
   return total;
 }
 
+void Lanczos::project(int64_t first, int64_t count, const float* w, double* c) {
+  over_chunks(count, count, c, [&](int64_t at, int64_t length, double* out) {
+    kernels_.project(row(first) + at, stride_, count, w + at, length, out);
+  });
+}
+
 double Lanczos::orthogonalise(int64_t count, float* w, double* parts) {
   double* again = parts_.data() + rows(capacity_);
   float* factors = factors_.data();
-  over_chunks(count, parts, [&](int64_t at, int64_t length, double* out) {
+  over_chunks(count, count, parts, [&](int64_t at, int64_t length, double* out) {
     kernels_.project(basis_ + at, stride_, count, w + at, length, out);
   });
   std::transform(parts, parts + count, factors, [](double x) { return static_cast<float>(x); });
-  over_chunks(count, again, [&](int64_t at, int64_t length, double* out) {
+  over_chunks(2 * count, count, again, [&](int64_t at, int64_t length, double* out) {
     kernels_.subtract(basis_ + at, stride_, count, factors, w + at, length);
     kernels_.project(basis_ + at, stride_, count, w + at, length, out);
   });
   for (int64_t j = 0; j < count; ++j) parts[j] += again[j];
   std::transform(again, again + count, factors, [](double x) { return static_cast<float>(x); });
   double squares = 0.0;
-  over_chunks(1, &squares, [&](int64_t at, int64_t length, double* out) {
+  over_chunks(count, 1, &squares, [&](int64_t at, int64_t length, double* out) {
     kernels_.subtract(basis_ + at, stride_, count, factors, w + at, length);
     *out = kernels_.sum_squares(w + at, length);
   });
   return std::sqrt(squares);
 }
 
-void Lanczos::combine(int64_t first, int64_t count, const double* coefficients, float* out) {
+void Lanczos::combine(int64_t first, int64_t count, const double* c, float* out) {
   float* factors = factors_.data();
-  std::transform(coefficients, coefficients + count, factors, [](double x) { return static_cast<float>(-x); });
+  std::transform(c, c + count, factors, [](double x) { return static_cast<float>(-x); });
   double none = 0.0;
-  over_chunks(1, &none, [&](int64_t at, int64_t length, double*) {
+  over_chunks(count, 1, &none, [&](int64_t at, int64_t length, double*) {
     std::fill_n(out + at, length, 0.0f);
     kernels_.subtract(row(first) + at, stride_, count, factors, out + at, length);
   });
@@ -101,7 +109,7 @@ int64_t Lanczos::restart(int64_t known, int64_t k) {
     for (int64_t j = 0; j < keep; ++j)
       for (int64_t l = 0; l < keep; ++l) mix[i * keep + l] += vectors[i * k + j] * w[j * keep + l];
   double none = 0.0;
-  over_chunks(1, &none, [&](int64_t at, int64_t length, double*) {
+  over_chunks(k * keep, 1, &none, [&](int64_t at, int64_t length, double*) {
     std::vector<float> fresh(static_cast<std::size_t>(keep * length), 0.0f), factors(static_cast<std::size_t>(k));
     for (int64_t j = 0; j < keep; ++j) {
       for (int64_t i = 0; i < k; ++i) factors[i] = static_cast<float>(-mix[i * keep + j]);

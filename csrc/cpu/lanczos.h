@@ -40,14 +40,18 @@ class Lanczos {
   // removed along each.
   double orthogonalise(int64_t count, float* w, double* parts);
 
+  // c_j = q_j · w for the rows [first, first + count), and out = Σ_j c_j q_j.
+  void project(int64_t first, int64_t count, const float* w, double* c);
+  void combine(int64_t first, int64_t count, const double* c, float* out);
+
   double sum_squares(const float* w);
   double dot(const float* x, const float* w);
 
  private:
-  // Calls body(at, length, out) on pieces of a vector and adds up what they leave in their `outputs` numbers, in order.
+  // Calls body(at, length, out), which goes through so many vectors, on pieces of their length and adds up what the calls leave in
+  // their `outputs` numbers, in order.
   template <class Body>
-  void over_chunks(int64_t outputs, double* total, const Body& body);
-  void combine(int64_t first, int64_t count, const double* coefficients, float* out);
+  void over_chunks(int64_t vectors, int64_t outputs, double* total, const Body& body);
   int64_t restart(int64_t known, int64_t k);
   int64_t begin(int64_t known);
 

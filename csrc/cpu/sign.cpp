@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+
+#include "../solver_limits.h"
 
 namespace spectral {
 
 float canonical_sign(const float* vector, const float* degrees, const int64_t* indices, int64_t size, double norm) {
-  constexpr double kThreshold = 1e-2, kRounding = 16.0;
   const double root = std::sqrt(static_cast<double>(size));
   double cubes = 0.0, mean = 0.0;
   for (int64_t i = 0; i < size; ++i) {
@@ -17,7 +17,7 @@ float canonical_sign(const float* vector, const float* degrees, const int64_t* i
   }
   mean /= static_cast<double>(size);
   double ruling = root * cubes;
-  if (std::fabs(ruling) < kThreshold) {
+  if (std::fabs(ruling) < kSide) {
     double spread = 0.0, along = 0.0;
     for (int64_t i = 0; i < size; ++i) {
       const double centred = static_cast<double>(degrees[i]) - mean;
@@ -26,12 +26,12 @@ float canonical_sign(const float* vector, const float* degrees, const int64_t* i
     }
     spread = std::sqrt(spread);
     // Degrees that differ by rounding alone decide nothing.
-    const bool uneven = spread > kRounding * static_cast<double>(size) * std::numeric_limits<float>::epsilon() * norm;
+    const bool uneven = spread > kUneven * root * kUlp * std::max(norm, 1.0);
     ruling = uneven ? -along / spread : 0.0;
-    if (std::fabs(ruling) < kThreshold) {
+    if (std::fabs(ruling) < kSide) {
       int64_t first = -1;  // lowest dataset index among the rows that are on a side at all
       for (int64_t i = 0; i < size; ++i)
-        if (root * std::fabs(static_cast<double>(vector[i])) >= kThreshold && (first < 0 || indices[i] < indices[first])) first = i;
+        if (root * std::fabs(static_cast<double>(vector[i])) >= kSide && (first < 0 || indices[i] < indices[first])) first = i;
       ruling = static_cast<double>(vector[first < 0 ? 0 : first]);
     }
   }

@@ -43,6 +43,7 @@ class Executor {
   using Body = std::function<void(int64_t, int64_t)>;
   virtual ~Executor() = default;
   virtual void run(int64_t count, const Body& body) const = 0;
+  virtual int64_t threads() const { return 1; }  // that may run at a time
 };
 
 class Serial final : public Executor {

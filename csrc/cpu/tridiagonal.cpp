@@ -27,21 +27,6 @@ double rayleigh(const double* alpha, const double* beta, int64_t k, const double
   return quotient;
 }
 
-// x ← (T − σ)⁻¹ x by LDLᵀ, provided that all pivots are positive, which is to say σ lies below the spectrum.
-bool solve_below(const double* alpha, const double* beta, int64_t k, double sigma, double* reciprocal, double* x) {
-  double pivot = alpha[0] - sigma;
-  for (int64_t i = 0;; ++i) {
-    if (!(pivot > 0.0)) return false;
-    reciprocal[i] = 1.0 / pivot;
-    if (i + 1 == k) break;
-    pivot = alpha[i + 1] - sigma - beta[i] * beta[i] * reciprocal[i];
-  }
-  for (int64_t i = 1; i < k; ++i) x[i] -= beta[i - 1] * reciprocal[i - 1] * x[i - 1];
-  x[k - 1] *= reciprocal[k - 1];
-  for (int64_t i = k - 2; i >= 0; --i) x[i] = (x[i] - beta[i] * x[i + 1]) * reciprocal[i];
-  return true;
-}
-
 // Eigenvalues below sigma: the signs of the pivots of LDLᵀ (Sylvester).
 int64_t count_below(const Tridiagonal& matrix, double sigma) {
   int64_t count = 0;
@@ -88,6 +73,21 @@ void ql_sweep(double* d, double* e, int64_t l, int64_t m, int64_t k, double* z) 
 }
 
 }  // namespace
+
+// By LDLᵀ, provided that all pivots are positive.
+bool solve_below(const double* alpha, const double* beta, int64_t k, double sigma, double* reciprocal, double* x) {
+  double pivot = alpha[0] - sigma;
+  for (int64_t i = 0;; ++i) {
+    if (!(pivot > 0.0)) return false;
+    reciprocal[i] = 1.0 / pivot;
+    if (i + 1 == k) break;
+    pivot = alpha[i + 1] - sigma - beta[i] * beta[i] * reciprocal[i];
+  }
+  for (int64_t i = 1; i < k; ++i) x[i] -= beta[i - 1] * reciprocal[i - 1] * x[i - 1];
+  x[k - 1] *= reciprocal[k - 1];
+  for (int64_t i = k - 2; i >= 0; --i) x[i] = (x[i] - beta[i] * x[i + 1]) * reciprocal[i];
+  return true;
+}
 
 double lowest_eigenpair(const double* alpha, const double* beta, int64_t k, std::vector<double>& vector) {
   const auto given = static_cast<int64_t>(vector.size());

@@ -15,6 +15,9 @@ double lowest_eigenpair(const double* alpha, const double* beta, int64_t k, std:
 // The smaller of `limit` and the second lowest eigenvalue, to a thousandth of limit's distance from the lowest.
 double second_below(const Tridiagonal& matrix, double limit);
 
+// x ← (T − σ)⁻¹ x where σ lies below the spectrum, else false. Room for k numbers in `reciprocal`.
+bool solve_below(const double* alpha, const double* beta, int64_t k, double sigma, double* reciprocal, double* x);
+
 // All eigenvalues in ascending order; column j of the row-major `vectors` (k × k) belongs to values[j]. Implicit QL.
 void all_eigenpairs(const double* alpha, const double* beta, int64_t k, std::vector<double>& values, std::vector<double>& vectors);
 

@@ -8,6 +8,9 @@
 #include <immintrin.h>
 #endif
 
+#include "halves.h"
+#include "kernels.h"
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -22,7 +25,6 @@ typedef float Vector __attribute__((vector_size(kLanes * 4)));
 typedef float Unaligned __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 typedef int32_t Mask __attribute__((vector_size(kLanes * 4)));
 
-#define SPECTRAL_INLINE static inline __attribute__((always_inline))
 #define SPECTRAL_INLINE_MEMBER inline __attribute__((always_inline))
 
 SPECTRAL_INLINE Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
@@ -42,19 +44,6 @@ SPECTRAL_INLINE float sum(Vector v) {
   if constexpr (kLanes == 16) quads[0] = (quads[0] + quads[2 % (kLanes / 4)]) + (quads[1 % (kLanes / 4)] + quads[3 % (kLanes / 4)]);
   if constexpr (kLanes == 8) quads[0] = quads[0] + quads[1 % (kLanes / 4)];
   return (quads[0][0] + quads[0][2]) + (quads[0][1] + quads[0][3]);
-}
-
-SPECTRAL_INLINE float half_to_float(uint16_t half) {
-  // The exponent is moved by a product with 2^112, which is exact for subnormals too; infinities and NaN need theirs filled.
-  uint32_t bits = (half & 0x7fffu) << 13;
-  float magnitude;
-  __builtin_memcpy(&magnitude, &bits, 4);
-  magnitude *= 0x1p112f;
-  __builtin_memcpy(&bits, &magnitude, 4);
-  if ((half & 0x7c00u) == 0x7c00u) bits |= 0x7f800000u;
-  bits |= (half & 0x8000u) << 16;
-  __builtin_memcpy(&magnitude, &bits, 4);
-  return magnitude;
 }
 
 // Features as they are stored: how to read kLanes of them, or the last few of a row.
@@ -77,6 +66,32 @@ struct Float16 {
 #endif
   }
 };
+
+struct BFloat16 {
+  typedef uint16_t Element;
+  typedef uint16_t Uppers __attribute__((vector_size(kLanes * 2), aligned(2), may_alias));
+  typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
+  SPECTRAL_INLINE Vector read(const uint16_t* p) {
+#if defined(__AVX512F__)  // GCC makes three instructions and more of a conversion that is one
+    const __m512i bits = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+    const Bits bits = __builtin_convertvector(*reinterpret_cast<const Uppers*>(p), Bits);
+#endif
+    return reinterpret_cast<Vector>(reinterpret_cast<Bits>(bits) << 16);
+  }
+};
+
+// Calls body(format) with the one that the store is in.
+template <class Body>
+SPECTRAL_INLINE void with_format(spectral::Storage storage, const Body& body) {
+  switch (storage) {
+    case spectral::Storage::float32: return body(Float32{});
+    case spectral::Storage::float16: return body(Float16{});
+    case spectral::Storage::bfloat16: return body(BFloat16{});
+  }
+}
 
 template <class Format>
 SPECTRAL_INLINE Vector read_some(const typename Format::Element* p, int64_t count) {

@@ -10,22 +10,28 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from spectral_sampler.graph import canonical_sign, start_vectors
-from spectral_sampler.kernels.array_solver import Solved, solve_features
+from spectral_sampler import limits
+from spectral_sampler.graph import start_vectors
+from spectral_sampler.kernels.array_solver import Graphs, solve_features
+from spectral_sampler.result import FiedlerResult, entry_error, marked, reported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from spectral_sampler.search import Found
 
 __all__ = ["DEVICES", "finish", "solve", "unsupported", "unusable_reason"]
 
 DEVICES = ("cuda",)
 _OLDEST = (14, 1)  # the first with matrix_transpose
 _LARGEST = 1024
-_RESIDUAL_LIMIT = 16.0
-_CONVERGED, _DEGENERATE, _INDEFINITE, _INVALID = 1, 2, 4, 8  # fiedler.Status
 _CHUNK_BYTES = 1 << 28
 
 
@@ -53,48 +59,34 @@ def unsupported(features: Tensor, indices: Tensor) -> str | None:  # noqa: ARG00
     return f"a graph of {size} nodes is larger than {_LARGEST}" if size > _LARGEST else None
 
 
-def finish(solved: Solved, vector: Tensor, numbers: tuple[Tensor, ...], indices: Tensor) -> tuple[Tensor, ...]:
-    """The backend's six outputs from what was solved.
-
-    Args:
-        vector: (B, N). numbers: value, residual (B,), degrees (B, N), norm, valid (B,), all torch views of ``solved``.
-    """
-    value, residual, degrees, norm, valid = numbers
-    size, device = indices.shape[1], vector.device
-    ulp = torch.finfo(torch.float32).eps
-    rounding = torch.from_numpy(solved.rounding.astype(np.float32)).to(device)
-    gap = torch.from_numpy(solved.gap.astype(np.float32)).to(device)
-    steps = torch.from_numpy(solved.steps).to(device)
-    vector = vector * canonical_sign(vector, degrees, indices, norm)[:, None]
-    status = _CONVERGED * (residual <= _RESIDUAL_LIMIT * size * ulp).long()
-    status = status + _DEGENERATE * (gap == 0) + _INDEFINITE * (value < -_RESIDUAL_LIMIT * size * rounding)
-    blank = torch.zeros_like(value)
-    return (
-        torch.where(valid[:, None], vector, torch.zeros_like(vector)),
-        torch.where(valid, value * norm, blank),
-        torch.where(valid, residual, blank),
-        torch.where(valid, steps, torch.zeros_like(steps)),
-        torch.where(valid, status, torch.full_like(status, _INVALID)),
-        torch.where(valid, gap, blank),
-    )
+def finish(graphs: Graphs, found: Found, indices: Tensor, to_torch: Callable[[Any], Tensor]) -> FiedlerResult:
+    """The result of what was found; ``to_torch`` makes a tensor of an array without copying it."""
+    vector, image = to_torch(found.vector), to_torch(graphs(found.vector))
+    steps, gap = (torch.from_numpy(part).to(vector.device) for part in (found.steps, found.gap))
+    norm = to_torch(graphs.norm)
+    result = reported(
+        vector, image, steps + 1, gap, degrees=to_torch(graphs.degrees), norm=norm, indices=indices,
+        rounding=entry_error(norm),
+    )  # fmt: skip
+    return marked(result, to_torch(graphs.valid))
 
 
-def _solve_part(cupy: object, features: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
+def _to_torch(array: Any) -> Tensor:
+    boolean = array.dtype.kind == "b"  # which DLPack does not know everywhere
+    tensor: Tensor = from_dlpack(array.view("uint8") if boolean else array)
+    return tensor.bool() if boolean else tensor
+
+
+def _solve_part(cupy: ModuleType, features: Tensor, indices: Tensor) -> FiedlerResult:
     rows = features.index_select(0, indices.flatten()).to(torch.float32).reshape(*indices.shape, -1)
-    starts = (start_vectors(indices), start_vectors(indices, 0x5EED))
-    arrays = [cupy.from_dlpack(part) for part in (rows, *starts)]  # type: ignore[attr-defined]
-    solved = solve_features(cupy, arrays[0], (arrays[1], arrays[2]), cupy.asnumpy)  # type: ignore[attr-defined]
-    device = (solved.value, solved.residual, solved.degrees, solved.norm, solved.valid.astype("int8"))
-    value, residual, degrees, norm, valid = (from_dlpack(part) for part in device)
-    return finish(solved, from_dlpack(solved.vector), (value, residual, degrees, norm, valid.bool()), indices)
+    starts = (start_vectors(indices), start_vectors(indices, limits.PROBE_SALT))
+    arrays = [cupy.from_dlpack(part) for part in (rows, *starts)]
+    graphs, found = solve_features(arrays[0], (arrays[1], arrays[2]))
+    return finish(graphs, found, indices, _to_torch)
 
 
-def solve(features: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
-    """Solve the candidate batches ``indices`` (B, N) int64 into the rows of ``features`` (M, d), N ≤ 1024.
-
-    Returns:
-        vector (B, N), value, residual, num_matvecs, status, gap (B,), as `fiedler.FiedlerResult`.
-    """
+def solve(features: Tensor, indices: Tensor) -> FiedlerResult:
+    """Solve the candidate batches ``indices`` (B, N) int64 into the rows of ``features`` (M, d), N ≤ 1024."""
     cupy = importlib.import_module("cupy")
     indices = indices.to(features.device)
     count, size = indices.shape
@@ -102,4 +94,4 @@ def solve(features: Tensor, indices: Tensor) -> tuple[Tensor, ...]:
     stream = torch.cuda.current_stream(features.device)
     with cupy.cuda.Device(features.device.index or 0), cupy.cuda.ExternalStream(stream.cuda_stream):
         parts = [_solve_part(cupy, features, indices[first : first + step]) for first in range(0, count, step)]
-    return tuple(torch.cat(field) for field in zip(*parts, strict=True))
+    return FiedlerResult(*(torch.cat(field) for field in zip(*parts, strict=True)))

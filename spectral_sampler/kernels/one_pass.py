@@ -13,13 +13,21 @@ the host reads one number a step. The residual is computed with a fresh y.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from spectral_sampler.graph import canonical_sign, start_vectors, unit_rows
+from spectral_sampler import limits
+from spectral_sampler.graph import start_vectors, unit_rows
+from spectral_sampler.result import FiedlerResult, entry_error, marked, reported
+from spectral_sampler.search import Accept, Ritz, search
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 __all__ = ["OnePass", "solve_rows"]
 
@@ -27,10 +35,6 @@ _LOOK = 8  # steps between looks at convergence
 _SMALL = 0.05  # a β, in units of ‖L‖_∞, that would magnify the error of y
 _SHALLOWEST = 64  # Lanczos vectors before a restart, at least
 _BASIS_BYTES = 1 << 28  # of Lanczos vectors and their images
-_RESTARTS, _AGAIN = 8, 4
-_NORM_ROWS = 16
-_CONVERGED, _DEGENERATE, _INDEFINITE, _INVALID = 1, 2, 4, 8  # fiedler.Status
-_RESIDUAL_LIMIT, _GAP_LIMIT = 16.0, 8.0  # fiedler's
 _CHUNK = 4096
 
 
@@ -64,7 +68,7 @@ class _Operator:
     def _size(self, features: Tensor, indices: Tensor) -> float:
         """‖L‖_∞ over some rows, the one of the largest degree among them, as `graph.FactoredLaplacian` does."""
         count = indices.shape[0]
-        spread = torch.arange(0, count, max(1, count // _NORM_ROWS), device=indices.device)
+        spread = torch.arange(0, count, max(1, count // limits.NORM_ROWS), device=indices.device)
         rows = torch.cat((self.degrees.abs().argmax()[None], spread))
         part = unit_rows(features.index_select(0, indices[rows]))
         sums = part.new_zeros(rows.shape[0])
@@ -73,28 +77,24 @@ class _Operator:
             sums += torch.matmul(part, others.T).abs().sum(dim=1)
         return float((self.degrees[rows].abs() + sums - (part * part).sum(dim=1)).amax())
 
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """L x / ‖L‖_∞ for x (1, N)."""
+        image, _ = self.step(vectors[0], self.graph.mix(vectors[0]), torch.zeros_like(vectors[0, 0]))
+        return image[None]
+
+    def take(self, members: NDArray[np.int64]) -> _Operator:  # noqa: ARG002, one graph is all there is
+        """The graph itself."""
+        return self
+
     def step(self, q: Tensor, y: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """(L / ‖L‖_∞ − shift) q and its image."""
         r, z = self.graph.step(self.row_sums - shift * self.size, q, y)
         return r * self.shrink, z * self.shrink
 
 
-class _Pair(NamedTuple):
-    value: float
-    vector: Tensor
-    bound: float
-    second: float  # second Ritz value, never below λ3
-    steps: int
-    exhausted: bool
-
-
-Accept = Callable[[float, float], bool]
-
-
 def _ritz(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, float, int, bool]:
     """Of T up to the first breakdown: values, lowest vector, bound on its residual, rows used, broken down."""
-    ulp = torch.finfo(torch.float32).eps
-    broken = (beta <= ulp).nonzero()
+    broken = (beta <= limits.ULP).nonzero()
     used = int(broken[0]) + 1 if len(broken) else len(beta)
     lower = torch.diag_embed(alpha[:used])
     lower.diagonal(-1).copy_(beta[: used - 1])
@@ -118,7 +118,19 @@ def _unit(x: Tensor, locked: Tensor) -> Tensor:
     return x / torch.where(length > 0, length, torch.ones_like(length))
 
 
-def _descend(operator: _Operator, start: Tensor, locked: Tensor, accept: Accept, deepest: int) -> _Pair:
+class _Cycle(NamedTuple):
+    """Lanczos until accepted, or the basis is full."""
+
+    values: Tensor
+    vector: Tensor
+    bound: float
+    steps: int
+    exhausted: bool
+
+
+def _cycle(
+    operator: _Operator, start: Tensor, locked: Tensor, accept: Callable[[float, float], bool], deepest: int
+) -> _Cycle:
     """The lowest Ritz pair on the complement of the locked rows (m, N), once it is accepted or the basis is full."""
     fixed, size = locked.shape
     deepest = min(deepest, size - fixed)
@@ -130,7 +142,7 @@ def _descend(operator: _Operator, start: Tensor, locked: Tensor, accept: Accept,
     for number, row in enumerate(locked):
         images[number] = operator.graph.mix(row)
     coefficients = torch.zeros((2, deepest), dtype=torch.float32, device=start.device)
-    shift, ulp = coefficients.new_zeros(()), torch.finfo(torch.float32).eps
+    shift = coefficients.new_zeros(())
     for depth in range(1, deepest + 1):
         place = fixed + depth
         rows[place - 1], images[place - 1] = q, y
@@ -140,7 +152,7 @@ def _descend(operator: _Operator, start: Tensor, locked: Tensor, accept: Accept,
         coefficients[0, depth - 1], coefficients[1, depth - 1] = shift, beta
         q, y = r / beta.clamp(min=1e-30), z / beta.clamp(min=1e-30)
         length = float(beta)
-        if length > ulp and depth % _LOOK and depth < deepest:
+        if length > limits.ULP and depth % _LOOK and depth < deepest:
             y = y if length > _SMALL else operator.graph.mix(q)
             continue
         alpha, betas = coefficients[:, :depth].cpu().double()
@@ -149,73 +161,48 @@ def _descend(operator: _Operator, start: Tensor, locked: Tensor, accept: Accept,
         if done or accept(float(values[0]), bound) or depth == deepest:
             break
         y = operator.graph.mix(q)
-    vector = _unit(weights.to(rows) @ rows[fixed : fixed + used], locked)
-    second = float(values[1]) if used > 1 else 4.0  # above the spectrum of L / ‖L‖_∞
-    return _Pair(float(values[0]), vector, bound, second, used, done)
+    return _Cycle(values, _unit(weights.to(rows) @ rows[fixed : fixed + used], locked), bound, used, done)
 
 
-def _search(operator: _Operator, start: Tensor, locked: Tensor, accept: Accept, deepest: int) -> _Pair:
-    """`_descend`, again from its own Ritz vector where the basis was full before it was accepted."""
-    steps = 0
-    for _ in range(_RESTARTS):
-        pair = _descend(operator, start, locked, accept, deepest)
-        steps += pair.steps
-        if pair.exhausted or accept(pair.value, pair.bound):
+def _lowest_ritz(
+    operator: _Operator, start: Tensor, locked: Tensor, accept: Accept, limit: int, _: None = None
+) -> Ritz:
+    """`search.lowest_ritz` of the one graph: cycles, each from the Ritz vector of the one before, until accepted."""
+    first, steps = np.zeros(1, dtype=np.int64), 0
+    deepest, rows, vector = max(_SHALLOWEST, _BASIS_BYTES // (4 * start.shape[1])), locked[0], start[0]
+
+    def accepted(value: float, bound: float) -> bool:
+        return bool(accept(np.array([value]), np.array([bound]), first)[0])
+
+    while True:
+        cycle = _cycle(operator, vector, rows, accepted, min(deepest, limit - steps))
+        steps, vector = steps + cycle.steps, cycle.vector
+        if cycle.exhausted or accepted(float(cycle.values[0]), cycle.bound) or steps >= limit:
             break
-        start = pair.vector
-    return pair._replace(steps=steps)
+    next_value = float(cycle.values[1]) if cycle.steps > 1 else limits.ABOVE
+    value, bound, second = (np.array([number]) for number in (float(cycle.values[0]), cycle.bound, next_value))
+    return Ritz(vector[None], value, bound, second, np.array([steps]), torch.zeros_like(vector)[None], np.ones(1))
 
 
-def _solve_one(operator: _Operator, indices: Tensor) -> tuple[Tensor, ...]:
-    size = indices.shape[0]
-    ulp = torch.finfo(torch.float32).eps
-    rounding = ulp * max(operator.size, 1.0) * operator.shrink if operator.size > 0 else ulp
-    smallest = _GAP_LIMIT * size * rounding
-    constant = torch.full((1, size), size**-0.5, dtype=torch.float32, device=operator.degrees.device)
-    deepest = max(_SHALLOWEST, _BASIS_BYTES // (4 * size))
-    start, steps = start_vectors(indices[None])[0], 0
-    for _ in range(_AGAIN):
-        found = _search(operator, start, constant, lambda _value, bound: bound <= ulp, deepest)
-        value = found.value
-
-        def apart(other: float, bound: float, value: float = value) -> bool:
-            return bound <= 0.25 * max(other - value, smallest) or other + bound < value
-
-        away = torch.cat((constant, found.vector[None]))
-        probe = _search(operator, start_vectors(indices[None], salt=0x5EED)[0], away, apart, deepest)
-        steps += found.steps + probe.steps
-        if probe.value + probe.bound >= value:
-            break
-        start = probe.vector  # the first search had settled on a higher eigenvector
-    vector = found.vector
-    image, _ = operator.step(vector, operator.graph.mix(vector), torch.zeros_like(operator.degrees[0]))
-    quotient = torch.dot(vector, image)
-    residual = torch.linalg.vector_norm(image - quotient * vector)
-    size_of = torch.full_like(quotient, operator.size)
-    vector = vector * canonical_sign(vector[None], operator.degrees[None], indices[None], size_of[None])[0]
-    gap = max(min(probe.value - probe.bound, found.second) - value, 0.0)
-    gap = 0.0 if gap <= smallest else gap
-    # The diagonal of S, 1, cancels inside the operator: where ‖L‖_∞ is smaller, no residual of one ulp of it exists.
-    status = _CONVERGED * (residual <= _RESIDUAL_LIMIT * size * rounding).long()
-    status = status + (_DEGENERATE if gap == 0.0 else 0) + _INDEFINITE * (quotient < -_RESIDUAL_LIMIT * size * rounding)
-    matvecs, told = torch.full_like(status, steps + 1), torch.full_like(quotient, gap)
-    return vector, quotient * operator.size, residual, matvecs, status, told
+def _solve_one(operator: _Operator, indices: Tensor) -> FiedlerResult:
+    starts = start_vectors(indices), start_vectors(indices, limits.PROBE_SALT)
+    norm = torch.tensor([operator.size], device=indices.device)
+    rounding = entry_error(norm)
+    found = search(operator, starts, rounding.cpu().double().numpy(), limit=limits.MOST_STEPS, descend=_lowest_ritz)
+    steps, gap = (torch.from_numpy(part).to(indices.device) for part in (found.steps, found.gap))
+    return reported(
+        found.vector, operator(found.vector), steps + 1, gap, degrees=operator.degrees[None], norm=norm,
+        indices=indices, rounding=rounding,
+    )  # fmt: skip
 
 
-def solve_rows(features: Tensor, indices: Tensor, device_graph: type[OnePass]) -> tuple[Tensor, ...]:
-    """Solve indices (B, N), N ≥ 3, into features (M, d), member after member; the outputs are those of a backend's
-    ``solve``.
-    """
-    count, size = indices.shape
-    vector = torch.zeros((count, size), dtype=torch.float32, device=features.device)
-    value, residual, gap = vector.new_zeros(3, count).unbind()
-    matvecs = torch.zeros(count, dtype=torch.int64, device=features.device)
-    status = torch.full_like(matvecs, _INVALID)
-    for member in range(count):
-        graph = device_graph(features, indices[member])
-        if graph.faulty():
-            continue
-        fields = _solve_one(_Operator(graph, features, indices[member]), indices[member])
-        for target, field in zip((vector, value, residual, matvecs, status, gap), fields, strict=True):
-            target[member] = field
-    return vector, value, residual, matvecs, status, gap
+def solve_rows(features: Tensor, indices: Tensor, device_graph: type[OnePass]) -> FiedlerResult:
+    """Solve indices (B, N), N ≥ 3, into features (M, d), member after member."""
+    members = []
+    for own in indices:
+        graph = device_graph(features, own)
+        valid = not graph.faulty()
+        # A member with a faulty row is solved like the others, on rows of which that one is zero, and then marked.
+        result = _solve_one(_Operator(graph, features, own), own[None])
+        members.append(marked(result, torch.tensor([valid], device=features.device)))
+    return FiedlerResult(*(torch.cat(field) for field in zip(*members, strict=True)))

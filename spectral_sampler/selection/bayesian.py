@@ -158,7 +158,7 @@ class BayesianSelection(Unscored):
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
         """The highest scores."""
-        ranked = top(self.objective(batch), budget, batch.indices)
+        ranked = top(self.objective(batch), budget, batch.ties())
         return Choice(ranked.positions, np.full(budget, KINDS.index("weighted"), dtype=np.int8), ranked.certified)
 
     def trained(self, batch: CandidateBatch, choice: Choice) -> None:

@@ -84,7 +84,7 @@ class GSTDS:
         """U1, then U2 in the order drawn."""
         if batch.scores is None:
             raise ValueError("GSTDS.select needs the scores that GSTDS.score computed")
-        ranked = top(batch.scores, int(budget * self.spectral_share), batch.indices, batch.error)
+        ranked = top(batch.scores, int(budget * self.spectral_share), batch.ties(), batch.error)
         rest = np.ones(len(batch.indices), dtype=np.bool_)
         rest[ranked.positions] = False
         count = budget - len(ranked.positions)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from spectral_sampler import draws
 from spectral_sampler.selection.leave_one_out import leave_one_out
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = ["LabelNoise", "estimate"]
 _QUANTILE = 0.7
 _FEWEST = 5  # samples of a class, below which its labels are not judged: too little is known of them
 _STANDARD_ERRORS = 3.0
+_TIES = 0x7165  # a stream of its own
 
 
 class LabelNoise(NamedTuple):
@@ -42,7 +44,8 @@ class LabelNoise(NamedTuple):
         if share is None:
             share = self.share if self.informative else 0.0
         doubts = self.doubts[self.distinct]
-        most = np.argsort(-doubts, kind="stable")[: round(share * len(doubts))]
+        ties = draws.uniforms(0, 0, 0, self.distinct, _TIES)  # not by row: the first ones would always be accused
+        most = np.lexsort((ties, -doubts))[: round(share * len(doubts))]
         found = np.zeros(len(doubts), dtype=np.bool_)
         found[most] = doubts[most] > 0.0
         return np.asarray(found[self.groups])

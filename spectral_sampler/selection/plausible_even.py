@@ -109,7 +109,7 @@ class PlausibleEven:
         uniforms = draws.recurring(batch.seed, batch.turn, batch.indices, _STREAM)
         drawn = draw_by_logits(scores + self._preference(batch, plausible), count, uniforms, plausible)
         suspects = np.flatnonzero(~plausible)
-        suspects = suspects[np.lexsort((batch.indices[suspects], -scores[suspects]))][: budget - count]
+        suspects = suspects[np.lexsort((batch.ties()[suspects], -scores[suspects]))][: budget - count]
         positions = np.concatenate([drawn, suspects])
         kinds = np.full(budget, KINDS.index("weighted"), dtype=np.int8)
         factors = np.repeat([1.0, 0.0], [count, len(suspects)]) if len(suspects) else None

@@ -22,13 +22,16 @@ KINDS = ("spectral", "weighted", "uniform")
 """Why a sample was selected: its rank by a graph score, a weighted draw, a plain draw."""
 
 
+_TIES = 0x7165  # a stream of its own, so that ties say nothing about the draws
+
+
 class Scores(NamedTuple):
     """Scores of B candidate batches of N candidates, with the evidence of how far they can be trusted."""
 
     values: NDArray[np.float64]
     """(B, N), larger is selected first."""
     error: NDArray[np.float64]
-    """(B,) bound on the error of a score; infinite where the scores carry no order."""
+    """(B,) bound on the error of the difference of two scores; infinite where the scores carry no order."""
     status: NDArray[np.int64]
     """(B,) `spectral_sampler.fiedler.Status` bits."""
     matvecs: NDArray[np.int64]
@@ -43,7 +46,7 @@ class CandidateBatch(NamedTuple):
     scores: NDArray[np.float64] | None = None
     """(N,), None for a selection that computes none."""
     error: float = 0.0
-    """Bound on the error of a score."""
+    """Bound on the error of the difference of two scores."""
     losses: NDArray[np.float64] | None = None
     """(N,) losses of the reference model."""
     labels: NDArray[np.int64] | None = None
@@ -68,6 +71,10 @@ class CandidateBatch(NamedTuple):
     def uniforms(self, stream: int = 0) -> NDArray[np.float64]:
         """(N,) draws in (0, 1), a function of (seed, epoch, batch, dataset index, stream)."""
         return draws.uniforms(self.seed, self.epoch, self.batch, self.indices, stream)
+
+    def ties(self) -> NDArray[np.float64]:
+        """(N,) keys by which equal scores are ranked, anew in every epoch: by index, the same rows would always win."""
+        return self.uniforms(_TIES)
 
 
 class Choice(NamedTuple):

@@ -2,57 +2,66 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Draw", "Top", "draw_without_replacement", "top"]
+__all__ = ["Draw", "Top", "draw_without_replacement", "tie_tolerance", "top"]
 
-_TIE_ULPS = 32 * float(np.finfo(np.float32).eps)
-"""Scores closer than this share of the largest magnitude are one value: exact duplicates differ by about 5 units of
-rounding."""
+_ULP = float(np.finfo(np.float32).eps)
+_TIE_ULPS = 32 * _ULP
 
 
 class Top(NamedTuple):
-    """The highest scores, and whether that set would survive an exact computation of the scores."""
+    """The highest scores, and whether an exact computation of the scores would give the same set."""
 
     positions: NDArray[np.int64]
     certified: bool
 
 
-def top(scores: NDArray[np.float64], count: int, indices: NDArray[np.int64], error: float = 0.0) -> Top:
+def tie_tolerance(scores: NDArray[np.float64]) -> float:
+    """Scores closer than this are one value: 32 units of rounding of their root mean square. Eigenvectors' entries for
+    rows of one direction differ by about 5, however much larger the largest entry is.
+    """
+    return _TIE_ULPS * float(np.linalg.norm(scores) / np.sqrt(len(scores)))
+
+
+def top(scores: NDArray[np.float64], count: int, keys: NDArray[Any], error: float = 0.0) -> Top:
     """The ``count`` highest of ``scores`` (N,), best first.
 
-    Scores within rounding of the one at the cut count as equal to it, and equals are taken by ascending dataset index:
-    duplicates would otherwise be ranked by noise, differently on every machine. The result is *certified* when no score
-    outside that group of equals lies within ``error`` of the cut.
+    Scores within rounding of the one at the cut count as equal to it, and equals are taken by ascending key: they
+    would otherwise be ranked by noise, differently on every machine.
+
+    Args:
+        keys: (N,), as of `CandidateBatch.ties`: the same rows must not be favoured for ever.
+        error: bound on the error of the difference of two scores, but for their rounding to float32. The result is
+            *certified* when no error within it changes the set.
     """
+    scores = np.asarray(scores, dtype=np.float64)
     if count <= 0:
         return Top(np.empty(0, dtype=np.int64), certified=True)
-    order = np.lexsort((indices, -scores))
+    order = np.lexsort((keys, -scores))
     if count >= len(scores):
         return Top(order, certified=True)
     cut = scores[order[count - 1]]
-    ties = np.abs(scores - cut) <= _TIE_ULPS * np.abs(scores).max()
+    tolerance = tie_tolerance(scores)
+    ties = np.abs(scores - cut) <= tolerance
     above = order[(scores > cut)[order] & ~ties[order]]
     equals = np.flatnonzero(ties)
-    equals = equals[np.argsort(indices[equals], kind="stable")]
+    equals = equals[np.argsort(keys[equals], kind="stable")]
     positions = np.concatenate([above, equals])[:count]
-    return Top(positions, certified=_margin(scores, ties, count, len(above)) > error)
-
-
-def _margin(scores: NDArray[np.float64], ties: NDArray[np.bool_], count: int, above: int) -> float:
-    """Distance from the group at the cut to the nearest score whose side would change the set."""
-    group = scores[ties]
-    lower = scores[~ties & (scores < group.min())]
-    below = float(group.min() - lower.max()) if lower.size else np.inf
-    if count == above + group.size:
-        return below  # the whole group is in: only what lies under it matters
-    higher = scores[~ties & (scores > group.max())]
-    return min(below, float(higher.min() - group.max()) if higher.size else np.inf)
+    # Nothing may join the group at the cut or leave it. One that is in whole only looks down; one that is divided has
+    # to be copies of one row, whose exact scores are equal too, or so close that no error makes them unequal.
+    divided = count < len(above) + len(equals)
+    others = scores[~ties] if divided else scores[~ties & (scores < cut)]
+    apart = np.abs(cut - others) - _ULP * np.maximum(np.abs(others), np.abs(cut))
+    spread = float(np.ptp(scores[ties]))
+    steady = not divided or spread == 0.0 or spread + error <= tolerance
+    alone = not others.size or bool(apart.min() > tolerance + error)
+    return Top(positions, certified=bool(np.isfinite(error)) and steady and alone)
 
 
 class Draw(NamedTuple):

@@ -53,8 +53,7 @@ class RHOLoss(Unscored):
         """The highest learnability, or a draw by it."""
         scores = learnability(batch)
         if self.temperature is None:
-            ranks = np.argsort(np.argsort(batch.uniforms()))
-            positions = top(scores, budget, ranks).positions
+            positions = top(scores, budget, batch.ties()).positions
         else:
             positions = draw_by_logits(scores / self.temperature, budget, batch.uniforms())
         return Choice(positions, np.full(budget, KINDS.index("weighted"), dtype=np.int8))

@@ -43,7 +43,7 @@ class SALN:
         """The ``budget`` highest scores."""
         if batch.scores is None:
             raise ValueError("SALN.select needs the scores that SALN.score computed")
-        ranked = top(batch.scores, budget, batch.indices, batch.error)
+        ranked = top(batch.scores, budget, batch.ties(), batch.error)
         return Choice(ranked.positions, np.zeros(budget, dtype=np.int8), ranked.certified)
 
     def __repr__(self) -> str:

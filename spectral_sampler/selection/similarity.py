@@ -10,6 +10,7 @@ from spectral_sampler import ops
 from spectral_sampler.errors import argument_error
 from spectral_sampler.fiedler import FiedlerResult, fiedler_of_affinity
 from spectral_sampler.graph import cosine_affinity, working_precision
+from spectral_sampler.precision import unloosened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,8 @@ COSINE = "cosine"
 
 
 def _clamped(features: Tensor) -> Tensor:
-    return cosine_affinity(features).clamp_(min=0.0)
+    rows = working_precision(features)
+    return cosine_affinity(unloosened(rows)).to(rows.dtype).clamp_(min=0.0)
 
 
 def _rbf(features: Tensor) -> Tensor:
@@ -63,5 +65,6 @@ def solve_similarity(features: Tensor, indices: Tensor, similarity: str, backend
             "backend", f'"auto" or "eager" for similarity={similarity!r}', repr(backend), "Kernels compute cosines."
         )
     weigh = SIMILARITIES[similarity]
-    weights = torch.stack([weigh(features.index_select(0, row)) for row in indices.to(features.device)])
-    return fiedler_of_affinity(weights, indices=indices)
+    with torch.autocast(features.device.type, enabled=False):  # what training does is of no concern here
+        weights = torch.stack([weigh(features.index_select(0, row)) for row in indices.to(features.device)])
+        return fiedler_of_affinity(weights, indices=indices)

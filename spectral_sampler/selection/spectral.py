@@ -11,6 +11,7 @@ import torch
 from spectral_sampler import ops
 from spectral_sampler.errors import argument_error
 from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows
+from spectral_sampler.selection.copies import equal_for_copies
 from spectral_sampler.selection.protocol import Scores
 from spectral_sampler.selection.similarity import COSINE, solve_similarity
 
@@ -42,18 +43,18 @@ def check_orientation(score: str) -> str:
     return score
 
 
-_ON_DEVICE: WeakKeyDictionary[ReferenceStore, DeviceRows] = WeakKeyDictionary()
+_ON_DEVICE: WeakKeyDictionary[ReferenceStore, dict[torch.device, DeviceRows]] = WeakKeyDictionary()
 
 
 def _solve(store: ReferenceStore, indices: torch.Tensor, backend: str) -> FiedlerResult:
-    """Where the features are, or on the GPU where a backend of its own was named; results on the host."""
+    """Where `ops.device_for` says; results on the host."""
     features = store.features_tensor
     device = ops.device_for(backend, features.device)
     if device == features.device:
         return fiedler_rows(features, indices, backend=backend)
     from spectral_sampler.kernels.device_store import DeviceRows
 
-    rows = _ON_DEVICE.setdefault(store, DeviceRows(features, device))
+    rows = _ON_DEVICE.setdefault(store, {}).setdefault(device, DeviceRows(features, device))
     return FiedlerResult(*rows.solve(indices, lambda part, places: tuple(fiedler_rows(part, places, backend=backend))))
 
 
@@ -70,9 +71,8 @@ def fiedler_scores(
         similarity: a key of `spectral_sampler.selection.similarity.SIMILARITIES`.
 
     Returns:
-        Scores with ``error = 2 · residual / gap``, the first-order bound on an entry of the unit eigenvector. A
-        degenerate
-        eigenspace has no order of its own: its scores are all equal, which ranks by dataset index.
+        Scores with the ``error`` of `FiedlerResult`. A degenerate eigenspace has no order of its own: its scores are
+        all equal, which ranks by `CandidateBatch.ties`. So do copies of a row.
 
     Raises:
         RuntimeError: a candidate's features are zero or not finite, which a `ReferenceStore` rules out when it is made.
@@ -90,10 +90,9 @@ def fiedler_scores(
             "the reference store changed after it was checked"
         )
     values = ORIENTATIONS[score](result.vector.cpu().numpy().astype(np.float64))
-    residual, gap = result.residual.cpu().numpy().astype(np.float64), result.gap.cpu().numpy().astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.where(gap > 0, 2.0 * residual / gap, np.inf)
     degenerate = (status & int(Status.DEGENERATE)) != 0
+    for member in np.flatnonzero(~degenerate):
+        values[member] = equal_for_copies(values[member], indices[member], store.features)
     values[degenerate] = 0.0
-    error[degenerate] = np.inf
+    error = np.where(degenerate, np.inf, result.error.cpu().numpy().astype(np.float64))
     return Scores(values, error, status, result.num_matvecs.cpu().numpy().astype(np.int64))

@@ -34,7 +34,7 @@ class SpectralStrata:
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
         """The candidates of ranks ``⌊(k + u) N/n⌋``, k = 0 … n − 1, with one draw u for the candidate batch."""
-        order = np.lexsort((batch.indices, required(batch, "scores")))
+        order = np.lexsort((batch.ties(), required(batch, "scores")))
         start = batch.uniforms()[np.argmin(batch.indices)]  # the same whatever the order of the candidates
         ranks = np.floor((np.arange(budget) + start) * (len(order) / budget)).astype(np.int64)
         return Choice(order[ranks], np.full(budget, KINDS.index("spectral"), dtype=np.int8))
