@@ -19,15 +19,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from spectral_sampler.kernels import triton as backend
+from spectral_sampler.kernels.cuda import HYBRID
 from spectral_sampler.kernels.triton_matrixfree import OnePassGraph
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["TENSOR_CORES", "Problem", "features_like", "launch", "recorded", "triton_problems"]
+__all__ = ["TENSOR_CORES", "Problem", "features_like", "launch", "launch_graphs", "recorded", "triton_problems"]
 
 TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")  # sm_80, sm_90 and sm_100; small tiles use the first everywhere
-STEPS = 32  # of Lanczos that a modelled time counts
 _SHOWN = ("NP", "KP", "TILE", "T", "BD", "RT", "DP", "MODE")
 _KINDS = [(torch.float16, None), *((torch.float32, precision) for precision in backend.PRECISIONS)]
 _SIZES = (2, 3, 16, 17, 32, 33, 64, 100, 128, 129, 256, 300, 512, 1000, 1024)
@@ -38,7 +38,7 @@ _LARGER_WIDTHS = (1, 31, 128, 200, 256, 500, 512, 1000, 1024, 2047, 2048, 4095, 
 
 @dataclass(frozen=True)
 class Problem:
-    """One compilation. ``gram`` (share of the product S) and ``steps`` say what work the modelled time counts."""
+    """One compilation. ``gram`` (share of the product S) and ``solves`` say what work the modelled time counts."""
 
     kernel: Any
     signature: dict[str, str]
@@ -87,8 +87,8 @@ class Problem:
         return float(self.name == "solve_small")
 
     @property
-    def steps(self) -> int:
-        return STEPS if self.name in ("solve_small", "solve_large") else 0
+    def solves(self) -> bool:
+        return self.name in ("solve_small", "solve_large")
 
     @property
     def needs_tensor_cores(self) -> bool:
@@ -134,7 +134,7 @@ def features_like(width: int, dtype: torch.dtype, *, gap: int = 0, shift: int = 
 
 
 def launch(features: torch.Tensor, size: int, precision: str | None) -> None:
-    """All launches of a solve of two graphs of ``size`` nodes."""
+    """All launches of a solve of two graphs of ``size`` nodes by the backend "triton"."""
     indices = torch.empty((2, size), dtype=torch.int64)
     if size <= 1024:
         backend.solve(features, indices, precision=precision)
@@ -145,6 +145,12 @@ def launch(features: torch.Tensor, size: int, precision: str | None) -> None:
     vector = torch.empty((2, size))[1]
     graph.mix(vector)
     graph.step(torch.empty(size), torch.empty(size), torch.empty(features.shape[1]))
+
+
+def launch_graphs(features: torch.Tensor, size: int, precision: str | None) -> None:
+    """The launches for the backend "cuda", which solves what these make; none where it makes S itself."""
+    if size <= HYBRID:
+        list(backend.graphs(features, torch.empty((2, size), dtype=torch.int64), precision=precision))
 
 
 def _cases(quick: bool) -> Iterator[tuple[int, int, torch.dtype, str | None]]:
@@ -162,4 +168,5 @@ def triton_problems(arch: int, *, quick: bool = False) -> list[Problem]:
     with recorded(arch) as problems:
         for size, width, dtype, precision in _cases(quick):
             launch(features_like(width, dtype), size, precision)
+            launch_graphs(features_like(width, dtype), size, precision)
     return list({problem.identity: problem for problem in problems}.values())

@@ -3,8 +3,10 @@
     python benchmarks/prove_gpu.py [--quick] [--arch 80,90,100] [--json FILE] [--only triton|cuda] [--match TEXT]
 
 Gates, for each kernel × architecture × configuration that a launcher can ask for: the assembler accepts it, no register
-is spilled (no stack, no local loads or stores), its shared memory fits the chip, and tensor-core instructions are there
-where the precision asks for them. Times are *modelled* (gpu_model.py); none has been measured.
+is spilled (no stack, no local loads or stores), its shared memory fits the chip, tensor-core instructions are there
+where the precision asks for them, and a solver reads nothing through the read-only path, which no barrier orders.
+Triton's register allocation differs by version: spills are refused under the one that is pinned here, and reported
+under any other. Times are *modelled* (gpu_model.py); none has been measured.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ os.environ.pop("TRITON_INTERPRET", None)  # read when the kernels are imported
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-TRITON = "3.8.0"  # another version spills where this one does not; the gate holds for this one
+TRITON = "3.8.0"  # pinned: under 3.6.0, 18 of 134 kernels spilled on sm_90
 SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99}  # KiB one block may use
 REGISTERS, THREADS, BLOCKS = 65536, 2048, 32  # of one multiprocessor
 WATCHED = ("HMMA", "HGMMA", "UTCHMMA", "FFMA", "LDL", "STL", "BAR", "SHFL", "LDGSTS", "MUFU")
@@ -65,7 +67,7 @@ def read_cubin(cubin: bytes, tools: Path) -> list[dict[str, Any]]:
 
 
 def verdict(row: dict[str, Any]) -> list[str]:
-    """What is wrong with a row; nothing, if all is well."""
+    """What is to be said of a row; nothing, if all is well."""
     ops, wrong = row["ops"], []
     if row["stack"] or row["spill"] or ops["LDL"] or ops["STL"]:
         wrong.append("spills")
@@ -73,13 +75,21 @@ def verdict(row: dict[str, Any]) -> list[str]:
         wrong.append("does not fit")
     if row["tensor_cores_due"] and not row["tensor_cores"]:
         wrong.append("no tensor-core instruction")
+    if row.get("read_only_loads"):  # the solver reads T, which it wrote
+        wrong.append("loads past the ordering of a barrier")
     return wrong
+
+
+def refused(wrong: list[str], *, pinned: bool) -> bool:
+    """Does what `verdict` says make the proof fail?"""
+    return any(pinned or fault != "spills" for fault in wrong)
 
 
 def prove_triton(problem: Any, arch: int, tools: Path) -> dict[str, Any]:
     """Compile one configuration as Triton's launcher would, and measure its machine code."""
     import triton
-    from gpu_model import modelled
+    from gpu_counts import counted, disassembled
+    from gpu_model import Program, modelled
     from gpu_problems import TENSOR_CORES
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -89,13 +99,20 @@ def prove_triton(problem: Any, arch: int, tools: Path) -> dict[str, Any]:
     code = read_cubin(compiled.asm["cubin"], tools)[0]
     shared = compiled.metadata.shared
     blocks = occupancy(code["registers"], shared, problem.warps, arch)
-    times = modelled(arch, problem.precision, problem.N, MODEL_D, MODEL_MEMBERS, blocks, gram=problem.gram,
-                     steps=problem.steps, resident=problem.name == "solve_small")  # fmt: skip
+    sections, text = None, ""
+    if problem.solves:
+        (text,) = disassembled(compiled.asm["cubin"], tools).values()
+        sections = counted(text, shifts=max(1, problem.named["WIDTH"] // (32 * problem.warps)))
+    program = Program(problem.N, MODEL_D, problem.warps, problem.precision, problem.gram, sections,
+                      problem.name == "solve_small")  # fmt: skip
+    times = modelled(arch, program, MODEL_MEMBERS, blocks)
     return {
         "kernel": "triton " + problem.label, "arch": arch, "warps": problem.warps, "registers": code["registers"],
         "stack": code["stack"], "spill": 0, "shared": shared, "blocks": blocks, "ops": code["ops"],
         "tensor_cores": sum(code["ops"][name] for name in TENSOR_CORES), "tensor_cores_due": problem.needs_tensor_cores,
         "modelled_us": times and round(times[0], 1), "floor_us": times and round(times[1], 1),
+        "read_only_loads": "LDG.E.CONSTANT" in text,
+        "sections": sections and {name: section._asdict() for name, section in sections.items()},
     }  # fmt: skip
 
 
@@ -116,7 +133,7 @@ def header() -> str:
     columns = [("sm", 4), ("w", 3), ("regs", 4), ("spill", 5), ("shared", 7), ("occ", 3), ("tc", 5), ("FFMA", 6)]
     columns += [("BAR", 5), ("instr", 6), ("model µs", 8), ("floor µs", 8)]
     title = " ".join([f"{'kernel':62s}", *(f"{name:>{width}}" for name, width in columns)])
-    note = f"Times are modelled, not measured: {MODEL_MEMBERS} members, d = {MODEL_D}, 32 Lanczos steps where any."
+    note = f"Times are modelled, not measured: {MODEL_MEMBERS} members, d = {MODEL_D}, 41 products with L where any."
     return f"{note}\n{title}\n{'-' * len(title)}"
 
 
@@ -124,10 +141,6 @@ def tools_of_triton() -> Path:
     """Where triton keeps cuobjdump and nvdisasm."""
     import triton
 
-    if triton.__version__ != TRITON:
-        raise SystemExit(
-            f"The gate is pinned to triton {TRITON} and this is {triton.__version__}: pip install triton=={TRITON}"
-        )
     return Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -162,22 +175,36 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--match", default="", help="only Triton configurations whose label holds this text")
     options = parser.parse_args(arguments)
     architectures = [int(arch) for arch in options.arch.split(",")]
-    tools, rows, refused = tools_of_triton(), [], 0
+    import triton
+
+    tools, rows, failed = tools_of_triton(), [], 0
+    pinned = triton.__version__ == TRITON
     jobs = jobs_of(options, architectures)
+    print(
+        f"Triton {triton.__version__}"
+        + ("." if pinned else f": spills are reported, not refused ({TRITON} is pinned).")
+    )
     print(header())
     for prove, problem, arch in jobs:
         made = prove(problem, arch, tools)
         for row in made if isinstance(made, list) else [made]:
             row["wrong"] = verdict(row)
-            refused += bool(row["wrong"])
+            failed += refused(row["wrong"], pinned=pinned)
             row["ops"] = Counter({name: count for name, count in row["ops"].items() if name in WATCHED or count > 50})
             rows.append(row)
             print(show(row, row["wrong"]), flush=True)
-    print(f"{len(rows)} kernels compiled, {refused} refused.")
+    spilled = sum("spills" in row["wrong"] for row in rows)
+    print(f"{len(rows)} kernels compiled, {failed} refused, {spilled} with spills.")
     if options.json:
-        passport = {"triton": TRITON, "measured": False, "modelled": True, "d": MODEL_D, "members": MODEL_MEMBERS}
+        passport = {
+            "triton": triton.__version__,
+            "measured": False,
+            "modelled": True,
+            "d": MODEL_D,
+            "members": MODEL_MEMBERS,
+        }
         options.json.write_text(json.dumps({"passport": passport, "rows": rows}, indent=1), encoding="utf-8")
-    return min(refused, 125)
+    return min(failed, 125)
 
 
 if __name__ == "__main__":

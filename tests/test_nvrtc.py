@@ -16,10 +16,13 @@ import pytest
 
 KERNELS = Path(__file__).resolve().parent.parent / "csrc" / "cuda"
 HEADERS = {file.name: file.read_text(encoding="utf-8") for file in sorted(KERNELS.glob("*.cuh"))}
+LIMITS = {"../solver_limits.h": (KERNELS.parent / "solver_limits.h").read_text(encoding="utf-8")}
 # Every instance that launch.cu launches.
 INSTANCES = [
-    *(f"{kernel}<{entry}>" for kernel in ("row_factors", "cosine_graph") for entry in ("float", "unsigned short")),
-    *(f"fiedler<{arguments}>" for arguments in ("float, true", "unsigned short, true", "float, false")),
+    *(f"row_factors<{entry}>" for entry in ("float", "unsigned short")),
+    *(f"cosine_graph<{entry}, {aligned}>" for entry in ("float", "unsigned short") for aligned in ("true", "false")),
+    *(f"fiedler<{kind}>" for kind in ("float, true, false", "float, true, true", "float, false, false")),
+    "fiedler<unsigned short, true, false>",
 ]
 PROGRAM = "".join(f'#include "{name}"\n' for name in HEADERS)
 
@@ -78,6 +81,7 @@ def compile_for(nvrtc: Nvrtc, arch: str, headers: dict[str, str]) -> Compiled:
     def strings(texts: list[str]) -> ctypes.Array:
         return (ctypes.c_char_p * len(texts))(*(text.encode() for text in texts))
 
+    headers = headers | LIMITS
     sources = (len(headers), strings(list(headers.values())), strings(list(headers)))
     call("nvrtcCreateProgram", ctypes.byref(program), PROGRAM.encode(), b"kernels.cu", *sources)
     try:
@@ -103,7 +107,7 @@ def compile_for(nvrtc: Nvrtc, arch: str, headers: dict[str, str]) -> Compiled:
 def test_every_kernel_that_is_launched_compiles(nvrtc, arch):
     compiled = compile_for(nvrtc, arch, HEADERS)
     assert compiled.code == 0, compiled.log
-    assert len(set(compiled.names)) == len(INSTANCES) == 7
+    assert len(set(compiled.names)) == len(INSTANCES) == 10
     for name in compiled.names:
         assert f".entry {name}(".encode() in compiled.ptx
         assert not arch.startswith("sm_") or f".text.{name}\0".encode() in compiled.cubin

@@ -19,8 +19,10 @@ from solver_cases import CASES, gaussian, positive, post_relu
 
 from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows
 
-pytest.importorskip("triton", reason="triton is not installed (pip install triton)")
+triton = pytest.importorskip("triton", reason="triton is not installed (pip install triton)")
 SEEDS = 20  # of a case in the slow run; the interpreter takes seconds for one
+UPSTREAM = "only 0-dimensional arrays can be converted to Python scalars"  # seen with Triton 3.6.0 and NumPy 2.4, 2.5
+OLD = tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 8)
 WORKER = Path(__file__).with_name("triton_worker.py")
 
 
@@ -38,10 +40,12 @@ def run_worker(
 
 def solve_all(folder: Path, problems: list[tuple[np.ndarray, np.ndarray]]) -> list[FiedlerResult]:
     done = run_worker(folder, problems)
+    if UPSTREAM in done.stderr and "triton/runtime/interpreter.py" in done.stderr and OLD:
+        pytest.skip(f"the interpreter of Triton {triton.__version__} fails with NumPy {np.__version__}: {UPSTREAM}")
     assert done.returncode == 0, done.stderr[-2000:]
     with np.load(folder / "results.npz") as results:
         return [
-            FiedlerResult(*(torch.from_numpy(results[f"{key}/{number}"]) for number in range(6)))
+            FiedlerResult(*(torch.from_numpy(results[f"{key}/{number}"]) for number in range(7)))
             for key in range(len(problems))
         ]
 

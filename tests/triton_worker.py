@@ -2,7 +2,7 @@
 
     python triton_worker.py problems.npz results.npz
 
-Each problem k is k/features (M, d), k/indices (B, N); each result k/0 … k/5. Inputs and outputs lie between guard
+Each problem k is k/features (M, d), k/indices (B, N); each result k/0 … k/6. Inputs and outputs lie between guard
 pages, and outputs are poisoned. The argument "overrun" plants a fault: indices one past the last row, which must end
 the process.
 """

@@ -5,87 +5,104 @@
 
 namespace spectral::device {
 
+constexpr int kSolverThreads = 256;  // at most
+
 struct FiedlerProblem {
   const long long* indices;  // (members, count)
-  const float* affinity;     // (members, count, count), zero diagonal
-  const float* inverse;      // (members, count): 0 marks a row without direction
-  float* basis;              // (blocks, capacity, count)
-  float *vector, *value, *residual, *gap;
+  const float* affinity;     // (members, pitch, pitch), zero diagonal; the first count rows and columns are read
+  const float* inverse;      // (members, pitch): 0 marks a row without direction
+  float* basis;              // (blocks, capacity, count), or null where it is in shared memory
+  float *vector, *value, *residual, *gap, *error;
   long long *matvecs, *status;
-  int members, count, capacity, most;  // capacity: basis rows, the locked ones included; most: bound on the matvecs
+  int members, count, pitch, capacity, most;  // capacity: basis rows, the locked ones included; most: steps of one search
 };
 
 // The first search goes to one ulp; the probe until λ3 is told apart from λ2, or is below it.
 template <class T>
 __device__ bool Member<T>::enough(float ritz, float bound, float value, int locked) const {
   const float distance = ritz - value;
-  if (locked == 1) return bound <= kUlp;
-  return bound <= 0.25f * fmaxf(distance, smallest_) || distance + bound < 0.f;
+  if (locked == 1) return bound <= kStop * kUlp;
+  return bound <= kApart * fmaxf(distance, kGap * unit_) || distance + bound < 0.f;
 }
 
-// Lanczos from q on the complement of the locked rows; leaves the Ritz vector in q.
+// The lowest Ritz pair of T on rows locked..slot, its vector into weights_, its value, the bound β|y_last| and the second Ritz
+// value into numbers_. One warp does it. `before`: the lowest Ritz value at the last look, which this one is not above
+// (Cauchy) and, once it has converged, close below.
 template <class T>
-__device__ typename Member<T>::Ritz Member<T>::cycle(int locked, float value) {
+__device__ void Member<T>::look(int locked, int slot, float beta, float before) {
+  if (warp() == 0) {
+    const bool looked = before < kSpectrum;
+    const float value = eigenvalue(alpha_, below_, -kSpectrum, before, looked, locked, slot, 1);
+    lowest_vector(alpha_, below_, value, locked, slot, weights_, forward_, backward_);
+    if (lane() == 0) numbers_[0] = value, numbers_[1] = beta * fabsf(weights_[slot]);
+  }
+  __syncthreads();
+}
+
+// Lanczos from q, of length `length`, on the complement of the locked rows; leaves the Ritz vector in q. A step has five
+// barriers: none to normalise, since a new vector goes into the basis divided by its length and into the product with L as it
+// is.
+template <class T>
+__device__ typename Member<T>::Ritz Member<T>::cycle(int locked, float value, float length) {
   constexpr int kLook = 8;
-  Ritz ritz = {value, 0.f, 4.f, 0, false};
+  Ritz ritz = {kSpectrum, 0.f, kAbove, 0, false};
   for (int slot = locked;; ++slot) {
-    for (int i = threadIdx.x; i < n_; i += blockDim.x) basis_[static_cast<long long>(slot) * n_ + i] = q_[i];
-    __syncthreads();
-    apply(q_, w_);
-    orthogonalise(w_, slot + 1, true);
-    const float beta = length(w_);
-    ritz.exhausted = beta <= kUlp || slot + 1 >= n_;
+    const float scale = 1.f / fmaxf(length, kTiny);
+    for (int i = threadIdx.x; i < n_; i += blockDim.x) basis_[static_cast<long long>(slot) * n_ + i] = q_[i] * scale;
+    if (threadIdx.x == 0) below_[slot] = length;
+    apply(q_, scale, w_);
+    length = orthogonalise(w_, slot + 1, true);
+    float* next = w_;
+    w_ = q_, q_ = next;
+    ritz.exhausted = length <= kUlp || slot + 1 >= n_;
     ritz.steps = slot + 1 - locked;
     const bool stop = ritz.exhausted || slot + 1 >= capacity_;
-    if (stop || ritz.steps % kLook == 0) {
-      ritz.value = eigenvalue(alpha_, below_, locked, slot, 1, scratch_);
-      lowest_vector(alpha_, below_, ritz.value, locked, slot, weights_, forward_, backward_);
-      ritz.bound = beta * fabsf(weights_[slot]);
-      if (stop || enough(ritz.value, ritz.bound, value, locked)) break;
-    }
-    if (threadIdx.x == 0) below_[slot + 1] = beta;
-    for (int i = threadIdx.x; i < n_; i += blockDim.x) q_[i] = w_[i] / fmaxf(beta, kTiny);
-    __syncthreads();
+    if (!stop && ritz.steps % kLook) continue;
+    look(locked, slot, length, ritz.value);
+    ritz.value = numbers_[0], ritz.bound = numbers_[1];
+    if (stop || enough(ritz.value, ritz.bound, value, locked)) break;
   }
-  if (locked == 1) ritz.second = eigenvalue(alpha_, below_, locked, locked + ritz.steps - 1, 2, scratch_);
+  if (locked == 1 && warp() == 0) {
+    const float second = eigenvalue(alpha_, below_, ritz.value, kSpectrum, false, locked, locked + ritz.steps - 1, 2);
+    if (lane() == 0) numbers_[2] = second;
+  }
   for (int i = threadIdx.x; i < n_; i += blockDim.x) {
     float sum = 0.f;
     for (int row = locked; row < locked + ritz.steps; ++row) sum += weights_[row] * basis_[static_cast<long long>(row) * n_ + i];
     q_[i] = sum;
   }
   __syncthreads();
+  if (locked == 1) ritz.second = numbers_[2];
   return ritz;
 }
 
 // The Fiedler vector into x, then λ3 by a second run kept away from it.
 template <class T>
 __device__ void Member<T>::search(int most, float* gap, int* total) {
-  constexpr int kAgain = 4;
   const float constant = 1.f / sqrtf(static_cast<float>(n_));
   for (int i = threadIdx.x; i < n_; i += blockDim.x) basis_[i] = constant;
-  float value = 0.f, second = 4.f;
+  float value = 0.f, second = kAbove;
   start(q_, 0);
-  for (int locked = 1, again = 0; locked < 3;) {
+  for (int locked = 1, searches = 0, taken = 0; locked < 3;) {
     if (locked == 2)
       for (int i = threadIdx.x; i < n_; i += blockDim.x) basis_[n_ + i] = x_[i];
     __syncthreads();
-    unit(q_, locked);
-    const Ritz ritz = cycle(locked, value);
-    *total += ritz.steps;
-    unit(q_, locked);
-    const bool finished = ritz.exhausted || enough(ritz.value, ritz.bound, value, locked) || *total >= most;
+    const Ritz ritz = cycle(locked, value, unit(q_, locked));
+    *total += ritz.steps, taken += ritz.steps;
+    const float scale = 1.f / fmaxf(unit(q_, locked), kTiny);
+    const bool finished = ritz.exhausted || enough(ritz.value, ritz.bound, value, locked) || taken >= most;
     if (locked == 1) {
-      for (int i = threadIdx.x; i < n_; i += blockDim.x) x_[i] = q_[i];
+      for (int i = threadIdx.x; i < n_; i += blockDim.x) x_[i] = q_[i] * scale;
       value = ritz.value, second = ritz.second;
       __syncthreads();
       if (!finished) continue;
-      start(q_, 0x5eed);
-      locked = n_ > 2 ? 2 : 3;
+      start(q_, kProbeSalt);
+      locked = n_ > 2 ? 2 : 3, taken = 0;
     } else if (finished) {
       // Where the first run settled on a higher eigenvector the probe finds the lower one; then begin there.
-      const bool lower = ritz.value + ritz.bound < value && again++ < kAgain;
+      const bool lower = ritz.value < value - kResidual * unit_ && ++searches < kRounds;
       *gap = fminf(fmaxf(fminf(ritz.value - ritz.bound, second) - value, 0.f), 2.f);
-      locked = lower ? 1 : 3;
+      locked = lower ? 1 : 3, taken = 0;
     }
   }
 }
@@ -96,20 +113,20 @@ __device__ float Member<T>::sign() {
   const float root = sqrtf(static_cast<float>(n_));
   float cubes = 0.f, sum = 0.f;
   for (int i = threadIdx.x; i < n_; i += blockDim.x) cubes += q_[i] * q_[i] * q_[i], sum += degree_[i];
-  const float skew = root * block_sum(cubes, scratch_), mean = block_sum(sum, scratch_) / n_;
+  const float skew = root * over_block_.sum(cubes), mean = over_block_.sum(sum) / n_;
   float square = 0.f, product = 0.f;
   for (int i = threadIdx.x; i < n_; i += blockDim.x) {
     const float centred = degree_[i] - mean;
     square += centred * centred, product += centred * q_[i];
   }
-  const float spread = sqrtf(block_sum(square, scratch_));
-  const bool uneven = spread > 16.f * n_ * kUlp * size_;
-  const float correlation = block_sum(product, scratch_) / (uneven ? spread : 1.f);
+  const float spread = sqrtf(over_block_.sum(square));
+  const bool uneven = spread > kUneven * root * kUlp * fmaxf(size_, 1.f);
+  const float correlation = over_block_.sum(product) / (uneven ? spread : 1.f);
   int place;
   const bool some = lowest_index(true, &place) != 0x7fffffffffffffffLL;
   float ruling = some ? q_[place] : 1.f;
-  if (uneven && fabsf(correlation) >= 0.01f) ruling = -correlation;
-  if (fabsf(skew) >= 0.01f) ruling = skew;
+  if (uneven && fabsf(correlation) >= kSide) ruling = -correlation;
+  if (fabsf(skew) >= kSide) ruling = skew;
   return ruling < 0.f ? -1.f : 1.f;
 }
 
@@ -121,57 +138,64 @@ __device__ void Member<T>::solve(const FiedlerProblem& problem, long long member
   search(problem.most, &gap, &total);
   for (int i = threadIdx.x; i < n_; i += blockDim.x) q_[i] = x_[i];
   __syncthreads();
-  apply(q_, w_);
+  apply(q_, 1.f, w_);
   const float value = dot(q_, w_);
   float square = 0.f;
   for (int i = threadIdx.x; i < n_; i += blockDim.x) {
     const float rest = w_[i] - value * q_[i];
     square += rest * rest;
   }
-  const float residual = sqrtf(block_sum(square, scratch_));
-  gap = gap <= smallest_ ? 0.f : gap;
+  const float residual = fmaxf(sqrtf(over_block_.sum(square)), unit_);
+  gap = gap <= kGap * unit_ ? 0.f : gap;
   const float orientation = sign();
   for (int i = threadIdx.x; i < n_; i += blockDim.x) problem.vector[member * n_ + i] = orientation * q_[i];
   if (threadIdx.x == 0) {
     problem.value[member] = value * size_;
     problem.residual[member] = residual;
     problem.gap[member] = gap;
+    problem.error[member] = gap > 0.f ? fminf(2.f * residual / gap, kWorst) : kWorst;
     problem.matvecs[member] = total + 1;
-    problem.status[member] =
-        (residual <= 16.f * n_ * kUlp ? 1 : 0) + (gap == 0.f ? 2 : 0) + (value < -16.f * n_ * rounding_ ? 4 : 0);
+    problem.status[member] = (residual <= kResidual * unit_ ? kConverged : 0) | (gap == 0.f ? kDegenerate : 0) |
+                             (value < -kResidual * unit_ ? kIndefinite : 0);
   }
 }
 
-// Persistent: block b takes members b, b + gridDim.x, … T = float or unsigned short (fp16); RESIDENT copies S to shared
-// memory, otherwise it is read from the device's (where T must be float). A refused member gets zeros and INVALID.
-template <class T, bool RESIDENT>
-__global__ void fiedler(FiedlerProblem problem) {
+// Persistent: block b takes members b, b + gridDim.x, … T = float or unsigned short (fp16). RESIDENT copies S to shared memory,
+// otherwise it is read from the device's (where T must be float); BASIS has the basis there too. A refused member gets zeros
+// and INVALID.
+template <class T, bool RESIDENT, bool BASIS>
+__global__ void __launch_bounds__(kSolverThreads) fiedler(FiedlerProblem problem) {
   SPECTRAL_SHARED;
   const int count = problem.count;
+  const long long rows = static_cast<long long>(problem.capacity) * count;
   float* room = spectral_shared;
-  T* copy = reinterpret_cast<T*>(room + fiedler_floats(count, problem.capacity));
-  float* basis = problem.basis + static_cast<long long>(blockIdx.x) * problem.capacity * count;
-  float* scratch = room + fiedler_floats(count, problem.capacity) - kWarps;
+  float* own = room + fiedler_floats(count, problem.capacity);
+  float* basis = BASIS ? own : problem.basis + blockIdx.x * rows;
+  T* copy = reinterpret_cast<T*>(BASIS ? own + rows : own);
   for (long long member = blockIdx.x; member < problem.members; member += gridDim.x) {
     float refused = 0.f;
-    for (int i = threadIdx.x; i < count; i += blockDim.x) refused += problem.inverse[member * count + i] == 0.f ? 1.f : 0.f;
-    if (block_sum(refused, scratch) > 0.f) {
+    for (int i = threadIdx.x; i < count; i += blockDim.x) refused += problem.inverse[member * problem.pitch + i] == 0.f ? 1.f : 0.f;
+    if (Reduction(room).sum(refused) > 0.f) {
       for (int i = threadIdx.x; i < count; i += blockDim.x) problem.vector[member * count + i] = 0.f;
       if (threadIdx.x == 0) {
-        problem.value[member] = problem.residual[member] = problem.gap[member] = 0.f;
-        problem.matvecs[member] = 0, problem.status[member] = 8;
+        problem.value[member] = problem.residual[member] = problem.gap[member] = problem.error[member] = 0.f;
+        problem.matvecs[member] = 0, problem.status[member] = kInvalid;
       }
+      __syncthreads();  // the scratch is written again
       continue;
     }
-    const float* source = problem.affinity + member * count * count;
+    const float* source = problem.affinity + member * problem.pitch * problem.pitch;
     const T* s = copy;
     if constexpr (RESIDENT) {
-      for (int k = threadIdx.x; k < count * count; k += blockDim.x) narrow(source[k], copy + k);
-      __syncthreads();
+      for (int row = warp(); row < count; row += warps())
+        for (int k = lane(); k < count; k += kWarp)
+          narrow(source[static_cast<long long>(row) * problem.pitch + k], copy + row * count + k);
     } else {
       s = source;
     }
-    Member<T>(s, problem.indices + member * count, basis, room, count, problem.capacity).solve(problem, member);
+    __syncthreads();
+    Member<T>(s, RESIDENT ? count : problem.pitch, problem.indices + member * count, basis, room, count, problem.capacity)
+        .solve(problem, member);
     __syncthreads();  // shared memory belongs to the next member from here
   }
 }

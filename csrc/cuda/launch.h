@@ -11,7 +11,7 @@ struct DeviceFeatures {
 };
 
 struct DeviceResults {
-  float *vector, *value, *residual, *gap;
+  float *vector, *value, *residual, *gap, *error;
   long long *matvecs, *status;
 };
 
@@ -22,6 +22,7 @@ struct Workspace {
   int capacity;     // basis rows of each
   int shared;       // bytes of shared memory a block takes
   StorageOfS storage;
+  int64_t basis;    // floats of device memory each block's basis takes; 0 where it lies in shared memory
 };
 
 // Which S a block can keep in shared memory: N ≤ 237 in fp32 and ≤ 334 in fp16 on sm_90 and sm_100, 200 and 282 on sm_80.
@@ -32,8 +33,9 @@ int plan(int members, int count, StorageOfS wanted, Workspace* workspace);
 int launch_graph(const DeviceFeatures& features, const long long* indices, int members, int count, float* scale, float* inverse,
                  float* affinity, float* degrees, void* stream);
 
-// Fiedler pairs from S; basis: room for blocks · capacity · count floats.
-int launch_fiedler(const long long* indices, const float* affinity, const float* inverse, int members, int count,
+// Fiedler pairs from S (members, pitch, pitch) and inverse (members, pitch), of which the first `count` rows and columns are
+// read; basis: room for blocks · workspace.basis floats.
+int launch_fiedler(const long long* indices, const float* affinity, const float* inverse, int members, int count, int pitch,
                    const Workspace& workspace, float* basis, const DeviceResults& results, void* stream);
 
 const char* error_name(int error);

@@ -1,71 +1,99 @@
-// Lowest eigenpair of the symmetric tridiagonal matrix on rows first..last. `below[i]` couples row i to row i − 1.
+// Lowest eigenpairs of the symmetric tridiagonal matrix T on rows first..last, by one warp, from shared memory: the rest of the
+// block waits at one barrier. `below[i]` couples row i to row i − 1. Every lane of the warp must call.
 #pragma once
 #include "primitives.cuh"
 
 namespace spectral::device {
 
+constexpr float kPivot = 1e-9f;
+constexpr float kResolved = 1e-9f;  // width to which an eigenvalue is enclosed, where a float can tell so much
+constexpr float kSpectrum = 1.001f;  // T has its spectrum in [−1, 1] but for rounding
+constexpr int kShifts = 4;           // of each lane: their divisions overlap
+
 __device__ inline float away_from_zero(float pivot, float least) {
   return fabsf(pivot) < least ? (pivot < 0.f ? -least : least) : pivot;
 }
 
-// Eigenvalue number `rank` (1 = lowest) by multisection with Sturm's count of negative pivots, one shift a thread; a large
-// number where there are fewer. Every thread must call; all get the value.
-__device__ inline float eigenvalue(const float* alpha, const float* below, int first, int last, int rank, float* scratch) {
-  if (last - first + 1 < rank) return 4.f;  // above the spectrum of L / ‖L‖, which lies in [−1, 1]
-  float least = alpha[first], most = alpha[first], coupling = 0.f;
-  for (int row = first; row <= last; ++row) {
-    least = fminf(least, alpha[row]), most = fmaxf(most, alpha[row]);
-    if (row > first) coupling = fmaxf(coupling, fabsf(below[row]));
-  }
-  float low = least - 2.f * coupling, high = rank == 1 ? least : most + 2.f * coupling;  // Gershgorin
-  const float parts = static_cast<float>(blockDim.x + 1);
-  for (float resolved = 1.f; resolved < 1e9f; resolved *= parts) {
-    const float shift = low + (high - low) * ((threadIdx.x + 1) / parts);
-    float pivot = alpha[first] - shift;
-    int negative = pivot <= kTiny;
-    for (int row = first + 1; row <= last && negative < rank; ++row) {
-      pivot = alpha[row] - shift - below[row] * below[row] / away_from_zero(pivot, kTiny);
-      negative += pivot <= kTiny;
+// Where shift `number` of 1 … kWarp · kShifts lies in the interval [0, 1]: evenly, or crowded towards 1 by powers of two.
+__device__ inline float place_of(int number, bool crowded) {
+  const float even = static_cast<float>(number) / (kWarp * kShifts + 1);
+  return crowded ? 1.f - exp2f(-32.f * even) : even;
+}
+
+// Eigenvalue number `rank` (1 = lowest), known to lie in [low, high], by multisection with Sturm's count of negative pivots;
+// kAbove where there are fewer. `crowded`: it is expected close below `high`, and the first shifts are crowded there.
+__device__ inline float eigenvalue(const float* alpha, const float* below, float low, float high, bool crowded, int first,
+                                   int last, int rank) {
+  if (last - first + 1 < rank) return kAbove;
+  while (high - low > fmaxf(kUlp * fmaxf(fabsf(low), fabsf(high)), kResolved)) {
+    const float width = high - low;
+    float shift[kShifts], pivot[kShifts];
+    int negative[kShifts];
+    for (int k = 0; k < kShifts; ++k) {
+      shift[k] = low + width * place_of(lane() * kShifts + k + 1, crowded);
+      pivot[k] = alpha[first] - shift[k];
+      negative[k] = pivot[k] <= kTiny;
     }
-    const float clear = block_sum(negative < rank ? 1.f : 0.f, scratch), width = (high - low) / parts;
-    low += width * clear;
-    high = low + width;
+    for (int row = first + 1; row <= last; ++row) {
+      const float diagonal = alpha[row], square = below[row] * below[row];
+      for (int k = 0; k < kShifts; ++k) {
+        pivot[k] = diagonal - shift[k] - quotient(square, away_from_zero(pivot[k], kTiny));
+        negative[k] += pivot[k] <= kTiny;
+      }
+    }
+    float clear = 0.f;
+    for (int k = 0; k < kShifts; ++k) clear += negative[k] < rank ? 1.f : 0.f;
+    const int number = static_cast<int>(warp_sum(clear));
+    if (number < kWarp * kShifts) high = low + width * place_of(number + 1, crowded);
+    low += width * place_of(number, crowded);
+    crowded = false;
   }
   return low;
 }
 
-// Its unit vector by the twisted factorisation (Dhillon and Parlett, SIAM J. Matrix Anal. Appl. 25 (2004), §3), by one
-// thread: 4 · rows divisions. forward, backward: room for last + 1 floats. Ends with the vector visible to the block.
+// The unit eigenvector for eigenvalue `value`, by the twisted factorisation (Dhillon and Parlett, SIAM J. Matrix Anal. Appl. 25
+// (2004), §3): lane 0 goes forwards, lane 1 backwards, at the same time. forward, backward: room for last + 1 floats.
 __device__ inline void lowest_vector(const float* alpha, const float* below, float value, int first, int last, float* vector,
                                      float* forward, float* backward) {
-  constexpr float kLeast = 1e-9f;
-  if (threadIdx.x == 0) {
-    forward[first] = away_from_zero(alpha[first] - value, kLeast);
-    for (int row = first + 1; row <= last; ++row)
-      forward[row] = away_from_zero(alpha[row] - value - below[row] * below[row] / forward[row - 1], kLeast);
-    backward[last] = away_from_zero(alpha[last] - value, kLeast);
-    for (int row = last - 1; row >= first; --row)
-      backward[row] = away_from_zero(alpha[row] - value - below[row + 1] * below[row + 1] / backward[row + 1], kLeast);
-    int twist = first;
-    float least = infinity();
-    for (int row = first; row <= last; ++row) {
-      const float gamma = fabsf(forward[row] + backward[row] - (alpha[row] - value));
-      if (gamma < least) least = gamma, twist = row;
+  const bool up = lane() == 1;
+  float* pivots = up ? backward : forward;
+  if (lane() < 2) {
+    float pivot = 1.f, square = 0.f;
+    for (int step = 0; step <= last - first; ++step) {
+      const int row = up ? last - step : first + step;
+      pivots[row] = pivot = away_from_zero(alpha[row] - value - quotient(square, pivot), kPivot);
+      const int link = up ? row : row + 1;  // to the row that comes next
+      square = step < last - first ? below[link] * below[link] : 0.f;
     }
-    float square = 1.f;
-    vector[twist] = 1.f;
-    for (int row = twist - 1; row >= first; --row) {
-      vector[row] = -below[row + 1] / forward[row] * vector[row + 1];
-      square += vector[row] * vector[row];
-    }
-    for (int row = twist + 1; row <= last; ++row) {
-      vector[row] = -below[row] / backward[row] * vector[row - 1];
-      square += vector[row] * vector[row];
-    }
-    const float length = sqrtf(square);
-    for (int row = first; row <= last; ++row) vector[row] /= length;
   }
-  __syncthreads();
+  __syncwarp();
+  float least = infinity();
+  int twist = first;
+  for (int row = first + lane(); row <= last; row += kWarp) {
+    const float gamma = fabsf(forward[row] + backward[row] - (alpha[row] - value));
+    if (gamma < least) least = gamma, twist = row;
+  }
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    const float other = __shfl_xor_sync(kEveryLane, least, step);
+    const int there = __shfl_xor_sync(kEveryLane, twist, step);
+    if (other < least || (other == least && there < twist)) least = other, twist = there;
+  }
+  // The vector is 1 at the twist and follows outwards by ratios: lane 0 to the rows before it, lane 1 to those after it.
+  if (lane() < 2) {
+    float entry = 1.f;
+    const int rows = up ? last - twist : twist - first;
+    if (!up) vector[twist] = 1.f;
+    for (int step = 1; step <= rows; ++step) {
+      const int row = up ? twist + step : twist - step;
+      vector[row] = entry *= -quotient(below[up ? row : row + 1], pivots[row]);
+    }
+  }
+  __syncwarp();
+  float square = 0.f;
+  for (int row = first + lane(); row <= last; row += kWarp) square += vector[row] * vector[row];
+  const float length = sqrtf(warp_sum(square));
+  for (int row = first + lane(); row <= last; row += kWarp) vector[row] /= length;
+  __syncwarp();
 }
 
 }  // namespace spectral::device

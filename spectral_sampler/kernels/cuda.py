@@ -1,19 +1,21 @@
 """The backend "cuda": the compiled kernels of csrc/cuda behind torch.ops.spectral_sampler, for CUDA tensors.
 
-Two launches make S (gather, cosine and degree in one pass), one persistent launch solves: a block for each member, S
-in its shared memory where it fits (N ≤ 237 on sm_90 and sm_100, 200 on sm_80), else in the device's. Arithmetic is
-fp32.
+One persistent launch solves: a block for each member, S in its shared memory where it fits (N ≤ 237 on sm_90 and
+sm_100, 200 on sm_80), else in the device's, and the basis too where that leaves room. Up to N = 256 Triton's kernels
+make S before, on tensor cores, where Triton can be used; else two launches of our own do, in fp32. Arithmetic of the
+solver is fp32.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 import torch
 from torch import Tensor
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.kernels import native
+from spectral_sampler.kernels import native, triton
 from spectral_sampler.kernels.nvidia import device_missing, device_too_old
 
 __all__ = ["DEVICES", "HALF_VARIABLE", "solve", "unsupported", "unusable_reason"]
@@ -21,7 +23,9 @@ __all__ = ["DEVICES", "HALF_VARIABLE", "solve", "unsupported", "unusable_reason"
 DEVICES = ("cuda",)
 HALF_VARIABLE = "SPECTRAL_SAMPLER_HALF_AFFINITIES"
 LARGEST = 1024
+HYBRID = 256  # rows up to which Triton makes S: beyond, the solver reads it from device memory, as Triton's own does
 _OPERATOR = "spectral_sampler::fiedler"
+_STREAM = "aoti_torch_get_current_cuda_stream"
 
 
 def compiled() -> bool:
@@ -31,6 +35,15 @@ def compiled() -> bool:
     )
 
 
+def _stream_missing() -> str | None:
+    """Why the kernels could not ask torch for its stream, as csrc/cuda/ops_cuda.cpp does, or None."""
+    try:
+        library = ctypes.CDLL("libtorch_cuda.so", mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+    except OSError:  # not loaded under this name
+        library = ctypes.CDLL(None)
+    return None if hasattr(library, _STREAM) else f"this torch does not export {_STREAM}"
+
+
 def unusable_reason() -> str | None:
     """Why these kernels cannot run here, or None."""
     reason = native.unusable_reason()
@@ -38,7 +51,7 @@ def unusable_reason() -> str | None:
         return reason
     if not compiled():
         return "the extension was compiled without CUDA kernels; reinstall with nvcc on PATH or in CUDA_HOME"
-    return device_missing()
+    return device_missing() or _stream_missing()
 
 
 def unsupported(features: Tensor, indices: Tensor) -> str | None:
@@ -67,9 +80,13 @@ def solve(features: Tensor, indices: Tensor, *, half_affinities: bool | None = N
             SPECTRAL_SAMPLER_HALF_AFFINITIES, 0 or 1.
 
     Returns:
-        vector (B, N), value, residual, num_matvecs, status, gap (B,), as `fiedler.FiedlerResult`.
+        vector (B, N), value, residual, num_matvecs, status, gap, error (B,), as `fiedler.FiedlerResult`.
     """
-    rows = features if features.dtype in (torch.float32, torch.float16) else features.to(torch.float32)
     form, places = _form(half_affinities), indices.to(features.device)
-    result: tuple[Tensor, ...] = torch.ops.spectral_sampler.fiedler(rows, places, form, 8)
+    operators = torch.ops.spectral_sampler
+    if places.numel() and places.shape[1] <= HYBRID and triton.unusable_reason() is None:
+        parts = [operators.fiedler_of_graph(*made, form) for made in triton.graphs(features, places)]
+        return tuple(torch.cat(fields) for fields in zip(*parts, strict=True))
+    rows = features if features.dtype in (torch.float32, torch.float16) else features.to(torch.float32)
+    result: tuple[Tensor, ...] = operators.fiedler(rows, places, form, 8)
     return result

@@ -1,4 +1,4 @@
-"""The backend "triton": which kernel takes which size, and the six outputs of a solve.
+"""The backend "triton": which kernel takes which size, and the outputs of a solve.
 
     N ≤ 128   one fused launch                    (triton_small)
     N ≤ 1024  three launches, S in device memory  (triton_large)
@@ -14,20 +14,33 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from spectral_sampler import limits
 from spectral_sampler.errors import argument_error
 from spectral_sampler.kernels.nvidia import device_missing, device_of, device_too_old
 
-__all__ = ["DEVICES", "PRECISIONS", "PRECISION_VARIABLE", "solve", "unsupported", "unusable_reason"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "DEVICES",
+    "PRECISIONS",
+    "PRECISION_VARIABLE",
+    "graphs",
+    "interpreted",
+    "solve",
+    "unsupported",
+    "unusable_reason",
+]
 
 PRECISIONS = ("tf32x3", "ieee", "tf32", "bf16")
 PRECISION_VARIABLE = "SPECTRAL_SAMPLER_PRECISION"
 LONGEST = 1_000_000  # nodes of one graph: a launch has at most 65,535 programs along its second axis, 16 rows each
 _SMALL, _LARGE = 128, 1024
-_MATVECS = 640  # for one member; ten times what realistic batches take. The residual says where it did not suffice
 
 
 def interpreted() -> bool:
@@ -67,9 +80,9 @@ def _precision(precision: str | None) -> str:
 def _outputs(indices: Tensor) -> tuple[Tensor, ...]:
     count, size = indices.shape
     vector = torch.empty((count, size), dtype=torch.float32, device=indices.device)
-    value, residual, gap = (vector.new_empty(count) for _ in range(3))
+    value, residual, gap, error = (vector.new_empty(count) for _ in range(4))
     matvecs, status = (torch.empty(count, dtype=torch.int64, device=indices.device) for _ in range(2))
-    return vector, value, residual, matvecs, status, gap
+    return vector, value, residual, matvecs, status, gap, error
 
 
 def solve(features: Tensor, indices: Tensor, *, precision: str | None = None) -> tuple[Tensor, ...]:
@@ -80,8 +93,33 @@ def solve(features: Tensor, indices: Tensor, *, precision: str | None = None) ->
         precision: see above; None reads SPECTRAL_SAMPLER_PRECISION.
 
     Returns:
-        vector (B, N), value, residual, num_matvecs, status, gap (B,), as `fiedler.FiedlerResult`.
+        vector (B, N), value, residual, num_matvecs, status, gap, error (B,), as `fiedler.FiedlerResult`.
     """
+    rows, name = _prepared(features, precision)
+    with device_of(rows):
+        return _launched(rows, indices.to(rows.device).contiguous(), name)
+
+
+def graphs(
+    features: Tensor, indices: Tensor, *, precision: str | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(S (b, P, P), 1 / |x| (b, P), indices (b, N)) of parts of the candidate batches (B, N), S made on tensor cores
+    and padded as `triton_large.launch_gram` says. Arguments as of `solve`, N ≤ 1024.
+    """
+    from spectral_sampler.kernels.triton_large import CHUNK_BYTES, GRAM_TILE, launch_gram
+
+    rows, name = _prepared(features, precision)
+    places = indices.to(rows.device).contiguous()
+    padded = -(-places.shape[1] // GRAM_TILE) * GRAM_TILE
+    step = max(1, CHUNK_BYTES // (4 * padded * padded))
+    with device_of(rows):
+        for first in range(0, places.shape[0], step):
+            part = places[first : first + step]
+            yield *launch_gram(rows, part, padded, name), part
+
+
+def _prepared(features: Tensor, precision: str | None) -> tuple[Tensor, str]:
+    """Rows as the kernels read them, and the name of their precision."""
     name = _precision(precision)
     if features.dtype not in (torch.float16, torch.float32):
         features = features.to(torch.float32)
@@ -89,8 +127,7 @@ def solve(features: Tensor, indices: Tensor, *, precision: str | None = None) ->
         features = features.contiguous()
     if features.dtype == torch.float16:
         name = "ieee" if name != "ieee" and interpreted() else name
-    with device_of(features):
-        return _launched(features, indices.to(features.device).contiguous(), name)
+    return features, name
 
 
 def _launched(features: Tensor, indices: Tensor, precision: str) -> tuple[Tensor, ...]:
@@ -105,5 +142,5 @@ def _launched(features: Tensor, indices: Tensor, precision: str) -> tuple[Tensor
         from spectral_sampler.kernels.triton_small import launch_small as launch
     else:
         from spectral_sampler.kernels.triton_large import launch_large as launch
-    launch(features, indices, outputs, precision, _MATVECS)
+    launch(features, indices, outputs, precision, limits.MOST_STEPS)
     return outputs

@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from spectral_sampler.kernels.triton_lanczos import canonical_sign, solve_member, status_bits
+from spectral_sampler.kernels.triton_lanczos import SCRATCH, canonical_sign, solve_member
 from spectral_sampler.kernels.triton_small import (
     CHECK,
     REGISTERS,
@@ -26,6 +26,7 @@ from spectral_sampler.kernels.triton_small import (
     product_precision,
     row_pointers,
     row_scale,
+    scratch_of,
     store_result,
 )
 
@@ -33,11 +34,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "CHUNK_BYTES",
+    "GRAM_TILE",
     "LARGE",
     "SCALE_ROWS",
     "WARPS",
     "Large",
     "gram_tiles",
+    "launch_gram",
     "launch_large",
     "launch_scale",
     "scale_rows",
@@ -46,19 +50,18 @@ __all__ = [
 
 
 class Large(NamedTuple):
-    """How one padded size is compiled: basis rows, rows of S at a time, side and depth of a Gram tile."""
+    """How the solver of one padded size is compiled: basis rows, and rows of S at a time."""
 
     KP: int
     TILE: int
-    T: int = 64
-    BD: int = 32
-    STAGES: int = 2
 
 
 # The basis takes a quarter of the register file, so larger graphs restart from their Ritz vector after fewer steps.
 LARGE = {256: Large(64, 16), 512: Large(32, 4), 1024: Large(16, 8)}
 WARPS = 8
-_CHUNK_BYTES = 1 << 28  # of S held at a time
+CHUNK_BYTES = 1 << 28  # of S held at a time
+GRAM_TILE = 64  # its side; the padded size is a multiple of it
+_DEPTH, _STAGES = 32, 2  # of a Gram tile
 SCALE_ROWS = 16
 _NARROW = 16  # depth of a Gram tile where rows are read number by number: at 32 their addresses spill on sm_80
 
@@ -154,7 +157,7 @@ def _sums(affinity, node, NP: tl.constexpr, TILE: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["N", "most"], do_not_specialize_on_alignment=["indices"])
-def solve_large(indices, inverses, affinities, vectors, values, residuals, matvecs, statuses, gaps,
+def solve_large(indices, inverses, affinities, scratch, vectors, values, residuals, matvecs, statuses, gaps, errors,
                 N: tl.int32, most: tl.int32,
                 NP: tl.constexpr, KP: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
                 CHECK: tl.constexpr):  # fmt: skip
@@ -167,13 +170,12 @@ def solve_large(indices, inverses, affinities, vectors, values, residuals, matve
     affinity = affinities + member * NP * NP
     degree, absolute = _sums(affinity, node, NP, TILE)
     size = tl.max(tl.abs(degree) + absolute, axis=0)
-    vector, value, residual, used, gap, rounding = solve_member(
-        affinity, degree, size, index, inside, node, N, tl.where(refused == 0, most, 1), NP, KP, TILE, WIDTH,
-        CHECK)  # fmt: skip
+    vector, value, residual, used, gap, unit = solve_member(
+        affinity, degree, size, index, inside, node, scratch + member * KP * SCRATCH, N,
+        tl.where(refused == 0, most, 1), NP, KP, TILE, ACROSS=False, WIDTH=WIDTH, CHECK=CHECK)  # fmt: skip
     vector = canonical_sign(vector, degree, size, index, inside, N)
-    status = status_bits(value, residual, gap, rounding, N)
-    store_result(vectors, values, residuals, matvecs, statuses, gaps, member, node, inside, N, refused,
-                 vector, value * size, residual, used, status, gap)  # fmt: skip
+    store_result(vectors, values, residuals, matvecs, statuses, gaps, errors, member, node, inside, N, refused,
+                 vector, value, size, residual, used, gap, unit)  # fmt: skip
 
 
 def launch_scale(features: Tensor, indices: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
@@ -189,24 +191,32 @@ def launch_scale(features: Tensor, indices: Tensor, multiple: int) -> tuple[Tens
     return scales, inverses
 
 
+def launch_gram(features: Tensor, indices: Tensor, padded: int, precision: str) -> tuple[Tensor, Tensor]:
+    """S (B, P, P) of indices (B, N) and 1 / |x| (B, P), 0 for padding and for rows without direction; P = ``padded``, a
+    multiple of GRAM_TILE. Two launches. S is symmetric, with zeros on its diagonal and in the padding.
+    """
+    count, size = indices.shape
+    scales, inverses = launch_scale(features, indices, padded)
+    affinities = features.new_empty((count, padded, padded), dtype=torch.float32)
+    tiles = padded // GRAM_TILE
+    gram_tiles[(count, tiles * (tiles + 1) // 2)](
+        features, indices, scales, inverses, affinities, features.shape[1], features.stride(0), size, NP=padded,
+        T=GRAM_TILE, BD=_DEPTH if aligned(features) else _NARROW, PRECISION=product_precision(features, precision),
+        SCALED=features.dtype != torch.float16, STAGES=_STAGES, ALIGNED=aligned(features), num_warps=4,
+        num_stages=_STAGES)  # fmt: skip
+    return affinities, inverses
+
+
 def launch_large(features: Tensor, indices: Tensor, outputs: tuple[Tensor, ...], precision: str, most: int) -> None:
-    """Solve indices (B, N), 128 < N ≤ 1024, into six outputs (vector, value, residual, num_matvecs, status, gap)."""
+    """Solve indices (B, N), 128 < N ≤ 1024, into `fiedler.FiedlerResult`'s fields."""
     size = indices.shape[1]
     padded = max(256, triton.next_power_of_2(size))
     shape = LARGE[padded]
-    step = max(1, _CHUNK_BYTES // (4 * padded * padded))
-    scaled = features.dtype != torch.float16
-    depth = shape.BD if aligned(features) else _NARROW
-    tiles = padded // shape.T
+    step = max(1, CHUNK_BYTES // (4 * padded * padded))
     for first in range(0, indices.shape[0], step):
         part = indices[first : first + step]
-        count = part.shape[0]
-        scales, inverses = launch_scale(features, part, padded)
-        affinities = features.new_empty((count, padded, padded), dtype=torch.float32)
-        gram_tiles[(count, tiles * (tiles + 1) // 2)](
-            features, part, scales, inverses, affinities, features.shape[1], features.stride(0), size, NP=padded,
-            T=shape.T, BD=depth, PRECISION=product_precision(features, precision), SCALED=scaled,
-            STAGES=shape.STAGES, ALIGNED=aligned(features), num_warps=4, num_stages=shape.STAGES)  # fmt: skip
-        solve_large[(count,)](
-            part, inverses, affinities, *(field[first : first + step] for field in outputs), size, most, NP=padded,
-            KP=shape.KP, TILE=shape.TILE, WIDTH=256, CHECK=CHECK, num_warps=WARPS, maxnreg=REGISTERS)  # fmt: skip
+        affinities, inverses = launch_gram(features, part, padded, precision)
+        solve_large[(part.shape[0],)](
+            part, inverses, affinities, scratch_of(part, shape.KP), *(field[first : first + step] for field in outputs),
+            size, most, NP=padded, KP=shape.KP, TILE=shape.TILE, WIDTH=256, CHECK=CHECK, num_warps=WARPS,
+            maxnreg=REGISTERS)  # fmt: skip

@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from spectral_sampler.kernels.triton_lanczos import canonical_sign, solve_member, status_bits
+from spectral_sampler.kernels.triton_lanczos import SCRATCH, canonical_sign, report, solve_member
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +35,7 @@ __all__ = [
     "product_precision",
     "row_pointers",
     "row_scale",
+    "scratch_of",
     "small_shape",
     "solve_small",
     "store_result",
@@ -54,9 +55,13 @@ class Small(NamedTuple):
 REGISTERS = 255  # a thread: said outright, because ptxas otherwise spills to fit one more program
 CHECK = 8  # Lanczos steps between looks at convergence
 SMALL = {16: Small(1, 16, 128), 32: Small(2, 32, 128), 64: Small(4, 64, 128), 128: Small(8, 64, 256)}
-IEEE_128 = Small(
-    8, 32, 256
-)  # without tensor cores the Gram product takes registers that 64 basis rows would need on sm_100
+# Of fp32 features at N = 128, by precision: without tensor cores the Gram product takes registers that 64 basis rows
+# would need on sm_100, and at a depth of 32 all but bf16 spill somewhere.
+SINGLE_128 = {
+    "ieee": Small(8, 32, 256, BD=16),
+    "tf32x3": Small(8, 64, 256, BD=16),
+    "tf32": Small(8, 64, 256, BD=16),
+}
 
 
 @triton.jit
@@ -116,27 +121,29 @@ def accumulate(gram, a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def store_result(vectors, values, residuals, matvecs, statuses, gaps, member, node, inside, N, refused,
-                 vector, value, residual, used, status, gap):  # fmt: skip
-    """Write one member's result; a refused member gets zeros and status INVALID (8)."""
+def store_result(vectors, values, residuals, matvecs, statuses, gaps, errors, member, node, inside, N, refused,
+                 vector, value, size, residual, used, gap, unit):  # fmt: skip
+    """Write one member's result from what `solve_member` measured; a refused member gets zeros and INVALID."""
+    residual, status, gap, error = report(value, residual, gap, unit, refused)
     tl.store(vectors + member * N + node, tl.where(refused == 0, vector, 0.0), mask=inside)
-    tl.store(values + member, tl.where(refused == 0, value, 0.0))
+    tl.store(values + member, tl.where(refused == 0, value * size, 0.0))
     tl.store(residuals + member, tl.where(refused == 0, residual, 0.0))
     tl.store(matvecs + member, tl.where(refused == 0, used, 0).to(tl.int64))
-    tl.store(statuses + member, tl.where(refused == 0, status, 8).to(tl.int64))
+    tl.store(statuses + member, status.to(tl.int64))
     tl.store(gaps + member, tl.where(refused == 0, gap, 0.0))
+    tl.store(errors + member, tl.where(refused == 0, error, 0.0))
 
 
 # Left to itself Triton compiles anew for each way in which a number is 1 or a multiple of 16 and a pointer is aligned.
 # The arguments named here come from the caller and differ from launch to launch. Compiled once for all their values,
 # with ALIGNED in place of what is worth knowing about them, the kernels are few enough to be proved one by one.
 @triton.jit(do_not_specialize=["d", "stride", "N", "most"], do_not_specialize_on_alignment=["features", "indices"])
-def solve_small(features, indices, vectors, values, residuals, matvecs, statuses, gaps,
+def solve_small(features, indices, scratch, vectors, values, residuals, matvecs, statuses, gaps, errors,
                 d: tl.int32, stride: tl.int64, N: tl.int32, most: tl.int32,
                 NP: tl.constexpr, BD: tl.constexpr, KP: tl.constexpr, WIDTH: tl.constexpr, CHECK: tl.constexpr,
                 PRECISION: tl.constexpr, SCALED: tl.constexpr, STAGES: tl.constexpr,
                 ALIGNED: tl.constexpr):  # fmt: skip
-    """The whole solve of one member; ``most`` bounds its matvecs. Outputs as `fiedler.FiedlerResult`."""
+    """The whole solve of one member; ``most`` bounds the steps of a search. Outputs as `fiedler.FiedlerResult`."""
     member = tl.program_id(0).to(tl.int64)
     node = tl.arange(0, NP)
     column = tl.arange(0, BD)
@@ -162,13 +169,12 @@ def solve_small(features, indices, vectors, values, residuals, matvecs, statuses
     affinity = tl.where((diagonal == 0) & (refused == 0), gram * inverse[:, None] * inverse[None, :], 0.0)
     degree = tl.sum(affinity, axis=1)
     size = tl.max(tl.abs(degree) + tl.sum(tl.abs(affinity), axis=1), axis=0)
-    vector, value, residual, used, gap, rounding = solve_member(
-        affinity, degree, size, index, inside, node, N, most, NP, KP, 0, WIDTH, CHECK
-    )
+    vector, value, residual, used, gap, unit = solve_member(
+        affinity, degree, size, index, inside, node, scratch + member * KP * SCRATCH, N, most,
+        NP, KP, 0, PRECISION != "ieee", WIDTH, CHECK)  # fmt: skip
     vector = canonical_sign(vector, degree, size, index, inside, N)
-    status = status_bits(value, residual, gap, rounding, N)
-    store_result(vectors, values, residuals, matvecs, statuses, gaps, member, node, inside, N, refused,
-                 vector, value * size, residual, used, status, gap)  # fmt: skip
+    store_result(vectors, values, residuals, matvecs, statuses, gaps, errors, member, node, inside, N, refused,
+                 vector, value, size, residual, used, gap, unit)  # fmt: skip
 
 
 def aligned(features: Tensor) -> bool:
@@ -183,19 +189,24 @@ def product_precision(features: Tensor, precision: str) -> str:
 
 def small_shape(features: Tensor, padded: int, precision: str) -> Small:
     """The compiled shape for a padded size."""
-    ieee = padded == 128 and precision == "ieee" and features.dtype != torch.float16
-    shape = IEEE_128 if ieee else SMALL[padded]
+    single = padded == 128 and features.dtype != torch.float16
+    shape = SINGLE_128.get(precision, SMALL[padded]) if single else SMALL[padded]
     # Copies ahead of the product take a register for every number that is read on its own, and then sm_80 spills.
     return shape if aligned(features) else shape._replace(STAGES=1)
 
 
+def scratch_of(indices: Tensor, rows: int) -> Tensor:
+    """Room for T of each of the graphs ``indices`` (B, N): see `triton_lanczos`."""
+    return torch.empty((indices.shape[0], SCRATCH.value, rows), dtype=torch.float32, device=indices.device)
+
+
 def launch_small(features: Tensor, indices: Tensor, outputs: tuple[Tensor, ...], precision: str, most: int) -> None:
-    """Solve indices (B, N), N ≤ 128, into six outputs (vector, value, residual, num_matvecs, status, gap)."""
+    """Solve indices (B, N), N ≤ 128, into `fiedler.FiedlerResult`'s fields."""
     count, size = indices.shape
     padded = max(16, triton.next_power_of_2(size))
     shape = small_shape(features, padded, precision)
     solve_small[(count,)](
-        features, indices, *outputs, features.shape[1], features.stride(0), size, most,
+        features, indices, scratch_of(indices, shape.KP), *outputs, features.shape[1], features.stride(0), size, most,
         NP=padded, BD=shape.BD, KP=shape.KP, WIDTH=shape.WIDTH, CHECK=CHECK,
         PRECISION=product_precision(features, precision), SCALED=features.dtype != torch.float16,
         STAGES=shape.STAGES, ALIGNED=aligned(features), num_warps=shape.warps, num_stages=shape.STAGES,

@@ -9,6 +9,7 @@
 #define __global__
 #define __device__
 #define __host__
+#define __launch_bounds__(...)
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -255,6 +256,7 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 shape, size_t shared_bytes, A.
 }  // namespace cuda_on_cpu
 
 inline void __syncthreads() { cuda_on_cpu::wait_for_block(); }
+inline void __syncwarp() { cuda_on_cpu::wait_for_warp(~0u, 2); }
 template <class V>
 V __shfl_xor_sync(unsigned mask, V value, int step) {
   return cuda_on_cpu::exchange(mask, value, (cuda_on_cpu::thread % cuda_on_cpu::kLanes) ^ step, 1);
