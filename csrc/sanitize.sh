@@ -6,34 +6,17 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-avx2="-mavx2 -mfma -mf16c"
-flags="-std=c++20 -O1 -g -fno-omit-frame-pointer -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi"
 
 driver() {  # name, sanitizer flags
-  local objects=()
-  for source in csrc/cpu/*.cpp csrc/tests/driver.cpp; do
-    local own=""
-    if [ "$(uname -m)" = x86_64 ]; then
-      case "$source" in
-        *avx2.cpp) own="$avx2" ;;
-        *avx512.cpp) own="$avx2 -mavx512f -mavx512vl -mavx512bw -mavx512dq" ;;
-      esac
-    fi
-    local object="$work/$1-$(basename "$source").o"
-    # shellcheck disable=SC2086
-    ${CXX:-g++} $flags $own $2 -c "$source" -o "$object"
-    objects+=("$object")
-  done
-  # shellcheck disable=SC2086
-  ${CXX:-g++} $2 "${objects[@]}" -pthread -o "$work/$1"
+  csrc/tests/build.sh "$work/$1" -O1 -g -fno-omit-frame-pointer "${@:2}"
   for set in baseline avx2 avx512; do
     echo "== $1, at most $set"
     SPECTRAL_SAMPLER_CPU=$set UBSAN_OPTIONS=print_stacktrace=1 "$work/$1"
   done
 }
 
-driver address+undefined "-fsanitize=address,undefined -fno-sanitize-recover=all"
-driver thread "-fsanitize=thread"
+driver address+undefined -fsanitize=address,undefined -fno-sanitize-recover=all
+driver thread -fsanitize=thread
 
 if [ "${1:-}" = --pytest ]; then
   echo "== tests/test_native.py on an instrumented extension"
