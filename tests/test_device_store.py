@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import numpy as np
@@ -12,7 +13,8 @@ from solver_cases import positive
 from spectral_sampler import ReferenceStore, ops
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.fiedler import fiedler_rows
-from spectral_sampler.kernels.device_store import DeviceRows
+from spectral_sampler.kernels import device_store
+from spectral_sampler.kernels.device_store import BUDGET_VARIABLE, DeviceRows
 from spectral_sampler.selection import spectral
 
 
@@ -107,17 +109,107 @@ def test_scores_come_by_way_of_the_device_where_its_backend_is_named(problem, mo
     store = ReferenceStore.from_arrays(features)
     here = spectral.fiedler_scores(store, indices.numpy(), score="signed", backend="eager")
     assert store not in spectral._ON_DEVICE
-    monkeypatch.setattr(ops, "device_for", lambda _backend, _device: torch.device("cpu", 0))
-    there = spectral.fiedler_scores(store, indices.numpy(), score="signed", backend="eager")
-    assert spectral._ON_DEVICE[store].resident
-    assert all(np.array_equal(a, b) for a, b in zip(here, there, strict=True))
+    for number in (0, 1):
+        device = torch.device("cpu", number)
+        monkeypatch.setattr(ops, "device_for", lambda _backend, _device, device=device: device)
+        there = spectral.fiedler_scores(store, indices.numpy(), score="signed", backend="eager")
+        assert spectral._ON_DEVICE[store][device].resident
+        assert all(np.array_equal(a, b) for a, b in zip(here, there, strict=True))
+    assert len(spectral._ON_DEVICE[store]) == 2
+
+
+def test_gathered_members_do_not_depend_on_who_shares_the_call(problem, monkeypatch):
+    features, indices = problem
+    together = DeviceRows(features, "cpu", budget=0).solve(indices, eager)
+    alone = [DeviceRows(features, "cpu", budget=0).solve(row[None], eager) for row in indices]
+    monkeypatch.setattr(device_store, "_GATHERED_BYTES", 2 * 30 * 16 * 4 + 1)
+    calls = []
+    rows = DeviceRows(features, "cpu", budget=0)
+    parts = rows.solve(indices, lambda part, places: calls.append(len(part)) or eager(part, places))
+    assert calls == [60, 60], "rows are gathered as far as the buffer goes"
+    for field, single, part in zip(together, zip(*alone, strict=True), parts, strict=True):
+        assert torch.equal(field, torch.cat(single))
+        assert torch.equal(field, part)
+
+
+@pytest.mark.parametrize(("quarters", "resident"), [(4, True), (3.9, False)])
+def test_what_is_free_at_the_first_call_bounds_the_copy(problem, monkeypatch, caplog, quarters, resident):
+    features, indices = problem
+    monkeypatch.delenv(BUDGET_VARIABLE, raising=False)
+    asked = []
+    rows = DeviceRows(features, "cpu")
+    monkeypatch.setattr(
+        torch.cuda, "mem_get_info", lambda device: asked.append(device) or (quarters * features.nbytes, 1)
+    )
+    with monkeypatch.context() as on_cuda:
+        on_cuda.setattr(DeviceRows, "_on_cuda", True)
+        on_cuda.setattr(torch.cuda, "Stream", lambda _device: None)
+        rows._prepare()
+    rows.solve(indices, eager)
+    rows.solve(indices, eager)
+    assert asked == [rows.device]
+    assert rows.resident is resident
+    assert len(caplog.records) == (not resident), "said once, and only where it does not fit"
+
+
+def test_a_copy_that_finds_no_memory_leaves_the_rows_gathered(problem, monkeypatch, caplog):
+    features, indices = problem
+    rows = DeviceRows(features, "cpu", budget=features.nbytes)
+    original = torch.Tensor.to
+
+    def full(tensor, *arguments, **options):
+        if tensor is features:
+            raise torch.OutOfMemoryError("planted")
+        return original(tensor, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    vector, *_ = rows.solve(indices, eager)
+    rows.solve(indices, eager)
+    assert rows.resident is False
+    assert (vector * eager(features, indices)[0]).sum(dim=1).min() > 1 - 1e-5
+    assert [record.getMessage().count("could not be had") for record in caplog.records] == [1]
+
+
+def test_the_wait_blocks_instead_of_spinning(problem, monkeypatch):
+    features, indices = problem
+    rows, calls = DeviceRows(features, "cpu"), []
+
+    class Event:
+        def __init__(self, **options):
+            calls.append(options)
+
+        def record(self, stream):
+            calls.append(stream)
+
+        def synchronize(self):
+            calls.append("waited")
+
+    rows.solve(indices, eager)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(rows, "_side", contextlib.nullcontext)
+    rows._stream = "its own"
+    rows.solve(indices, eager)
+    assert calls == [{"blocking": True}, "its own", "waited"]
+
+
+def test_a_default_device_of_the_training_loop_does_not_matter(problem):
+    features, indices = problem
+    expected = DeviceRows(features, "cpu", budget=0).solve(indices, lambda f, i: (f[i],))[0]
+    with torch.device("meta"):
+        found = DeviceRows(features, "cpu", budget=0).solve(indices, lambda f, i: (f[i],))[0]
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ["auto", "eager", "triton", "cuda", "cupy"])
 def test_features_stay_where_they_are_unless_a_usable_gpu_backend_was_named(name, monkeypatch):
-    host, device = torch.device("cpu"), torch.device("cuda")
+    host, device = torch.device("cpu"), torch.device("cuda", 3)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     assert ops.device_for(name, device) == device
     monkeypatch.setattr(ops, "unusable_reason", lambda _name: None)
     assert ops.device_for(name, host) == (host if name in ("auto", "eager") else device)
     monkeypatch.setattr(ops, "unusable_reason", lambda _name: "not here")
     assert ops.device_for(name, host) == host
+    with ops.use_place(lambda: device):
+        assert ops.device_for(name, host) == device
+    with ops.use_place(lambda: None):
+        assert ops.device_for(name, host) == host

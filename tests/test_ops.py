@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import subprocess
 import sys
 import threading
@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import bench_gpu
-from spectral_sampler import ops
+from spectral_sampler import ReferenceStore, ops, preference
 from spectral_sampler.errors import ArgumentError, BackendUnavailable
 from spectral_sampler.fiedler import fiedler_rows, fiedler_vector
 
@@ -130,8 +129,9 @@ def test_unknown_names_are_refused(monkeypatch):
 
 
 def test_auto_follows_the_table_by_size_and_passes_over_what_declines_a_shape(plugged, monkeypatch):
-    table = {"cpu": [{"max_nodes": 6, "order": ["native"]}, {"max_nodes": None, "order": ["cupy", "native"]}]}
-    monkeypatch.setattr(ops, "preference", lambda: table)
+    every = preference.Row("cpu", "host", None, None, 1, ("cupy", "native"), None)
+    rows = (every._replace(max_nodes=6, order=("native",)), every)
+    monkeypatch.setattr(preference, "table", lambda: rows)
     plugged["native"] = backend()
     plugged["cupy"] = backend(DEVICES=("cpu",))
     wide = torch.arange(12).reshape(1, 12)
@@ -146,31 +146,10 @@ def test_auto_follows_the_table_by_size_and_passes_over_what_declines_a_shape(pl
     assert '"auto" on cpu to N = 6 means native' in ops.explain()
 
 
-def test_the_installed_table_names_backends_for_every_size():
-    for entries in ops.preference().values():
-        assert entries[-1]["max_nodes"] is None
-        assert all(name in ops.BACKENDS for entry in entries for name in entry["order"])
-
-
-def test_a_benchmark_rewrites_the_table(tmp_path):
-    times = {64: (10, 20), 128: (12, 30), 256: (50, 40), 512: (90, 60)}
-    rows = [
-        {"method": name, "B": members, "N": size, "d": 384, "p50": factor * time}
-        for size, both in times.items()
-        for name, time in zip(("triton", "cuda"), both, strict=True)
-        for members, factor in ((1, 1.0), (16, 3.0))
-    ]
-    rows += [{"method": "torch.linalg.eigh", "B": 1, "N": 64, "d": 384, "p50": 1.0}]
-    path = tmp_path / "preference.json"
-    path.write_text(ops.PREFERENCE.read_text(encoding="utf-8"), encoding="utf-8")
-    bench_gpu.write_preference(rows, "a device", path)
-    table = json.loads(path.read_text(encoding="utf-8"))
-    assert table["devices"]["cuda"] == [
-        {"max_nodes": 128, "order": ["triton", "cuda"]},
-        {"max_nodes": None, "order": ["cuda", "triton"]},
-    ]
-    assert table["devices"]["cpu"] == ops.preference()["cpu"]
-    assert "a device" in table["source"]
+def test_a_backend_is_looked_for_once(monkeypatch):
+    ops.solver_module("auto", FEATURES, INDICES)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: pytest.fail(f"looked for {name} again"))
+    ops.solver_module("auto", FEATURES, INDICES)
 
 
 def test_the_backend_is_called(plugged):
@@ -211,6 +190,41 @@ def test_explain_names_every_backend(plugged):
         assert words in text
     assert '"auto" on cpu means eager' in text
     assert '"auto" on cuda means cupy' in text
+
+
+def test_explain_says_why_the_cpu_solves_and_how_to_ask_for_the_gpu(plugged, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "the CPU, because torch sees no CUDA device\n" in ops.explain()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "the CPU, because this process has not used a CUDA device so far; ask for the GPU with" in ops.explain()
+    monkeypatch.setattr(ops, "in_use", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Card")
+    assert "the CPU, because nothing has been measured on Card; ask for the GPU with" in ops.explain()
+    row = preference.Row("Card", "host", None, None, 1, ("triton",), "2027-01-01, Card")
+    monkeypatch.setattr(preference, "table", lambda: (row,))
+    text = ops.explain()
+    assert '"auto" on Card with features on the host means eager' in text
+    assert "on the CPU, and on Card from N = 1024 or where training waits" in text
+
+
+def test_explain_says_which_backend_given_features_get_and_what_their_dtype_costs(plugged):
+    plugged["native"] = backend()
+
+    def last(features):
+        return ops.explain(features).splitlines()[-1]
+
+    assert last(FEATURES) == "these features (float32, 12 × 5, on cpu) are solved by native"
+    assert last(FEATURES.numpy()) == last(ReferenceStore.from_arrays(FEATURES)) == last(FEATURES)
+    assert (
+        "solved by eager, not by native: it takes bfloat16, float16, float32 features and these are float64; in float64"
+        in last(FEATURES.double())
+    )
+    with ops.use_backend("native"):
+        assert "native" in last(FEATURES)
+        assert 'Backend "native" cannot be used: it takes' in last(FEATURES.double())
+    plugged["native"] = backend(reason="no compiler was there")
+    assert last(FEATURES).endswith("solved by eager, not by native: no compiler was there")
+    assert "float64 features are solved by eager" in ops.explain()
 
 
 def test_explain_of_the_real_installation():

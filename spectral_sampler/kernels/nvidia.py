@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["device_missing", "device_of", "device_too_old"]
+__all__ = ["Gpu", "device_missing", "device_of", "device_too_old", "gpu_of"]
 
 _CAPABILITY = (8, 0)
+
+
+class Gpu(NamedTuple):
+    """What decides about solving on a device."""
+
+    device: torch.device
+    """With its index."""
+    name: str
+    multiprocessors: int
+
+
+def gpu_of(device: torch.device) -> Gpu:
+    """The facts of a CUDA device, by default the calling thread's current one. Initialises CUDA."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    properties = torch.cuda.get_device_properties(index)
+    return Gpu(torch.device("cuda", index), properties.name, properties.multi_processor_count)
 
 
 def device_missing() -> str | None:

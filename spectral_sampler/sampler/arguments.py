@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
+from spectral_sampler import ops
 from spectral_sampler.errors import argument_error
 from spectral_sampler.selection import Selection
 from spectral_sampler.selection.needs import FORWARDED, NEEDS
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 KeepRatio: TypeAlias = "float | AdaptiveSchedule | ConstantSchedule | FittedSchedule | Callable[[float], float]"
 
-__all__ = ["KeepRatio", "Settings", "as_store", "check_dataset", "check_emission", "check_order", "check_selection"]
-__all__ += ["true_or_false", "whole_number"]
+__all__ = ["KeepRatio", "Settings", "as_store", "check_dataset", "check_device", "check_emission", "check_order"]
+__all__ += ["check_selection", "true_or_false", "whole_number"]
 
 
 class Settings(NamedTuple):
@@ -38,7 +39,7 @@ class Settings(NamedTuple):
     rank: int
     multiple_of: int
     min_keep: int
-    lookahead: int
+    lookahead: int | None
 
     def checked(self, rows: int, sampler: Any) -> Settings:
         """Every value of its type and in its range, together with a candidate order over ``rows`` samples."""
@@ -69,8 +70,9 @@ class Settings(NamedTuple):
             rank,
             whole_number("multiple_of", self.multiple_of, 1, "Use 1 for no rounding."),
             whole_number("min_keep", self.min_keep, 1, "It is the least number of samples in a batch."),
-            whole_number("lookahead", self.lookahead, 0, "Use 0 for no look-ahead thread."),
-        )
+            None if self.lookahead is None
+            else whole_number("lookahead", self.lookahead, 0, "Use 0 for no look-ahead thread."),
+        )  # fmt: skip
 
 
 def whole_number(argument: str, value: object, minimum: int | None, remedy: str) -> int:
@@ -155,6 +157,27 @@ def check_order(sampler: Any, num_replicas: int) -> None:
             "num_replicas", "1 when sampler= is a DistributedSampler", num_replicas,
             "One of the two shards the data, not both; leave out sampler= for identical lists on any number of ranks.",
         )  # fmt: skip
+
+
+def check_device(device: object, backend: str) -> torch.device | None:
+    """A device that this machine has and ``backend`` solves on, or None where none was named. Initialises nothing."""
+    if device is None:
+        return None
+    remedy = "Leave it out for the current device of a GPU's backend."
+    try:
+        place = torch.device(device) if isinstance(device, (str, torch.device)) else None
+    except RuntimeError:
+        place = None
+    kinds = ("cpu", "cuda") if backend == "auto" else ops.devices(backend)
+    if place is None or place.type not in ("cpu", "cuda"):
+        raise argument_error("device", '"cpu", "cuda" or one such as "cuda:1"', repr(device), remedy)
+    if place.type not in kinds:
+        rule = f'of type {" or ".join(kinds)} with backend="{backend}"'
+        raise argument_error("device", rule, repr(str(place)), 'Pass backend="auto" or one of that device.')
+    count = torch.cuda.device_count() if place.type == "cuda" else 1
+    if (place.index or 0) >= count:
+        raise argument_error("device", f"one of the CUDA devices that torch sees ({count})", repr(str(place)), remedy)
+    return place
 
 
 def check_emission(emit: str, batch_size: object, samples: int, settings: Settings, sampler: Any) -> int | None:

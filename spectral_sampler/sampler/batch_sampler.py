@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import BatchSampler
 
-from spectral_sampler import ops
 from spectral_sampler.errors import argument_error
 from spectral_sampler.sampler import arguments
 from spectral_sampler.sampler.choosing import choose
@@ -19,6 +18,7 @@ from spectral_sampler.sampler.learner import Learner
 from spectral_sampler.sampler.lookahead import LookAhead
 from spectral_sampler.sampler.observed import ObservedLosses
 from spectral_sampler.sampler.order import CandidateOrder
+from spectral_sampler.sampler.placement import Placement
 from spectral_sampler.sampler.plan import Plan
 from spectral_sampler.sampler.proposals import Proposals, Weights
 from spectral_sampler.sampler.scoring import Candidates, Epoch, Scorer
@@ -78,13 +78,17 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         batch_size: with ``emit="constant"``.
         multiple_of: the budget is rounded down to a multiple of it.
         min_keep: the least budget; 2 keeps batch normalisation alive.
-        backend: see `spectral_sampler.explain`; refused here if it was asked for by name and cannot run.
+        backend: see `spectral_sampler.explain`; refused here if it was asked for by name and cannot run. "auto" moves
+            from the CPU to a GPU, at most once and with a line in the log, where `spectral_sampler.preference` says so.
         lookahead: candidate batches scored in one call, by a thread that runs while training uses the last ones.
-            0: one at a time, without a thread.
+            0: one at a time, without a thread. None: 16; on a GPU two for each multiprocessor, at most a quarter of the
+            epoch and at least 16.
         dataset: if given, its kind and length are checked.
         learner: the model in training, for a selection that needs its logits of the candidates, or its losses fresher
             than `observe` has them: a module, which reads ``dataset``, or a function from indices to logits or (logits,
             features). Its cost is in `statistics`.
+        device: where graphs are solved, such as "cuda:1", by a backend that runs there. None: on a GPU for a backend
+            that needs one, or where "auto" moves; that is the current device of the thread that asks for a batch.
 
     Raises:
         ArgumentError: one sentence, for every argument that breaks its rule.
@@ -113,9 +117,10 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         multiple_of: int = 1,
         min_keep: int = 2,
         backend: str = "auto",
-        lookahead: int = 16,
+        lookahead: int | None = None,
         dataset: Any = None,
         learner: Any = None,
+        device: Any = None,
     ) -> None:
         # BatchSampler.__init__ is not called: it would set batch_size.
         self.store = arguments.as_store(store)
@@ -138,15 +143,16 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         self._learner = None if learner is None else Learner(learner, dataset, self.selection)
         self._plan = Plan(len(self.sampler), chosen, constant)
         self._plan.follow(keep_ratio, chosen.epochs)
-        self.backend = ops.requested(backend)
-        features = self.store.features_tensor
-        ops.resolve(self.backend, ops.device_for(self.backend, features.device), features.dtype)
+        self._placement = Placement(
+            backend, device, chosen.lookahead, self.store.features_tensor, chosen.candidate_batch_size, len(self)
+        )
+        self.backend = self._placement.backend
         fixed = self.sampler.constant and (constant is None or self._plan.ratios.min() == self._plan.ratios.max())
         self._counter, self._statistics, self._weights = EpochCounter(), Statistics(), Weights(rows)
         self._observed = ObservedLosses(rows, 2 * len(self))  # two epochs
         self._proposals = Proposals(self.selection, self.store, self.sampler, self._plan, self._observed, chosen)
         self._scorer = Scorer(
-            self.selection, self.store, self.backend, constant=bool(fixed) and not self._proposals.any
+            self.selection, self.store, self._placement, constant=bool(fixed) and not self._proposals.any
         )
 
     def __len__(self) -> int:
@@ -240,8 +246,8 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
 
     def _look_ahead(self, epoch: int, step: int) -> LookAhead[Candidates]:
         prepare = Epoch(self._plan, self.sampler, self._scorer, epoch, self._proposals.of(epoch, keep=True))
-        depth = self.settings.lookahead if prepare.needs_work() else 0
-        return LookAhead(prepare, step, len(self), depth)
+        self._placement.begin()
+        return LookAhead(prepare, step, len(self), self._placement.lookahead if prepare.needs_work() else 0)
 
     def _deliver(self, candidates: Candidates, epoch: int, step: int, waited: float) -> list[int]:
         started = time.perf_counter()

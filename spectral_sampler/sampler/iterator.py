@@ -51,6 +51,8 @@ class SpectralBatchIterator:
         started = time.perf_counter()
         candidates = ahead.take()
         waited = time.perf_counter() - started
+        if self._sampler._placement.delivered(waited) and ahead.depth:
+            ahead.depth = self._sampler._placement.lookahead
         # Before the batch leaves: a state taken while training works on it counts it as delivered.
         self._position = (epoch, step + 1)
         return self._sampler._deliver(candidates, epoch, step + 1, waited)

@@ -57,17 +57,17 @@ class LookAhead(Generic[T]):
         compute: ``compute(i, k)`` returns results i … k − 1; called in one thread at a time, and the same whatever the
             chunks are.
         start, stop: the range.
-        depth: results per call. 0: one at a time in the caller's thread, without any other thread.
+        depth: results per call; may be changed. 0: one at a time in the caller's thread, without any other thread.
     """
 
     def __init__(self, compute: Callable[[int, int], list[T]], start: int, stop: int, depth: int) -> None:
-        self._compute, self._next, self._stop, self._depth = compute, start, stop, depth
+        self._compute, self._next, self._stop, self.depth = compute, start, stop, depth
         self._ready: list[T] = []  # reversed
         self._chunk: _Chunk[T] | None = None
 
     def _span(self) -> tuple[int, int]:
         start = self._next
-        self._next = min(self._stop, start + max(1, self._depth))
+        self._next = min(self._stop, start + max(1, self.depth))
         return start, self._next
 
     def take(self) -> T:
@@ -81,7 +81,7 @@ class LookAhead(Generic[T]):
             else:
                 raise IndexError("no result is left")
             self._ready = results[::-1]
-            if self._depth and self._next < self._stop:
+            if self.depth and self._next < self._stop:
                 self._chunk = _Chunk(self._compute, *self._span())
                 self._chunk.start()
         return self._ready.pop()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from spectral_sampler import ops
 from spectral_sampler.errors import argument_error
 from spectral_sampler.selection.protocol import judged_whole
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spectral_sampler.sampler.order import CandidateOrder
+    from spectral_sampler.sampler.placement import Placement
     from spectral_sampler.sampler.plan import Batch, Plan
     from spectral_sampler.selection import Selection
     from spectral_sampler.selection.proposal import Proposal
@@ -48,12 +48,12 @@ class Scorer:
     """Scores candidate batches many at a time. Keeps those of a fixed partition for the whole training.
 
     Args:
-        selection, store, backend: what scores, and how.
+        selection, store, placement: what scores, and where.
         constant: the partition is the same in every epoch, so a score may be kept.
     """
 
-    def __init__(self, selection: Selection, store: ReferenceStore, backend: str, *, constant: bool) -> None:
-        self._selection, self._store, self._backend = selection, store, backend
+    def __init__(self, selection: Selection, store: ReferenceStore, placement: Placement, *, constant: bool) -> None:
+        self._selection, self._store, self._placement = selection, store, placement
         self._whole = judged_whole(selection)
         self._kept: dict[tuple[int, int, int], Score] | None = {} if constant else None
 
@@ -84,8 +84,8 @@ class Scorer:
 
     def _call(self, indices: list[NDArray[np.int64]]) -> Sequence[Score | None]:
         # A thread of its own has neither the caller's `use_backend` nor its grad mode; set both, in every thread.
-        with torch.no_grad(), ops.use_backend(self._backend):
-            found = self._selection.score(self._store, np.stack(indices), backend=self._backend)
+        with torch.no_grad(), self._placement.solving():
+            found = self._selection.score(self._store, np.stack(indices), backend=self._placement.backend)
         if found is None:
             return [None] * len(indices)
         return [
