@@ -18,6 +18,8 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from benchmarks.problems import Problem
+
 WRONG = 1e-2  # sine of the angle to the exact vector above which an answer is marked wrong
 
 
@@ -85,6 +87,15 @@ def accuracy(vectors: np.ndarray, truth: tuple[np.ndarray, np.ndarray]) -> dict[
     sine = np.sqrt(1 - along**2)
     return {"residual": float(residual.max()), "sine": float(sine.max()), "wrong": int((sine > WRONG).sum()),
             "members": len(vectors)}  # fmt: skip
+
+
+def residual(problem: Problem, vectors: np.ndarray) -> float:
+    """‖Lv − θv‖ / ‖L‖_∞ of the first member, in float64 with products by the rows."""
+    units = torch.nn.functional.normalize(problem.store[problem.indices[0]].double())
+    vector = torch.from_numpy(vectors[0]).double()
+    sums = units @ units.sum(dim=0)
+    image = sums * vector - units @ (units.T @ vector)
+    return float((image - (vector @ image) * vector).norm() / (2 * sums.max()))
 
 
 def passport() -> dict[str, Any]:

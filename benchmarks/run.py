@@ -91,10 +91,10 @@ def large_problem(rates: dict[str, float], repeats: int) -> dict[str, Any]:
     """Against ARPACK with a LinearOperator, with the loosest tolerance whose residual is no larger than ours."""
     problem = problems.large()
     solved = native.solve(problem.store, problem.indices)
-    own = _residual(problem, solved.vector.numpy())
+    own = measure.residual(problem, solved.vector.numpy())
     tolerance, residual = 0.0, np.inf
     for tolerance in (1e-2, 1e-3, 1e-4, 1e-5, 0.0):
-        residual = _residual(problem, peers.scipy_eigsh_matrix_free(tolerance)(problem.store, problem.indices))
+        residual = measure.residual(problem, peers.scipy_eigsh_matrix_free(tolerance)(problem.store, problem.indices))
         if residual <= own:
             break
     peer = peers.scipy_eigsh_matrix_free(tolerance)
@@ -118,15 +118,6 @@ def large_problem(rates: dict[str, float], repeats: int) -> dict[str, Any]:
         "peer tolerance": tolerance,
         "ratio": measure.ratios(times["native"], times["peer"]),
     }
-
-
-def _residual(problem: problems.Problem, vectors: np.ndarray) -> float:
-    """‖Lv − θv‖ / ‖L‖_∞ in float64 with products by the rows."""
-    units = torch.nn.functional.normalize(problem.store[problem.indices[0]].double())
-    vector = torch.from_numpy(vectors[0]).double()
-    sums = units @ units.sum(dim=0)
-    image = sums * vector - units @ (units.T @ vector)
-    return float((image - (vector @ image) * vector).norm() / (2 * sums.max()))
 
 
 def memory() -> dict[str, Any]:
