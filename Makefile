@@ -2,15 +2,18 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# The targets for GPUs take the Python of another folder as it is, `make device-check BIN=/usr/bin`, and install nothing then.
+READY  := $(if $(filter file,$(origin BIN)),$(VENV)/ready)
 # Training and tests of small models are fastest, and repeatable, on one thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow test-cpu-torch test-gpu lint bench bench-gpu prove-gpu sanitize wheel results clean
+.PHONY: help demo test test-slow test-cpu-torch test-gpu lint bench latency device-check prove-gpu sanitize wheel results clean
 
 help:
 	@echo "make demo      train with and without selection on an embedded data set (half a minute after installation)"
 	@echo "make test      the test suite          make lint     ruff and mypy"
-	@echo "make bench     latency against peers   make results  redo the committed experiments (hours)"
+	@echo "make bench     latency against peers   make latency  solver, sampler and store, to compare two commits"
+	@echo "make results   redo the committed experiments (hours)"
 
 $(VENV)/ready: pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*)
 	$(PYTHON) -m venv $(VENV)
@@ -38,13 +41,15 @@ $(VENV)-cpu/ready: $(VENV)/ready
 	touch $@
 
 test-cpu-torch: $(VENV)-cpu/ready
-	PYTHONPATH=. $(VENV)-cpu/bin/python -m pytest -m "not slow and not gpu" tests/test_graph.py tests/test_lanczos.py \
+	PYTHONPATH=. $(VENV)-cpu/bin/python -m pytest -m "not slow and not gpu" tests/test_graph.py tests/test_limits.py tests/test_lanczos.py \
+		tests/test_search.py tests/test_hard_graphs.py tests/test_certificate.py tests/test_native_edges.py tests/test_preference.py \
+		tests/test_sampler_placement.py tests/test_training_switches.py \
 		tests/test_fiedler_cases.py tests/test_fiedler_fuzz.py tests/test_native.py tests/test_ops.py tests/test_draws.py \
 		tests/test_schedule.py tests/test_store.py tests/test_sampler.py tests/test_sampler_identity.py tests/test_resume.py \
 		tests/test_loader.py $(wildcard tests/test_selection*.py)
 
-test-gpu: $(VENV)/ready  # on a machine with a CUDA device
-	$(BIN)/python -m pytest tests/gpu
+test-gpu: $(READY)  # on a machine with a CUDA device; ARGS=--require-gpu makes a skip a failure
+	$(BIN)/python3 -m pytest tests/gpu $(ARGS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -54,11 +59,15 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.run
 
-bench-gpu: $(VENV)/ready  # on a machine with a CUDA device
-	$(BIN)/python -m benchmarks.bench_gpu --json benchmarks/results/gpu.json --write-table
+latency: $(VENV)/ready  # two minutes; make latency FEATURES=mine.npy, COMPARE="--benchmark-compare" and the like
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max,rounds \
+		$(if $(FEATURES),--features "$(FEATURES)") $(COMPARE)
 
-prove-gpu: $(VENV)/ready  # compiles every GPU kernel to machine code; needs no device
-	$(BIN)/python -m benchmarks.prove_gpu --json benchmarks/results/prove-gpu.json
+device-check: $(READY)  # builds, tests, times, trains and profiles on a CUDA device within 8 minutes; ARGS=--dry on none
+	env -u OMP_NUM_THREADS $(BIN)/python3 -m benchmarks.device_check $(ARGS)
+
+prove-gpu: $(READY)  # compiles every GPU kernel to machine code; needs no device
+	$(BIN)/python3 -m benchmarks.prove_gpu --json benchmarks/results/prove-gpu.json
 
 sanitize: $(VENV)/ready
 	PYTHON="$(abspath $(BIN))/python" csrc/sanitize.sh --pytest

@@ -29,12 +29,13 @@ class Problem(NamedTuple):
         return (*self.indices.shape, self.store.shape[1])  # type: ignore[return-value]
 
 
-def rectified(rows: int, width: int, seed: int = 0) -> torch.Tensor:
+def rectified(rows: int, width: int, seed: int = 0, device: torch.device | str = "cpu") -> torch.Tensor:
     """Clustered features after a ReLU, as a convolutional network's penultimate layer gives them."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(10, width, generator=generator)
-    labels = torch.randint(0, 10, (rows,), generator=generator)
-    return (torch.randn(rows, width, generator=generator) + 0.7 * centres[labels]).clamp_min_(0)
+    generator = torch.Generator(device).manual_seed(seed)
+    centres = torch.randn(10, width, generator=generator, device=device)
+    labels = torch.randint(0, 10, (rows,), generator=generator, device=device)
+    noise = torch.randn(rows, width, generator=generator, device=device)
+    return noise.add_(centres[labels], alpha=0.7).clamp_min_(0)
 
 
 def _cached(name: str, make: Callable[[], torch.Tensor]) -> torch.Tensor:
