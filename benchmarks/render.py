@@ -150,7 +150,11 @@ def certified() -> str:
         return f"{row['certified'] / row['sets']:.2f}"
 
     rows = [
-        [f"{size:,}", str(new[size, kinds[0]]["sets"]), *(f"{share(old[size, kind])} → {share(new[size, kind])}" for kind in kinds)]
+        [
+            f"{size:,}",
+            str(new[size, kinds[0]]["sets"]),
+            *(f"{share(old[size, kind])} → {share(new[size, kind])}" for kind in kinds),
+        ]
         for size in dict.fromkeys(row["N"] for row in after["rows"])
     ]
     graphs, false = (sum(row[name] for row in after["rows"]) for name in ("graphs", "false"))
