@@ -15,11 +15,12 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["permutation", "recurring", "uniforms"]
+__all__ = ["TIES", "permutation", "recurring", "uniforms"]
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _TURN = (5.0**0.5 - 1.0) / 2.0
 _MASK = (1 << 64) - 1
+TIES = 0x7165  # the stream that ranks equals, so that ties say nothing about other draws
 _PERMUTATION_STREAM = 0x5045524D  # keeps the candidate order independent of every draw inside a batch
 
 

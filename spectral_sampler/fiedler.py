@@ -19,7 +19,7 @@ from spectral_sampler import graph, limits, ops
 from spectral_sampler.errors import argument_error
 from spectral_sampler.graph import start_vectors
 from spectral_sampler.limits import Status
-from spectral_sampler.result import FiedlerResult, completed, entry_error, marked, refined_error, reported
+from spectral_sampler.result import FiedlerResult, completed, divisor, entry_error, marked, refined_error, reported
 from spectral_sampler.search import Defect, search, unit
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class _Scaled:
 
     def __init__(self, operator: Operator) -> None:
         self.operator = operator
-        self.norm = torch.where(operator.norm > 0, operator.norm, torch.ones_like(operator.norm))
+        self.norm = divisor(operator.norm)
 
     def __call__(self, vectors: Tensor) -> Tensor:
         return self.operator.apply(vectors) / self.norm[:, None]
@@ -111,8 +111,7 @@ def _solve_rows(rows: Callable[[int], Tensor], indices: Tensor, limit: int | Non
             operator = graph.FactoredLaplacian(each if valid else torch.zeros_like(each))
         exact = None
         if size >= limits.REFINED and operator.norm.dtype == torch.float32 and limit is None:
-            norm = torch.where(operator.norm > 0, operator.norm, torch.ones_like(operator.norm))
-            exact = _Exact(rows, norm.double(), np.asarray(members))
+            exact = _Exact(rows, divisor(operator.norm).double(), np.asarray(members))
         result = _solve(operator, indices[first : first + step], entry_error(operator.norm), limit, exact)
         parts.append(marked(result, valid))
     return FiedlerResult(*(torch.cat(field) for field in zip(*parts, strict=True)))

@@ -14,7 +14,7 @@ from spectral_sampler.limits import Status
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["FiedlerResult", "completed", "entry_error", "marked", "refined_error", "reported"]
+__all__ = ["FiedlerResult", "completed", "divisor", "entry_error", "marked", "refined_error", "reported"]
 
 
 class FiedlerResult(NamedTuple):
@@ -50,10 +50,14 @@ def _bound(residual: Tensor, gap: Tensor) -> Tensor:
     return (2.0 * residual / gap).clamp(max=limits.WORST)
 
 
+def divisor(norm: Tensor) -> Tensor:
+    """‖L‖_∞ (B,) to divide by: 1 for a graph without edges."""
+    return torch.where(norm > 0, norm, torch.ones_like(norm))
+
+
 def entry_error(norm: Tensor) -> Tensor:
     """e: the rounding of one cosine in units of ‖L‖_∞ (B,). A norm below 1 does not refine a cosine."""
-    norm = torch.where(norm > 0, norm, torch.ones_like(norm))
-    return torch.finfo(norm.dtype).eps / norm.clamp(max=1.0)
+    return torch.finfo(norm.dtype).eps / divisor(norm).clamp(max=1.0)
 
 
 def reported(
@@ -84,9 +88,8 @@ def reported(
         Status.INDEFINITE: value < -limits.RESIDUAL * rounding,
     }
     status = torch.stack([holds * int(bit) for bit, holds in bits.items()]).sum(dim=0)
-    scale = torch.where(norm > 0, norm, torch.ones_like(norm))
     vector = vector * canonical_sign(vector, degrees, indices, norm)[:, None]
-    return FiedlerResult(vector, value * scale, residual, steps.to(status), status, gap, _bound(residual, gap))
+    return FiedlerResult(vector, value * divisor(norm), residual, steps.to(status), status, gap, _bound(residual, gap))
 
 
 def refined_error(result: FiedlerResult, remainder: Tensor) -> Tensor:

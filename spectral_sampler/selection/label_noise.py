@@ -19,7 +19,6 @@ __all__ = ["LabelNoise", "estimate"]
 _QUANTILE = 0.7
 _FEWEST = 5  # samples of a class, below which its labels are not judged: too little is known of them
 _STANDARD_ERRORS = 3.0
-_TIES = 0x7165  # a stream of its own
 
 
 class LabelNoise(NamedTuple):
@@ -44,7 +43,7 @@ class LabelNoise(NamedTuple):
         if share is None:
             share = self.share if self.informative else 0.0
         doubts = self.doubts[self.distinct]
-        ties = draws.uniforms(0, 0, 0, self.distinct, _TIES)  # not by row: the first ones would always be accused
+        ties = draws.uniforms(0, 0, 0, self.distinct, draws.TIES)  # not by row: the first ones would always be accused
         most = np.lexsort((ties, -doubts))[: round(share * len(doubts))]
         found = np.zeros(len(doubts), dtype=np.bool_)
         found[most] = doubts[most] > 0.0

@@ -22,9 +22,6 @@ KINDS = ("spectral", "weighted", "uniform")
 """Why a sample was selected: its rank by a graph score, a weighted draw, a plain draw."""
 
 
-_TIES = 0x7165  # a stream of its own, so that ties say nothing about the draws
-
-
 class Scores(NamedTuple):
     """Scores of B candidate batches of N candidates, with the evidence of how far they can be trusted."""
 
@@ -74,7 +71,7 @@ class CandidateBatch(NamedTuple):
 
     def ties(self) -> NDArray[np.float64]:
         """(N,) keys by which equal scores are ranked, anew in every epoch: by index, the same rows would always win."""
-        return self.uniforms(_TIES)
+        return self.uniforms(draws.TIES)
 
 
 class Choice(NamedTuple):
