@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from spectral_sampler.kernels import triton as backend
-from spectral_sampler.kernels.cuda import HYBRID
+from spectral_sampler.kernels.cuda import LARGEST
 from spectral_sampler.kernels.triton_matrixfree import OnePassGraph
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def launch(features: torch.Tensor, size: int, precision: str | None) -> None:
 
 def launch_graphs(features: torch.Tensor, size: int, precision: str | None) -> None:
     """The launches for the backend "cuda", which solves what these make; none where it makes S itself."""
-    if size <= HYBRID:
+    if size <= LARGEST:
         list(backend.graphs(features, torch.empty((2, size), dtype=torch.int64), precision=precision))
 
 

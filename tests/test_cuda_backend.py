@@ -31,7 +31,7 @@ def test_a_torch_without_the_symbol_of_the_stream_is_a_reason(ready, monkeypatch
     assert cuda.unusable_reason() == "this torch does not export no_such_symbol"
 
 
-@pytest.mark.parametrize(("size", "usable", "parts"), [(100, True, 1), (100, True, 2), (100, False, 0), (300, True, 0)])
+@pytest.mark.parametrize(("size", "usable", "parts"), [(100, True, 1), (100, True, 2), (100, False, 0), (300, True, 1)])
 def test_triton_makes_the_graphs_where_it_can(monkeypatch, size, usable, parts):
     """Which operators are called, with what, and that the parts of a large batch come back as one."""
     features, indices = torch.rand(400, 8), torch.arange(3 * size).reshape(3, size) % 400

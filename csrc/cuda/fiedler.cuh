@@ -101,7 +101,9 @@ __device__ void Member<T>::search(int most, float* gap, int* total) {
     } else if (finished) {
       // Where the first run settled on a higher eigenvector the probe finds the lower one; then begin there.
       const bool lower = ritz.value < value - kResidual * unit_ && ++searches < kRounds;
-      *gap = fminf(fmaxf(fminf(ritz.value - ritz.bound, second) - value, 0.f), 2.f);
+      // After a restart the Ritz vector may mix λ3's with those behind it, whose values are higher.
+      const float doubt = taken > ritz.steps ? 2.f * ritz.bound : ritz.bound;
+      *gap = fminf(fmaxf(fminf(ritz.value - doubt, second) - value, 0.f), 2.f);
       locked = lower ? 1 : 3, taken = 0;
     }
   }

@@ -123,6 +123,7 @@ template <class Row, class Write>
 __device__ void Member<T>::times_rows(int rows, Row row_at, const float* vector, Write write) const {
   for (int first = 8 * warp(); first < rows; first += 8 * warps()) {
     float sum[8] = {};
+#pragma unroll 4  // 32 loads on their way: S beyond shared memory comes from L2, some 300 cycles away
     for (int j = lane(); j < n_; j += kWarp) {
       const float entry = vector[j];
       for (int k = 0; k < 8; ++k) sum[k] += widen(row_at(first + k < rows ? first + k : first)[j]) * entry;
@@ -155,6 +156,7 @@ __device__ float Member<T>::orthogonalise(float* vector, int rows, bool record) 
     __syncthreads();
     for (int i = threadIdx.x; i < n_; i += blockDim.x) {
       float rest = vector[i];
+#pragma unroll 8
       for (int row = 0; row < rows; ++row) rest -= products_[row] * basis_[static_cast<long long>(row) * n_ + i];
       vector[i] = rest;
       square = pass ? square + rest * rest : 0.f;

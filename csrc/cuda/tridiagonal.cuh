@@ -8,7 +8,8 @@ namespace spectral::device {
 constexpr float kPivot = 1e-9f;
 constexpr float kResolved = 1e-9f;  // width to which an eigenvalue is enclosed, where a float can tell so much
 constexpr float kSpectrum = 1.001f;  // T has its spectrum in [−1, 1] but for rounding
-constexpr int kShifts = 4;           // of each lane: their divisions overlap
+constexpr int kShifts = 4;           // of each lane: their products overlap
+constexpr int kRows = 4;             // after which minors are brought back to the size of 1: β is an ulp at least
 
 __device__ inline float away_from_zero(float pivot, float least) {
   return fabsf(pivot) < least ? (pivot < 0.f ? -least : least) : pivot;
@@ -20,29 +21,39 @@ __device__ inline float place_of(int number, bool crowded) {
   return crowded ? 1.f - exp2f(-32.f * even) : even;
 }
 
-// Eigenvalue number `rank` (1 = lowest), known to lie in [low, high], by multisection with Sturm's count of negative pivots;
-// kAbove where there are fewer. `crowded`: it is expected close below `high`, and the first shifts are crowded there.
+// Eigenvalue number `rank` (1 = lowest), known to lie in [low, high], by multisection; kAbove where there are fewer. As many
+// eigenvalues lie below a shift as its leading minors change sign, which follow one another by p ← (α − shift) p − β² p′: no
+// division stands between two rows. `crowded`: it is expected close below `high`, and the first shifts are crowded there.
 __device__ inline float eigenvalue(const float* alpha, const float* below, float low, float high, bool crowded, int first,
                                    int last, int rank) {
   if (last - first + 1 < rank) return kAbove;
   while (high - low > fmaxf(kUlp * fmaxf(fabsf(low), fabsf(high)), kResolved)) {
     const float width = high - low;
-    float shift[kShifts], pivot[kShifts];
-    int negative[kShifts];
+    float shift[kShifts], minor[kShifts], before[kShifts];
+    int changes[kShifts];
     for (int k = 0; k < kShifts; ++k) {
       shift[k] = low + width * place_of(lane() * kShifts + k + 1, crowded);
-      pivot[k] = alpha[first] - shift[k];
-      negative[k] = pivot[k] <= kTiny;
+      minor[k] = 1.f, before[k] = 0.f, changes[k] = 0;
     }
-    for (int row = first + 1; row <= last; ++row) {
-      const float diagonal = alpha[row], square = below[row] * below[row];
+    float diagonal = alpha[first], square = 0.f;
+    for (int row = first; row <= last; ++row) {
+      const float link = row < last ? below[row + 1] : 0.f, next = row < last ? alpha[row + 1] : 0.f;  // read ahead
       for (int k = 0; k < kShifts; ++k) {
-        pivot[k] = diagonal - shift[k] - quotient(square, away_from_zero(pivot[k], kTiny));
-        negative[k] += pivot[k] <= kTiny;
+        float after = (diagonal - shift[k]) * minor[k] - square * before[k];
+        if (after == 0.f) after = -kTiny * minor[k];
+        changes[k] += (after < 0.f) != (minor[k] < 0.f);
+        before[k] = minor[k], minor[k] = after;
       }
+      if ((row - first) % kRows == kRows - 1)
+        for (int k = 0; k < kShifts; ++k) {
+          const unsigned largest = __float_as_uint(fmaxf(fabsf(minor[k]), fabsf(before[k])));
+          const float scale = __uint_as_float((254u << 23) - (largest & 0x7f800000u));
+          minor[k] *= scale, before[k] *= scale;
+        }
+      diagonal = next, square = link * link;
     }
     float clear = 0.f;
-    for (int k = 0; k < kShifts; ++k) clear += negative[k] < rank ? 1.f : 0.f;
+    for (int k = 0; k < kShifts; ++k) clear += changes[k] < rank ? 1.f : 0.f;
     const int number = static_cast<int>(warp_sum(clear));
     if (number < kWarp * kShifts) high = low + width * place_of(number + 1, crowded);
     low += width * place_of(number, crowded);

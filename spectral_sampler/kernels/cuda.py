@@ -1,9 +1,8 @@
 """The backend "cuda": the compiled kernels of csrc/cuda behind torch.ops.spectral_sampler, for CUDA tensors.
 
 One persistent launch solves: a block for each member, S in its shared memory where it fits (N ≤ 237 on sm_90 and
-sm_100, 200 on sm_80), else in the device's, and the basis too where that leaves room. Up to N = 256 Triton's kernels
-make S before, on tensor cores, where Triton can be used; else two launches of our own do, in fp32. Arithmetic of the
-solver is fp32.
+sm_100, 200 on sm_80), else in the device's, and the basis too where that leaves room. Triton's kernels make S before,
+on tensor cores, where Triton can be used; else two launches of our own do, in fp32. Arithmetic of the solver is fp32.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ __all__ = ["DEVICES", "HALF_VARIABLE", "solve", "unsupported", "unusable_reason"
 DEVICES = ("cuda",)
 HALF_VARIABLE = "SPECTRAL_SAMPLER_HALF_AFFINITIES"
 LARGEST = 1024
-HYBRID = 256  # rows up to which Triton makes S: beyond, the solver reads it from device memory, as Triton's own does
 _OPERATOR = "spectral_sampler::fiedler"
 _STREAM = "aoti_torch_get_current_cuda_stream"
 
@@ -84,7 +82,7 @@ def solve(features: Tensor, indices: Tensor, *, half_affinities: bool | None = N
     """
     form, places = _form(half_affinities), indices.to(features.device)
     operators = torch.ops.spectral_sampler
-    if places.numel() and places.shape[1] <= HYBRID and triton.unusable_reason() is None:
+    if places.numel() and triton.unusable_reason() is None:
         parts = [operators.fiedler_of_graph(*made, form) for made in triton.graphs(features, places)]
         return tuple(torch.cat(fields) for fields in zip(*parts, strict=True))
     rows = features if features.dtype in (torch.float32, torch.float16) else features.to(torch.float32)

@@ -79,10 +79,20 @@ def _to_torch(array: Any) -> Tensor:
 
 def _solve_part(cupy: ModuleType, features: Tensor, indices: Tensor) -> FiedlerResult:
     rows = features.index_select(0, indices.flatten()).to(torch.float32).reshape(*indices.shape, -1)
+    # CuPy's kernels take subnormal numbers for zeros (nvcc's -ftz), torch's do not.
+    rows = torch.where(rows.abs().amax(dim=-1, keepdim=True) < 2.0**-60, rows * 2.0**64, rows)
     starts = (start_vectors(indices), start_vectors(indices, limits.PROBE_SALT))
     arrays = [cupy.from_dlpack(part) for part in (rows, *starts)]
     graphs, found = solve_features(arrays[0], (arrays[1], arrays[2]))
     return finish(graphs, found, indices, _to_torch)
+
+
+def _stream_of(cupy: ModuleType, features: Tensor) -> Any:
+    """torch's current stream as CuPy's. CuPy 14.2 deprecates the second way, older versions do not know the first."""
+    stream = torch.cuda.current_stream(features.device)
+    if hasattr(cupy.cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__"):
+        return cupy.cuda.Stream.from_external(stream)
+    return cupy.cuda.ExternalStream(stream.cuda_stream)
 
 
 def solve(features: Tensor, indices: Tensor) -> FiedlerResult:
@@ -91,7 +101,6 @@ def solve(features: Tensor, indices: Tensor) -> FiedlerResult:
     indices = indices.to(features.device)
     count, size = indices.shape
     step = max(1, _CHUNK_BYTES // (4 * size * (size + features.shape[1])))
-    stream = torch.cuda.current_stream(features.device)
-    with cupy.cuda.Device(features.device.index or 0), cupy.cuda.ExternalStream(stream.cuda_stream):
+    with cupy.cuda.Device(features.device.index or 0), _stream_of(cupy, features):
         parts = [_solve_part(cupy, features, indices[first : first + step]) for first in range(0, count, step)]
     return FiedlerResult(*(torch.cat(field) for field in zip(*parts, strict=True)))

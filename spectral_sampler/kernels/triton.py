@@ -106,11 +106,11 @@ def graphs(
     """(S (b, P, P), 1 / |x| (b, P), indices (b, N)) of parts of the candidate batches (B, N), S made on tensor cores
     and padded as `triton_large.launch_gram` says. Arguments as of `solve`, N ≤ 1024.
     """
-    from spectral_sampler.kernels.triton_large import CHUNK_BYTES, GRAM_TILE, launch_gram
+    from spectral_sampler.kernels.triton_large import CHUNK_BYTES, launch_gram, padded_size
 
     rows, name = _prepared(features, precision)
     places = indices.to(rows.device).contiguous()
-    padded = -(-places.shape[1] // GRAM_TILE) * GRAM_TILE
+    padded = padded_size(places.shape[1])
     step = max(1, CHUNK_BYTES // (4 * padded * padded))
     with device_of(rows):
         for first in range(0, places.shape[0], step):

@@ -40,6 +40,7 @@ _PROBE_SALT = tl.constexpr(limits.PROBE_SALT)
 _UNEVEN = tl.constexpr(limits.UNEVEN)
 _CONVERGED, _DEGENERATE, _INDEFINITE, _INVALID = (tl.constexpr(int(bit)) for bit in limits.Status)
 _TINY = tl.constexpr(1e-30)  # far below anything that matters in units of ‖L‖_∞, far above the smallest float32
+_GROUP = tl.constexpr(4)
 _PIVOT = tl.constexpr(1e-9)
 _RESOLVED = tl.constexpr(1e-9)  # width to which an eigenvalue of T is enclosed, where float32 can tell so much
 _SPECTRUM = tl.constexpr(1.001)  # T has its spectrum in [−1, 1] but for rounding
@@ -178,19 +179,32 @@ def _eigenvalue(alpha, below, low, high, crowded, first, last, RANK: tl.constexp
     """Eigenvalue number RANK (1 = lowest) of T on rows first..last, known to lie in [low, high]; `limits.ABOVE` where
     there are fewer. alpha, below: pointers to the diagonal and to the coupling of each row to the row before it.
 
-    By multisection with Sturm's count of negative pivots, WIDTH shifts at a time. ``crowded``: the eigenvalue is
-    expected close below ``high``, and the first shifts are crowded there.
+    By multisection, WIDTH shifts at a time. As many eigenvalues lie below a shift as its leading minors change sign,
+    which follow one another by p ← (α − shift) p − β² p′: no division stands between two rows. Every four rows they are
+    brought back to the size of 1 by a power of two; β is no smaller than an ulp, so between they cannot vanish.
+    ``crowded``: the eigenvalue is expected close below ``high``, and the first shifts are crowded there.
     """
     number = (tl.arange(0, WIDTH) + 1).to(tl.float32)
     while high - low > tl.maximum(tl.maximum(tl.abs(low), tl.abs(high)) * _ULP, _RESOLVED):
         shift = low + (high - low) * _place(number, crowded, WIDTH)
-        pivot = tl.load(alpha + first) - shift
-        negative = tl.where(pivot <= _TINY, 1, 0)
-        for row in range(first + 1, last + 1):
-            link = tl.load(below + row)
-            pivot = tl.load(alpha + row) - shift - link * link / _away_from_zero(pivot, _TINY)
-            negative += tl.where(pivot <= _TINY, 1, 0)
-        clear = tl.sum(tl.where(negative < RANK, 1, 0), axis=0).to(tl.float32)
+        minor = shift * 0.0 + 1.0
+        before = shift * 0.0
+        changes = tl.zeros((WIDTH,), dtype=tl.int32)
+        for row in range(first, last + 1, _GROUP):
+            for step in tl.static_range(_GROUP):
+                here = row + step <= last
+                link = tl.load(below + row + step, mask=here & (row + step > first), other=0.0)
+                diagonal = tl.load(alpha + row + step, mask=here, other=2.0 * _SPECTRUM)  # no change of sign
+                after = (diagonal - shift) * minor - link * link * before
+                after = tl.where(after == 0.0, -_TINY * minor, after)
+                changes += tl.where((after < 0.0) != (minor < 0.0), 1, 0)
+                before = minor
+                minor = after
+            largest = tl.maximum(tl.abs(minor), tl.abs(before)).to(tl.int32, bitcast=True)
+            scale = ((254 << 23) - (largest & 0x7F800000)).to(tl.float32, bitcast=True)
+            minor *= scale
+            before *= scale
+        clear = tl.sum(tl.where(changes < RANK, 1, 0), axis=0).to(tl.float32)
         width = high - low
         high = tl.where(clear < WIDTH, low + width * _place(clear + 1.0, crowded, WIDTH), high)
         low = low + width * _place(clear, crowded, WIDTH)
@@ -211,15 +225,17 @@ def _lowest_vector(alpha, below, value, first, last, KP: tl.constexpr):
     backward = tl.full((KP,), 1.0, dtype=tl.float32)
     down = value * 0.0 + 1.0
     up = value * 0.0 + 1.0
+    link_down = value * 0.0
+    link_up = value * 0.0
     for step in range(last - first + 1):
-        row = first + step
-        link = tl.load(below + row, mask=step > 0, other=0.0)
-        down = _away_from_zero(tl.load(alpha + row) - value - link * link / down, _PIVOT)
-        forward = tl.where(lane == row, down, forward)
-        row = last - step
-        link = tl.load(below + row + 1, mask=step > 0, other=0.0)
-        up = _away_from_zero(tl.load(alpha + row) - value - link * link / up, _PIVOT)
-        backward = tl.where(lane == row, up, backward)
+        down = _away_from_zero(tl.load(alpha + first + step) - value - link_down * link_down / down, _PIVOT)
+        up = _away_from_zero(tl.load(alpha + last - step) - value - link_up * link_up / up, _PIVOT)
+        forward = tl.where(lane == first + step, down, forward)
+        backward = tl.where(lane == last - step, up, backward)
+        # Read a step ahead, because the divisions wait for them.
+        more = step < last - first
+        link_down = tl.load(below + first + step + 1, mask=more, other=0.0)
+        link_up = tl.load(below + last - step, mask=more, other=0.0)
     diagonal = tl.load(alpha + lane, mask=used, other=0.0)
     before = tl.load(below + lane, mask=used & (lane > first), other=0.0)
     after = tl.load(below + lane + 1, mask=used & (lane < last), other=0.0)
@@ -349,7 +365,9 @@ def solve_member(affinity, degree, size, index, inside, node, scratch, N, most,
             # Where the first run settled on a higher eigenvector the probe finds the lower one; then begin there.
             searches += 1
             lower = (ritz < value - unit * _RESIDUAL) & (searches < _ROUNDS)
-            gap = tl.minimum(tl.maximum(tl.minimum(ritz - bound, second) - value, 0.0), 2.0)
+            # After a restart the Ritz vector may mix λ3's with those behind it, whose values are higher.
+            doubt = tl.where(taken > used, 2.0 * bound, bound)
+            gap = tl.minimum(tl.maximum(tl.minimum(ritz - doubt, second) - value, 0.0), 2.0)
             locked = tl.where(lower, 1, 3)
             taken = N * 0
     image = times(affinity, degree, shrink, vector, node, NP, TILE)

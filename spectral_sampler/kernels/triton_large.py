@@ -44,6 +44,7 @@ __all__ = [
     "launch_gram",
     "launch_large",
     "launch_scale",
+    "padded_size",
     "scale_rows",
     "solve_large",
 ]
@@ -61,9 +62,9 @@ LARGE = {256: Large(64, 16), 512: Large(32, 4), 1024: Large(16, 8)}
 WARPS = 8
 CHUNK_BYTES = 1 << 28  # of S held at a time
 GRAM_TILE = 64  # its side; the padded size is a multiple of it
-_DEPTH, _STAGES = 32, 2  # of a Gram tile
+_DEPTH, _STAGES = 32, 4  # of a Gram tile
 SCALE_ROWS = 16
-_NARROW = 16  # depth of a Gram tile where rows are read number by number: at 32 their addresses spill on sm_80
+_NARROW = 16  # depth of a tile of fp32, or where rows are read number by number: at 32 those spill on sm_80
 
 
 # Why some arguments are not specialised: see `triton_small.solve_small`.
@@ -191,6 +192,16 @@ def launch_scale(features: Tensor, indices: Tensor, multiple: int) -> tuple[Tens
     return scales, inverses
 
 
+def padded_size(size: int) -> int:
+    """Rows of S for a graph of ``size``: a multiple of GRAM_TILE, beyond 256 a power of 2, so that kernels are few."""
+    return -(-size // GRAM_TILE) * GRAM_TILE if size <= 256 else triton.next_power_of_2(size)
+
+
+def _depth(features: Tensor) -> int:
+    """Columns that a Gram tile takes at a time."""
+    return _DEPTH if aligned(features) and features.dtype == torch.float16 else _NARROW
+
+
 def launch_gram(features: Tensor, indices: Tensor, padded: int, precision: str) -> tuple[Tensor, Tensor]:
     """S (B, P, P) of indices (B, N) and 1 / |x| (B, P), 0 for padding and for rows without direction; P = ``padded``, a
     multiple of GRAM_TILE. Two launches. S is symmetric, with zeros on its diagonal and in the padding.
@@ -201,7 +212,7 @@ def launch_gram(features: Tensor, indices: Tensor, padded: int, precision: str) 
     tiles = padded // GRAM_TILE
     gram_tiles[(count, tiles * (tiles + 1) // 2)](
         features, indices, scales, inverses, affinities, features.shape[1], features.stride(0), size, NP=padded,
-        T=GRAM_TILE, BD=_DEPTH if aligned(features) else _NARROW, PRECISION=product_precision(features, precision),
+        T=GRAM_TILE, BD=_depth(features), PRECISION=product_precision(features, precision),
         SCALED=features.dtype != torch.float16, STAGES=_STAGES, ALIGNED=aligned(features), num_warps=4,
         num_stages=_STAGES)  # fmt: skip
     return affinities, inverses

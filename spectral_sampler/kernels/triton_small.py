@@ -8,7 +8,7 @@ Neither S nor a gathered copy of the features touches device memory.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
-# ruff: noqa: ANN001, ANN201  (a Triton function's arguments have no Python types)
+# ruff: noqa: ANN001, ANN201, ANN202  (a Triton function's arguments have no Python types)
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Small(NamedTuple):
     KP: int
     WIDTH: int
     BD: int = 32
-    STAGES: int = 2
+    STAGES: int = 5
 
 
 REGISTERS = 255  # a thread: said outright, because ptxas otherwise spills to fit one more program
@@ -99,25 +99,39 @@ def row_scale(pointers, inside, d, NP: tl.constexpr, BD: tl.constexpr):
 
 
 @triton.jit
+def _high(x):
+    """x rounded to tf32. Truncated instead, what is left out of a sum of products would all have one sign."""
+    return ((x.to(tl.int32, bitcast=True) + 4096) & -8192).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def accumulate(gram, a, b, PRECISION: tl.constexpr):
     """gram + a bᵀ with fp32 sums. "tf32x3" splits each fp32 number into two tf32 halves and leaves out the product of
     the lows.
 
-    Written out here: Triton's own "tf32x3" keeps both halves of both operands alive and spills at 128 × 128 on sm_80.
+    Tensor cores cut off what an addition shifts out. Along all columns that takes 1e-5 from every sum of positive
+    products (measured on sm_90: 92 ulp at d = 2048), so each block has sums of its own, which are added with rounding.
+    The fma is an addition that Triton does not turn into a dot with an accumulator again.
+
+    The halves are written out here: Triton's own "tf32x3" keeps both of both operands alive and spills at 128 × 128 on
+    sm_80.
     """
+    if PRECISION == "ieee":
+        return tl.dot(a, tl.trans(b), gram, input_precision="ieee")
+    part = tl.zeros_like(gram)
     if a.dtype == tl.float16:
-        gram = tl.dot(a, tl.trans(b), gram)  # products of fp16 numbers are exact in fp32
+        part = tl.dot(a, tl.trans(b), part)  # products of fp16 numbers are exact in fp32
     elif PRECISION == "bf16":
-        gram = tl.dot(a.to(tl.bfloat16), tl.trans(b.to(tl.bfloat16)), gram)
+        part = tl.dot(a.to(tl.bfloat16), tl.trans(b.to(tl.bfloat16)), part)
     elif PRECISION == "tf32x3":
-        high = (a.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-        other = (b.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-        gram = tl.dot(high, tl.trans(b - other), gram, input_precision="tf32")
-        gram = tl.dot(a - high, tl.trans(other), gram, input_precision="tf32")
-        gram = tl.dot(high, tl.trans(other), gram, input_precision="tf32")
+        high = _high(a)
+        other = _high(b)
+        part = tl.dot(high, tl.trans(b - other), part, input_precision="tf32")
+        part = tl.dot(a - high, tl.trans(other), part, input_precision="tf32")
+        part = tl.dot(high, tl.trans(other), part, input_precision="tf32")
     else:
-        gram = tl.dot(a, tl.trans(b), gram, input_precision=PRECISION)
-    return gram
+        part = tl.dot(a, tl.trans(b), part, input_precision=PRECISION)
+    return tl.fma(part, 1.0, gram)
 
 
 @triton.jit

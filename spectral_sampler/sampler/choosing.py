@@ -52,6 +52,6 @@ def choose(
 
 
 def _checked(selection: Selection, choice: Choice, budget: int) -> Choice:
-    if len(choice.positions) != budget or len(np.unique(choice.positions)) != budget:
+    if not len(choice.positions) == len(set(choice.positions.tolist())) == budget:
         raise RuntimeError(f"{selection!r} was to select {budget} distinct candidates and did not")
     return choice

@@ -62,6 +62,7 @@ def wanted(arch: int, *, dry: bool = False) -> list[Any]:
     with gpu_problems.recorded(arch) as found:
         for size, dtype, width, precision in [(16, half, 2048, None)] if dry else asked:
             gpu_problems.launch(gpu_problems.features_like(width, dtype), size, precision)
+            gpu_problems.launch_graphs(gpu_problems.features_like(width, dtype), size, precision)
     return list({problem.identity: problem for problem in found}.values())
 
 

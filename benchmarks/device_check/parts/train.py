@@ -57,9 +57,10 @@ def held_up(run: _Run, backend: str, *, resident: bool) -> dict[str, Any]:
     """Three look-aheads of lists while the default stream, on which training runs, is busy for longer than that."""
     os.environ[BUDGET_VARIABLE] = str(run.features.nbytes if resident else 0)
     try:
-        lists = iter(run.sampler(backend, _LOOKAHEAD))
-        for _ in range(2 * _LOOKAHEAD + 1):  # compiles, copies
-            next(lists)
+        sampler = run.sampler(backend, _LOOKAHEAD)
+        list(sampler)  # compiles and copies; and CUDA waits for the device where it loads a kernel at its first use
+        lists = iter(sampler)
+        next(lists)
         timing.wait()
         torch.cuda._sleep(_BUSY)
         busy = torch.cuda.Event()
