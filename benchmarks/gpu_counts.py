@@ -131,8 +131,8 @@ def _nested(code: _Code, loop: tuple[int, int], own: list[int], inner: tuple[str
 
 
 def counted(text: str, *, shifts: int = 1, ways: int = 2) -> dict[str, Section]:
-    """Sections of one kernel from its disassembly with lines. A thread divides ``shifts`` times for a row of Sturm's
-    count and ``ways`` times for one of the twisted factorisation.
+    """Sections of one kernel from its disassembly with lines. A thread follows ``shifts`` minors along the rows of
+    Sturm's count and divides ``ways`` times for one of the twisted factorisation.
     """
     code = _parsed(text)
     look = (*_EIGENVALUE, *_VECTOR, *_LOOK)
@@ -160,8 +160,9 @@ def counted(text: str, *, shifts: int = 1, ways: int = 2) -> dict[str, Section]:
     for name, loops, each in (("row", rows, shifts), ("pivot", pivots, ways)):
         if loops:  # the compiler unrolls it, and may keep a rest: the first is the one that most rows go through
             places = _own(code, loops[0])
-            divisions = sum("RCP" in code.texts[place] for place in places)
-            sections[name] = _summed(code, places, max(1, divisions / each))
+            # A row divides, or compares with zero, once for each of ``each``.
+            marks = [sum(mark in code.texts[place] for place in places) for mark in ("RCP", "FSETP.NEU")]
+            sections[name] = _summed(code, places, max(1, (marks[0] or marks[1]) / each))
     return sections
 
 

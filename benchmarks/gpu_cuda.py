@@ -9,9 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from gpu_counts import counted, disassembled
-from gpu_model import Program, cuda_step, modelled, of_one_warp
-
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 _THREADS = 256
 GRAPH_BYTES = {"fp32": 4 * 64 * 20 * 4, "fp16": 4 * 64 * 36 * 4}  # two stages of two operands, by type of the features
@@ -58,7 +55,7 @@ def _name(mangled: str) -> str:
 
 def prove_cuda(source: Path, arch: int, tools: Path) -> list[dict[str, Any]]:
     """Compile one file and measure its kernels. ``spill``: bytes ptxas reports beside the stack frame."""
-    from prove_gpu import MODEL_D, MODEL_MEMBERS, occupancy, read_cubin
+    from prove_gpu import occupancy, read_cubin
 
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernels.cubin")
@@ -66,7 +63,7 @@ def prove_cuda(source: Path, arch: int, tools: Path) -> list[dict[str, Any]]:
         log = subprocess.run(
             [*command, str(source), "-o", str(cubin)], capture_output=True, text=True, check=True
         ).stderr
-        codes, texts = read_cubin(cubin.read_bytes(), tools), disassembled(cubin.read_bytes(), tools)
+        codes = read_cubin(cubin.read_bytes(), tools)
     spills = dict(re.findall(r"Function properties for (\S+)\n\s+\d+ bytes stack frame, (\d+) bytes spill stores", log))
     rows = []
     for code in codes:
@@ -79,21 +76,10 @@ def prove_cuda(source: Path, arch: int, tools: Path) -> list[dict[str, Any]]:
         if "graph" in name:
             shared = GRAPH_BYTES["fp16" if "fp16" in name else "fp32"]
         blocks = occupancy(code["registers"], shared, _THREADS // 32, arch)
-        sections = None
-        if solves:
-            looks = counted(texts[code["name"]], shifts=4, ways=1)
-            sections = {part: of_one_warp(section, _THREADS // 32) for part, section in looks.items()}
-            sections["step"] = cuda_step(size)
-        program = Program(
-            size, MODEL_D, _THREADS // 32, "ieee", float("graph" in name), sections, "global" not in name, rounds=5
-        )
-        times = modelled(arch, program, MODEL_MEMBERS, blocks) if solves or "graph" in name else None
         rows.append({
-            "kernel": f"{name} N={size}" if times else name, "arch": arch, "warps": _THREADS // 32,
+            "kernel": f"{name} N={size}" if solves else name, "arch": arch, "warps": _THREADS // 32,
             "registers": code["registers"], "stack": code["stack"], "spill": int(spills[code["name"]]),
             "shared": shared,
             "blocks": blocks, "ops": code["ops"], "tensor_cores": 0, "tensor_cores_due": False,
-            "modelled_us": times and round(times[0], 1), "floor_us": times and round(times[1], 1),
-            "sections": sections and {name: section._asdict() for name, section in sections.items()},
         })  # fmt: skip
     return rows

@@ -38,7 +38,7 @@ _LARGER_WIDTHS = (1, 31, 128, 200, 256, 500, 512, 1000, 1024, 2047, 2048, 4095, 
 
 @dataclass(frozen=True)
 class Problem:
-    """One compilation. ``gram`` (share of the product S) and ``solves`` say what work the modelled time counts."""
+    """One compilation."""
 
     kernel: Any
     signature: dict[str, str]
@@ -81,18 +81,12 @@ class Problem:
         return int(self.named.get("NP", 0))
 
     @property
-    def gram(self) -> float:
-        if self.name == "gram_tiles":  # tiles on or below the diagonal
-            return 0.5 + 0.5 * float(self.named["T"]) / self.N
-        return float(self.name == "solve_small")
-
-    @property
     def solves(self) -> bool:
         return self.name in ("solve_small", "solve_large")
 
     @property
     def needs_tensor_cores(self) -> bool:
-        return self.gram > 0 and self.precision != "ieee"
+        return self.name in ("solve_small", "gram_tiles") and self.precision != "ieee"
 
     @property
     def label(self) -> str:

@@ -6,7 +6,7 @@ Gates, for each kernel × architecture × configuration that a launcher can ask 
 is spilled (no stack, no local loads or stores), its shared memory fits the chip, tensor-core instructions are there
 where the precision asks for them, and a solver reads nothing through the read-only path, which no barrier orders.
 Triton's register allocation differs by version: spills are refused under the one that is pinned here, and reported
-under any other. Times are *modelled* (gpu_model.py); none has been measured.
+under any other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ TRITON = "3.8.0"  # pinned: under 3.6.0, 18 of 134 kernels spilled on sm_90
 SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99}  # KiB one block may use
 REGISTERS, THREADS, BLOCKS = 65536, 2048, 32  # of one multiprocessor
 WATCHED = ("HMMA", "HGMMA", "UTCHMMA", "FFMA", "LDL", "STL", "BAR", "SHFL", "LDGSTS", "MUFU")
-MODEL_D, MODEL_MEMBERS = 2048, 132
 
 
 def _instructions(disassembly: str) -> Counter[str]:
@@ -88,8 +87,7 @@ def refused(wrong: list[str], *, pinned: bool) -> bool:
 def prove_triton(problem: Any, arch: int, tools: Path) -> dict[str, Any]:
     """Compile one configuration as Triton's launcher would, and measure its machine code."""
     import triton
-    from gpu_counts import counted, disassembled
-    from gpu_model import Program, modelled
+    from gpu_counts import disassembled
     from gpu_problems import TENSOR_CORES
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -99,42 +97,32 @@ def prove_triton(problem: Any, arch: int, tools: Path) -> dict[str, Any]:
     code = read_cubin(compiled.asm["cubin"], tools)[0]
     shared = compiled.metadata.shared
     blocks = occupancy(code["registers"], shared, problem.warps, arch)
-    sections, text = None, ""
-    if problem.solves:
-        (text,) = disassembled(compiled.asm["cubin"], tools).values()
-        sections = counted(text, shifts=max(1, problem.named["WIDTH"] // (32 * problem.warps)))
-    program = Program(problem.N, MODEL_D, problem.warps, problem.precision, problem.gram, sections,
-                      problem.name == "solve_small")  # fmt: skip
-    times = modelled(arch, program, MODEL_MEMBERS, blocks)
+    text = "".join(disassembled(compiled.asm["cubin"], tools).values()) if problem.solves else ""
     return {
         "kernel": "triton " + problem.label, "arch": arch, "warps": problem.warps, "registers": code["registers"],
         "stack": code["stack"], "spill": 0, "shared": shared, "blocks": blocks, "ops": code["ops"],
         "tensor_cores": sum(code["ops"][name] for name in TENSOR_CORES), "tensor_cores_due": problem.needs_tensor_cores,
-        "modelled_us": times and round(times[0], 1), "floor_us": times and round(times[1], 1),
         "read_only_loads": "LDG.E.CONSTANT" in text,
-        "sections": sections and {name: section._asdict() for name, section in sections.items()},
     }  # fmt: skip
 
 
 def show(row: dict[str, Any], wrong: list[str]) -> str:
     """One line of the table."""
-    times = f"{row['modelled_us']:>8} {row['floor_us']:>8}" if row["modelled_us"] is not None else f"{'-':>8} {'-':>8}"
     ops = row["ops"]
     return (
         f"{row['kernel']:62s} {row['arch']:>4} {row['warps']:>3} {row['registers']:>4} "
         f"{row['stack'] + row['spill']:>5} "
         f"{row['shared']:>7} {row['blocks']:>3} {row['tensor_cores']:>5} {ops['FFMA']:>6} {ops['BAR']:>5} "
-        f"{sum(ops.values()):>6} {times}  {', '.join(wrong) or 'ok'}"
+        f"{sum(ops.values()):>6}  {', '.join(wrong) or 'ok'}"
     )
 
 
 def header() -> str:
     """The table's first lines."""
     columns = [("sm", 4), ("w", 3), ("regs", 4), ("spill", 5), ("shared", 7), ("occ", 3), ("tc", 5), ("FFMA", 6)]
-    columns += [("BAR", 5), ("instr", 6), ("model µs", 8), ("floor µs", 8)]
+    columns += [("BAR", 5), ("instr", 6)]
     title = " ".join([f"{'kernel':62s}", *(f"{name:>{width}}" for name, width in columns)])
-    note = f"Times are modelled, not measured: {MODEL_MEMBERS} members, d = {MODEL_D}, 41 products with L where any."
-    return f"{note}\n{title}\n{'-' * len(title)}"
+    return f"{title}\n{'-' * len(title)}"
 
 
 def tools_of_triton() -> Path:
@@ -196,13 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     spilled = sum("spills" in row["wrong"] for row in rows)
     print(f"{len(rows)} kernels compiled, {failed} refused, {spilled} with spills.")
     if options.json:
-        passport = {
-            "triton": triton.__version__,
-            "measured": False,
-            "modelled": True,
-            "d": MODEL_D,
-            "members": MODEL_MEMBERS,
-        }
+        passport = {"triton": triton.__version__}
         options.json.write_text(json.dumps({"passport": passport, "rows": rows}, indent=1), encoding="utf-8")
     return min(failed, 125)
 

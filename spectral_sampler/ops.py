@@ -230,7 +230,8 @@ def explain(features: Any = None) -> str:
     for name in BACKENDS:
         reason = unusable_reason(name)
         lines.append(f"{name:7s} usable" if reason is None else f"{name:7s} not usable: {reason}")
-    for row in preference.table():
+    here = ("cpu", *_names("cuda"))
+    for row in (row for row in preference.table() if row.device in here):
         best = next((name for name in row.order if unusable_reason(name) is None), "eager")
         lines.append(f'"auto" on {row.device}{row.limits()} means {best}' + ("" if row.measured else " (not measured)"))
     lines.append(_on_the_host())

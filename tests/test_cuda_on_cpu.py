@@ -1,7 +1,7 @@
 """The CUDA kernels, unmodified, executed on the CPU against float64; then the checker itself, with planted bugs.
 
 Executed: fibers in seeded random orders over NaN-poisoned shared memory, ThreadSanitizer, AddressSanitizer. Not
-modelled: tensor cores (these kernels use none), the memory model, real scheduling. Nothing here has run on a GPU.
+modelled: tensor cores (these kernels use none), the memory model, real scheduling; tests/gpu has those.
 """
 
 from __future__ import annotations

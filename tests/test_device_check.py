@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.device_check import runner, session, table, truth
+from benchmarks.device_check import report, runner, session, table, truth
 from benchmarks.device_check.parts.profile import kernels
+from benchmarks.device_check.session import ROWS
 from spectral_sampler.fiedler import fiedler_rows
 
 ROOT = Path(__file__).parent.parent
@@ -165,6 +166,7 @@ def test_a_benchmark_makes_the_table(tmp_path, monkeypatch):
             for name, each in (("triton", 20.0), ("cuda", 10.0), ("cupy", None))
         ),
         *(timed(name, "device", 132, 64, 384, each) for name, each in (("triton", 20.0), ("cuda", 30.0))),
+        {**timed("cupy", "device", 132, 64, 384, None), "left_out": "too slow"},
         *(timed(name, "device", 16, 64, 2048, each) for name, each in (("triton", 20.0), ("cuda", 10.0))),
         timed("triton", "device", 16, 4096, 384, 500.0),
         timed("cuda", "device", 16, 2048, 384, None),
@@ -187,12 +189,28 @@ def test_a_benchmark_makes_the_table(tmp_path, monkeypatch):
     assert [
         tuple(row[name] for name in ("store", "max_nodes", "max_width", "members", "order")) for row in made[:-1]
     ] == [
-        ("device", 64, 384, 132, ["triton", "cuda"]),
-        ("device", 64, 384, 1, ["cuda", "triton"]),
-        ("device", 64, None, 1, ["cuda", "triton"]),
+        ("device", 64, 384, 132, ["triton", "cuda", "cupy"]),
+        ("device", 64, None, 1, ["cuda", "triton"]),  # and nothing for d = 384, of which it says the same
         ("device", None, None, 1, ["triton"]),
         ("host", None, None, 1, ["native", "triton"]),
     ]
+
+
+def test_the_installed_table_is_what_was_measured():
+    """But for one problem, at which a fault of the benchmark left Triton out."""
+    rows = [json.loads(line) for line in Path(report.FOLDER, ROWS).read_text(encoding="utf-8").splitlines()]
+    last = [row["run"] for row in rows if "method" in row][-1]
+    found = [row for row in rows if row["run"] == last and row.get("B") != 4096]
+    installed = json.loads(table.INSTALLED.read_text(encoding="utf-8"))["rows"]
+    ours = [row for row in installed if row["device"] == "NVIDIA H200"]
+    assert ours == table.entries(found, "NVIDIA H200", "2026-11-27, NVIDIA H200")
+
+
+def test_the_page_shows_the_committed_times():
+    page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    assert "\n".join(report.tables()) in page
+    summaries = json.loads(Path(report.FOLDER, "runs.json").read_text(encoding="utf-8"))
+    assert {run["passport"]["device"] for run in summaries} == {"NVIDIA H200"}
 
 
 def test_no_table_is_made_of_nothing(plant, tmp_path, capsys):

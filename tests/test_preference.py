@@ -13,14 +13,18 @@ from spectral_sampler.preference import LARGE, Row, fitting, move
 ANY = Row("Card", "host", None, None, 1, ("triton", "native"), "2027-01-01, Card")
 
 
-def test_the_installed_table_serves_every_size_and_moves_nothing():
+def test_the_installed_table_serves_every_size_and_moves_only_to_what_was_measured():
     rows = preference.parsed(preference.INSTALLED.read_text(encoding="utf-8"))
     for device, store in (("cpu", "host"), ("cuda", "device")):
         assert next(fitting(rows, (device,), store, 10**9, 10**9, 1)).order
     assert {name for row in rows for name in row.order} <= set(ops.BACKENDS)
     measured = {row.device for row in rows if row.measured and row.store == "host"} - {"cpu"}
-    assert not measured, "a device has measured the table: say so in docs/gpu.md and README, and change this test"
-    assert not move(rows, "NVIDIA H100 80GB HBM3", 10**6, 2048, 16, behind=True).pays
+    assert measured == {"NVIDIA H200"}
+    assert not move(rows, "NVIDIA H100 80GB HBM3", 1024, 2048, 16, behind=True).pays
+    assert move(rows, "NVIDIA H200", 1024, 768, 264).pays
+    assert not move(rows, "NVIDIA H200", 128, 2048, 264).pays
+    assert move(rows, "NVIDIA H200", 128, 2048, 264, behind=True).pays
+    assert not move(rows, "NVIDIA H200", 4096, 768, 264, behind=True).pays  # the CPU was ahead
 
 
 def test_the_first_row_that_fits_counts_and_a_name_goes_before_a_type():

@@ -3,13 +3,15 @@ kernels.
 
 The residual is computed here; CuPy's own sparse eigensolver is not used (up to 14.2 it gives NaN on degenerate graphs
 and does not report non-convergence). Work is queued on torch's current stream, so nothing has to be waited for in
-between.
+between. One thread does it for all callers: CuPy has a cuBLAS handle for each, making one waits for all that the device
+does, and look-ahead comes from a new thread each time.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +35,7 @@ DEVICES = ("cuda",)
 _OLDEST = (14, 1)  # the first with matrix_transpose
 _LARGEST = 1024
 _CHUNK_BYTES = 1 << 28
+_THREAD = ThreadPoolExecutor(1, "spectral-cupy")  # starts at the first solve
 
 
 def unusable_reason() -> str | None:
@@ -87,20 +90,19 @@ def _solve_part(cupy: ModuleType, features: Tensor, indices: Tensor) -> FiedlerR
     return finish(graphs, found, indices, _to_torch)
 
 
-def _stream_of(cupy: ModuleType, features: Tensor) -> Any:
-    """torch's current stream as CuPy's. CuPy 14.2 deprecates the second way, older versions do not know the first."""
-    stream = torch.cuda.current_stream(features.device)
-    if hasattr(cupy.cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__"):
-        return cupy.cuda.Stream.from_external(stream)
-    return cupy.cuda.ExternalStream(stream.cuda_stream)
+def _solve_on(stream: torch.cuda.Stream, features: Tensor, indices: Tensor) -> FiedlerResult:
+    cupy = importlib.import_module("cupy")
+    count, size = indices.shape
+    step = max(1, _CHUNK_BYTES // (4 * size * (size + features.shape[1])))
+    # CuPy 14.2 deprecates the second way; versions before it do not know the first.
+    known = hasattr(cupy.cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__")
+    same = cupy.cuda.Stream.from_external(stream) if known else cupy.cuda.ExternalStream(stream.cuda_stream)
+    with torch.cuda.stream(stream), cupy.cuda.Device(features.device.index or 0), same:
+        parts = [_solve_part(cupy, features, indices[first : first + step]) for first in range(0, count, step)]
+        return FiedlerResult(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
 def solve(features: Tensor, indices: Tensor) -> FiedlerResult:
     """Solve the candidate batches ``indices`` (B, N) int64 into the rows of ``features`` (M, d), N ≤ 1024."""
-    cupy = importlib.import_module("cupy")
-    indices = indices.to(features.device)
-    count, size = indices.shape
-    step = max(1, _CHUNK_BYTES // (4 * size * (size + features.shape[1])))
-    with cupy.cuda.Device(features.device.index or 0), _stream_of(cupy, features):
-        parts = [_solve_part(cupy, features, indices[first : first + step]) for first in range(0, count, step)]
-    return FiedlerResult(*(torch.cat(field) for field in zip(*parts, strict=True)))
+    stream = torch.cuda.current_stream(features.device)
+    return _THREAD.submit(_solve_on, stream, features, indices.to(features.device)).result()

@@ -209,12 +209,12 @@ def launch_gram(features: Tensor, indices: Tensor, padded: int, precision: str) 
     count, size = indices.shape
     scales, inverses = launch_scale(features, indices, padded)
     affinities = features.new_empty((count, padded, padded), dtype=torch.float32)
-    tiles = padded // GRAM_TILE
+    tiles, stages = padded // GRAM_TILE, _STAGES if aligned(features) else 2
     gram_tiles[(count, tiles * (tiles + 1) // 2)](
         features, indices, scales, inverses, affinities, features.shape[1], features.stride(0), size, NP=padded,
         T=GRAM_TILE, BD=_depth(features), PRECISION=product_precision(features, precision),
-        SCALED=features.dtype != torch.float16, STAGES=_STAGES, ALIGNED=aligned(features), num_warps=4,
-        num_stages=_STAGES)  # fmt: skip
+        SCALED=features.dtype != torch.float16, STAGES=stages, ALIGNED=aligned(features), num_warps=4,
+        num_stages=stages)  # fmt: skip
     return affinities, inverses
 
 

@@ -55,13 +55,10 @@ class Small(NamedTuple):
 REGISTERS = 255  # a thread: said outright, because ptxas otherwise spills to fit one more program
 CHECK = 8  # Lanczos steps between looks at convergence
 SMALL = {16: Small(1, 16, 128), 32: Small(2, 32, 128), 64: Small(4, 64, 128), 128: Small(8, 64, 256)}
-# Of fp32 features at N = 128, by precision: without tensor cores the Gram product takes registers that 64 basis rows
-# would need on sm_100, and at a depth of 32 all but bf16 spill somewhere.
-SINGLE_128 = {
-    "ieee": Small(8, 32, 256, BD=16),
-    "tf32x3": Small(8, 64, 256, BD=16),
-    "tf32": Small(8, 64, 256, BD=16),
-}
+# Of fp32 features at N = 128: at a depth of 32 all spill somewhere, and the Gram product without tensor cores takes
+# registers that 64 basis rows would need on sm_100.
+SINGLE_128 = Small(8, 64, 256, BD=16)
+IEEE_128 = SINGLE_128._replace(KP=32)
 
 
 @triton.jit
@@ -203,8 +200,9 @@ def product_precision(features: Tensor, precision: str) -> str:
 
 def small_shape(features: Tensor, padded: int, precision: str) -> Small:
     """The compiled shape for a padded size."""
-    single = padded == 128 and features.dtype != torch.float16
-    shape = SINGLE_128.get(precision, SMALL[padded]) if single else SMALL[padded]
+    shape = SMALL[padded]
+    if padded == 128 and features.dtype != torch.float16:
+        shape = IEEE_128 if precision == "ieee" else SINGLE_128
     # Copies ahead of the product take a register for every number that is read on its own, and then sm_80 spills.
     return shape if aligned(features) else shape._replace(STAGES=1)
 
