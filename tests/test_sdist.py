@@ -10,7 +10,7 @@ import tarfile
 import pytest
 from installs import ROOT, build_sdist
 
-WRITTEN = {".cpp", ".cu", ".cuh", ".h", ".json", ".md", ".png", ".py", ".sh", ".toml", ".typed"}
+WRITTEN = {".cpp", ".cu", ".cuh", ".h", ".json", ".jsonl", ".md", ".png", ".py", ".sh", ".toml", ".typed"}
 UNWRITTEN = {"__pycache__", "build", "dist", "cells", "cache"}
 TOP = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "setup.py", ".ci/run"}
 
