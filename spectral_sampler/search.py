@@ -239,8 +239,10 @@ def _refined(found: Found, probe: Ritz, length: Numbers, rounding: Numbers) -> F
     xp = array_namespace(found.vector)
     size = to_host(xp.sqrt(xp.sum(probe.correction * probe.correction, axis=-1))).astype(np.float64)
     remainder = length * (probe.remainder + 4.0 * rounding * size)
-    factor = _like(np.where(remainder < length, length, 0.0), found.vector)
-    vector = found.vector + factor[:, None] * probe.correction
+    factor = np.where(remainder < length, length, 0.0)
+    shrink = 1.0 / np.sqrt(1.0 + (factor * size) ** 2)  # δ is orthogonal to v
+    factor, shrink = _like(factor, found.vector)[:, None], _like(shrink, found.vector)[:, None]
+    vector = shrink * (found.vector + factor * probe.correction)
     return found._replace(vector=vector, remainder=np.minimum(remainder, length))
 
 

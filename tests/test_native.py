@@ -155,7 +155,8 @@ def test_one_pass_step_does_not_drift(builder, refresh_every):
     assert float(result.residual) <= 4 * torch.finfo(torch.float32).eps
     exact = solve(features, "dense")
     assert float((result.vector * exact.vector).sum()) == pytest.approx(1.0, abs=1e-6)
-    assert abs(int(result.num_matvecs) - int(exact.num_matvecs)) <= 6
+    # The probe starts from v's rounding, which is another one in each form, and looks at every fourth step.
+    assert abs(int(result.num_matvecs) - int(exact.num_matvecs)) <= 12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -61,7 +61,8 @@ class Member {
     lean(1);
     for (int round = 0; round < kRounds; ++round) {
       descend();
-      measure();
+      if (refines_) lanczos_.keep(1, vector_);
+      else measure();
       if (size_ <= 2 || probe()) break;
       // The probe has gone below v: v had missed the lowest eigenvector. Start again with both in the start vector.
       std::copy_n(image_, stride_, lanczos_.row(1));
@@ -110,8 +111,7 @@ class Member {
 
   // Looks for λ3 away from v, which is in row 1; false where it finds something below v, which is then in image_.
   bool probe() {
-    const bool refines = size_ >= kRefined;
-    if (refines) aim();
+    if (refines_) aim();
     else start(2, kProbeSalt);
     const auto apart = [&](double other, double bound) {
       const double distance = other - ritz_;
@@ -123,15 +123,18 @@ class Member {
     const double lower = pair.value - pair.bound;
     gap_ = std::clamp(second_below(tridiagonal_, lower) - ritz_, 0.0, 2.0);
     if (pair.value < ritz_ - static_cast<double>(kResidual) * rounding_) return false;
-    if (refines) refine();
+    if (refines_) refine();
     return true;
   }
 
-  // Starts the probe from v's residual in double and a little noise, so that its Krylov space can also correct v.
+  // Starts the probe from v's residual in double, which is also what is reported, and a little noise, so that its Krylov space
+  // can also correct v.
   void aim() {
     float* first = lanczos_.row(2);
-    defect_ = space_.defect.measure(space_.rows, size_, laplacian_.norm, theta_, vector_, kernels_, executor_,
-                                    reinterpret_cast<double*>(image_), first);
+    defect_ = space_.defect.measure(space_.rows, size_, laplacian_.norm, ritz_ * laplacian_.norm, vector_, kernels_,
+                                    executor_, reinterpret_cast<double*>(image_), first);
+    theta_ = space_.defect.value() * laplacian_.norm;
+    residual_ = defect_;
     kernels_.scale(first, defect_ > 0.0 ? static_cast<float>(1.0 / defect_) : 0.0f, stride_, direction_);
     start(2, kProbeSalt);
     const auto factor = static_cast<float>(kNoise / std::sqrt(lanczos_.sum_squares(first)));
@@ -153,9 +156,10 @@ class Member {
     for (const double weight : y) squares += weight * weight;
     left += std::fabs(probe.beta[k - 1] * y[k - 1]) + 4.0 * rounding_ * std::sqrt(squares);
     if (!(left < 1.0)) return;
-    remainder_ = left * defect_;
+    residual_ = remainder_ = left * defect_;
     lanczos_.combine(2, k, y.data(), image_);
-    for (int64_t i = 0; i < stride_; ++i) vector_[i] -= static_cast<float>(defect_) * image_[i];
+    const auto length = static_cast<float>(std::sqrt(1.0 + defect_ * defect_ * squares));  // δ is orthogonal to v
+    for (int64_t i = 0; i < stride_; ++i) vector_[i] = (vector_[i] - static_cast<float>(defect_) * image_[i]) / length;
   }
 
   // Rayleigh quotient and residual of v from L itself; v goes to row 1.
@@ -192,6 +196,7 @@ class Member {
   Workspace& space_;
   const int64_t* indices_;
   int64_t size_, stride_;
+  const bool refines_ = size_ >= kRefined;
   float *vector_, *image_, *direction_;
   Lanczos lanczos_;
   double rounding_;  // e, see limits.py

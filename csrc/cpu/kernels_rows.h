@@ -9,10 +9,17 @@ using spectral::kPassRows;
 using spectral::Rows;
 
 constexpr int kAbreast = 4;
+constexpr int64_t kFirstLevel = 24 << 10;  // bytes of it that rows may take
 
 template <class Format, int kCount>
 SPECTRAL_INLINE void row_pointers(const Rows& rows, int64_t at, const typename Format::Element** pointers) {
   for (int r = 0; r < kCount; ++r) pointers[r] = reinterpret_cast<const typename Format::Element*>(rows.row(at + r));
+}
+
+// The rows two groups after those at `at`, to ask memory for: it has to be busy without a pause.
+template <class Format, int kCount>
+SPECTRAL_INLINE void pointers_ahead(const Rows& rows, int64_t at, int64_t last, const typename Format::Element** pointers) {
+  row_pointers<Format, kCount>(rows, at + 3 * kCount <= last ? at + 2 * kCount : at, pointers);
 }
 
 // products[r] = x_r · y. Meanwhile the rows at `ahead` are asked for: they lie anywhere, and the processor cannot guess where.
@@ -39,22 +46,61 @@ SPECTRAL_INLINE void dot_rows(const typename Format::Element* const* x, const ty
   for (int r = 0; r < kCount; ++r) products[r] = sum(total[r] + other[r]);
 }
 
-// z += Σ_r factor_r x_r
+// z += Σ_r factor_r x_r; the rows at `ahead` are asked for unless that is null.
 template <class Format, int kCount>
-SPECTRAL_INLINE void add_rows(const typename Format::Element* const* x, int64_t width, const float* factors, float* z) {
+SPECTRAL_INLINE void add_rows(const typename Format::Element* const* x, const typename Format::Element* const* ahead,
+                              int64_t width, const float* factors, float* z) {
+  constexpr int64_t kLine = 64 / sizeof(typename Format::Element);
   Vector factor[kCount];
   for (int r = 0; r < kCount; ++r) factor[r] = splat(factors[r]);
   int64_t c = 0;
   for (; c + kLanes <= width; c += kLanes) {
     Vector total = load(z + c);
 #pragma GCC unroll 4
-    for (int r = 0; r < kCount; ++r) total += factor[r] * Format::read(x[r] + c);
+    for (int r = 0; r < kCount; ++r) {
+      if (ahead != nullptr && c % kLine == 0) __builtin_prefetch(ahead[r] + c, 0, 2);
+      total += factor[r] * Format::read(x[r] + c);
+    }
     store(z + c, total);
   }
   if (c == width) return;
   Vector total = load(z + c);
   for (int r = 0; r < kCount; ++r) total += factor[r] * read_some<Format>(x[r] + c, width - c);
   store(z + c, total);
+}
+
+// Both at once, for rows x_r and others before them: those come from memory while these are still in the first-level cache.
+template <class Format>
+SPECTRAL_INLINE void dot_and_add_rows(const typename Format::Element* const* x, const typename Format::Element* const* ahead,
+                                      const typename Format::Element* const* before, int64_t width, const float* y,
+                                      const float* factors, float* products, float* z) {
+  constexpr int64_t kLine = 64 / sizeof(typename Format::Element);
+  Vector total[kAbreast] = {}, factor[kAbreast];
+  for (int r = 0; r < kAbreast; ++r) factor[r] = splat(factors[r]);
+  int64_t c = 0;
+  for (; c + kLanes <= width; c += kLanes) {
+    const Vector left = load(y + c);
+    Vector next = load(z + c);
+#pragma GCC unroll 4
+    for (int r = 0; r < kAbreast; ++r) {
+      if (c % kLine == 0) __builtin_prefetch(ahead[r] + c, 0, 2);
+      total[r] += left * Format::read(x[r] + c);
+      next += factor[r] * Format::read(before[r] + c);
+    }
+    store(z + c, next);
+  }
+  if (c < width) {
+    const Vector left = load(y + c);
+    Vector next = load(z + c);
+#pragma GCC unroll 4
+    for (int r = 0; r < kAbreast; ++r) {
+      total[r] += left * read_some<Format>(x[r] + c, width - c);
+      next += factor[r] * read_some<Format>(before[r] + c, width - c);
+    }
+    store(z + c, next);
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kAbreast; ++r) products[r] = sum(total[r]);
 }
 
 // Calls body<rows abreast>(first row) over [first, last).
@@ -72,11 +118,12 @@ SPECTRAL_INLINE void flush(float* scratch, int64_t width, double* total) {
   }
 }
 
+// Calls body(first, end) over kPassRows rows at a time, and takes the sums in scratch over into `total`.
 template <class Body>
 SPECTRAL_INLINE void each_flushed(int64_t first, int64_t last, int64_t width, float* scratch, double* total, const Body& body) {
   for (int64_t c = 0; c < spectral::padded(width); ++c) scratch[c] = 0.0f;
   for (int64_t i = first; i < last; i += kPassRows) {
-    each(i, i + kPassRows < last ? i + kPassRows : last, body);
+    body(i, i + kPassRows < last ? i + kPassRows : last);
     flush(scratch, width, total);
   }
 }
@@ -110,16 +157,18 @@ struct Squares {
 template <class Format>
 struct Combine {
   const Rows& rows;
+  int64_t last;
   const float* inverse;
   const float* weight;
   float* scratch;
   template <int kCount>
   SPECTRAL_INLINE_MEMBER void run(int64_t at) const {
-    const typename Format::Element* x[kCount];
+    const typename Format::Element *x[kCount], *ahead[kCount];
     float factors[kCount];
     row_pointers<Format, kCount>(rows, at, x);
+    pointers_ahead<Format, kCount>(rows, at, last, ahead);
     for (int r = 0; r < kCount; ++r) factors[r] = weight[at + r] * inverse[at + r];
-    add_rows<Format, kCount>(x, rows.width, factors, scratch);
+    add_rows<Format, kCount>(x, ahead, rows.width, factors, scratch);
   }
 };
 
@@ -135,12 +184,14 @@ struct Dots {
     const typename Format::Element *x[kCount], *ahead[kCount];
     float products[kCount];
     row_pointers<Format, kCount>(rows, at, x);
-    row_pointers<Format, kCount>(rows, at + 2 * kCount <= last ? at + kCount : at, ahead);
+    pointers_ahead<Format, kCount>(rows, at, last, ahead);
     dot_rows<Format, kCount>(x, ahead, rows.width, y, products);
     for (int r = 0; r < kCount; ++r) out[at - first + r] = inverse[at + r] * products[r];
   }
 };
 
+// Rows [first, end) of a block that ends at `last`. Where two groups of rows fit into the first-level cache, one is added while
+// the next one is multiplied.
 template <class Format>
 struct Step {
   const Rows& rows;
@@ -148,19 +199,39 @@ struct Step {
   const float *inverse, *degrees, *q, *y;
   float shift;
   float *w, *scratch;
-  template <int kCount>
-  SPECTRAL_INLINE_MEMBER void run(int64_t at) const {
-    const typename Format::Element *x[kCount], *ahead[kCount];
-    float products[kCount], factors[kCount];
-    row_pointers<Format, kCount>(rows, at, x);
-    row_pointers<Format, kCount>(rows, at + 2 * kCount <= last ? at + kCount : at, ahead);
-    dot_rows<Format, kCount>(x, ahead, rows.width, y, products);
-    for (int r = 0; r < kCount; ++r) {
-      const int64_t i = at + r;
-      w[i] = degrees[i] * q[i] - inverse[i] * products[r];
-      factors[r] = inverse[i] * (w[i] - shift * q[i]);
+  SPECTRAL_INLINE_MEMBER float factor(int64_t i, float product) const {
+    w[i] = degrees[i] * q[i] - inverse[i] * product;
+    return inverse[i] * (w[i] - shift * q[i]);
+  }
+  template <bool kTogether>
+  SPECTRAL_INLINE_MEMBER int64_t groups(int64_t first, int64_t end) const {
+    const typename Format::Element *x[kAbreast], *ahead[kAbreast], *before[kAbreast];
+    float products[kAbreast], factors[kAbreast] = {};
+    int64_t at = first;
+    for (; at + kAbreast <= end; at += kAbreast) {
+      row_pointers<Format, kAbreast>(rows, at, x);
+      pointers_ahead<Format, kAbreast>(rows, at, last, ahead);
+      if (kTogether && at > first) dot_and_add_rows<Format>(x, ahead, before, rows.width, y, factors, products, scratch);
+      else dot_rows<Format, kAbreast>(x, ahead, rows.width, y, products);
+      for (int r = 0; r < kAbreast; ++r) {
+        factors[r] = factor(at + r, products[r]);
+        before[r] = x[r];
+      }
+      if (!kTogether) add_rows<Format, kAbreast>(x, nullptr, rows.width, factors, scratch);
     }
-    add_rows<Format, kCount>(x, rows.width, factors, scratch);  // the rows are still in the first-level cache
+    if (kTogether && at > first) add_rows<Format, kAbreast>(before, nullptr, rows.width, factors, scratch);
+    return at;
+  }
+  SPECTRAL_INLINE_MEMBER void run(int64_t first, int64_t end) const {
+    const bool together = 2 * kAbreast * rows.width * static_cast<int64_t>(sizeof(typename Format::Element)) <= kFirstLevel;
+    for (int64_t at = together ? groups<true>(first, end) : groups<false>(first, end); at < end; ++at) {
+      const typename Format::Element* x[1];
+      float product;
+      row_pointers<Format, 1>(rows, at, x);
+      dot_rows<Format, 1>(x, x, rows.width, y, &product);
+      const float weight = factor(at, product);
+      add_rows<Format, 1>(x, nullptr, rows.width, &weight, scratch);
+    }
   }
 };
 
@@ -171,7 +242,8 @@ void squares(const Rows& rows, int64_t first, int64_t last, float* sums, bool* n
 void combine(const Rows& rows, int64_t first, int64_t last, const float* inverse, const float* weight, float* scratch,
              double* total) {
   with_format(rows.storage, [&](auto format) {
-    each_flushed(first, last, rows.width, scratch, total, Combine<decltype(format)>{rows, inverse, weight, scratch});
+    const Combine<decltype(format)> body{rows, last, inverse, weight, scratch};
+    each_flushed(first, last, rows.width, scratch, total, [&](int64_t begin, int64_t end) { each(begin, end, body); });
   });
 }
 
@@ -184,8 +256,8 @@ void dots(const Rows& rows, int64_t first, int64_t last, const float* inverse, c
 void step(const Rows& rows, int64_t first, int64_t last, const float* inverse, const float* degrees, const float* q,
           const float* y, float shift, float* w, float* scratch, double* total) {
   with_format(rows.storage, [&](auto format) {
-    each_flushed(first, last, rows.width, scratch, total,
-                 Step<decltype(format)>{rows, last, inverse, degrees, q, y, shift, w, scratch});
+    const Step<decltype(format)> body{rows, last, inverse, degrees, q, y, shift, w, scratch};
+    each_flushed(first, last, rows.width, scratch, total, [&](int64_t begin, int64_t end) { body.run(begin, end); });
   });
 }
 

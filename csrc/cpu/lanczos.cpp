@@ -122,6 +122,11 @@ int64_t Lanczos::restart(int64_t known, int64_t k) {
   return keep;
 }
 
+void Lanczos::keep(int64_t known, const float* vector) {
+  laplacian_.mixed(known, depth_, 1, ritz_.data());
+  std::copy_n(vector, stride_, row(known));
+}
+
 int64_t Lanczos::begin(int64_t known) {
   float* start = row(known);
   const double before = std::sqrt(sum_squares(start)), length = orthogonalise(known, start, parts_.data());

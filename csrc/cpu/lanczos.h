@@ -36,6 +36,9 @@ class Lanczos {
   // The projected matrix of the last descent.
   Tridiagonal tridiagonal() const { return {{alpha_.begin(), alpha_.begin() + depth_}, {beta_.begin(), beta_.begin() + depth_}}; }
 
+  // The Ritz vector of the last descent, as it is in `vector`, becomes row `known`.
+  void keep(int64_t known, const float* vector);
+
   // Removes the parts of w along rows [0, count), twice, and returns what is left of its length; parts (count) are what was
   // removed along each.
   double orthogonalise(int64_t count, float* w, double* parts);
