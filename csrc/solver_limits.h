@@ -10,12 +10,14 @@ constexpr float kGap = 32.0f;
 constexpr float kUneven = 16.0f;
 constexpr float kSide = 0.01f;
 constexpr float kApart = 0.25f;
-constexpr float kNoise = 0.001f;
 constexpr int kProbeSalt = 24301;
 constexpr int kRounds = 4;
 constexpr int kMostSteps = 1024;
 constexpr int kNormRows = 16;
 constexpr int kRefined = 192;
+constexpr float kClose = 0.15f;
+constexpr int kMostLocked = 3;
+constexpr int kRefineSteps = 8;
 constexpr float kWorst = 2.8284271247461903f;
 constexpr float kAbove = 4.0f;
 

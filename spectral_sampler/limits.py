@@ -18,12 +18,16 @@ GAP = 32.0  # e: DEGENERATE is a gap up to this, where rounding turns the vector
 UNEVEN = 16.0  # e · ‖L‖_∞: a smaller root mean square of the centred degrees is rounding
 SIDE = 1e-2  # |√N Σ v³|, correlation with the degrees, √N |v_i|: smaller ones decide no sign
 APART = 0.25  # a probe stops where its bound is this share of its distance to λ2: λ3 is told from λ2 then
-NOISE = 1e-3  # of noise in a probe that starts from v's residual: finds λ3 all the same, and limits the refinement
 PROBE_SALT = 0x5EED  # of the start vector of the run that looks for λ3
 ROUNDS = 4  # searches at most: each further one begins where a probe found a lower vector
 MOST_STEPS = 1024  # of one Lanczos run in a kernel; realistic graphs take 20 to 60
 NORM_ROWS = 16  # rows of S summed to estimate ‖L‖_∞ where S is never formed
 REFINED = 192  # rows from which float32 graphs are refined: entries are small there, and the products in float64 cheap
+CLOSE = (
+    0.15  # APART for these, and for Ritz vectors above v that the probe keeps away from; 0.25 misses 1 % of double λ2
+)
+MOST_LOCKED = 3  # such Ritz vectors: with 1 the probe is longer, with 8 the gap is worse
+REFINE_STEPS = 8  # of the run that starts from the residual of v in float64
 WORST = 8.0**0.5  # differences of entries of two unit vectors are never farther apart: the bound where there is no gap
 ABOVE = 4.0  # above the spectrum of L / ‖L‖_∞, which lies in [−1, 1]
 

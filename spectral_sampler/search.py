@@ -4,8 +4,11 @@
     2. A probe: Lanczos from another start, kept away from v, until λ3 is told apart from λ2. One start vector never
        sees a multiple eigenvalue; and where the first run had settled on a higher eigenvector, this one finds the
        lower, and both directions together start it again.
-    3. Where products in float64 are given (`exact`), the probe starts from v's residual r in float64, and its
-       Krylov space, which then holds what solves (L − θ) δ = −r, refines v to v + δ at no further product with L.
+    3. Where products in float64 are given (`exact`), v's residual r in float64 is taken, and v becomes v + δ where
+       (L − θ) δ = −r: the space of the first run solves for the parts along low eigenvectors at no further product,
+       and a short run from what it leaves of r for the others. That run finds no other eigenvector of a double λ2,
+       of which r has no part; the probe, from noise, does. It keeps away from the Ritz vectors next to v as well:
+       nothing hides behind them then, and it has less to tell apart.
 
 Vectors are arrays (B, N) of torch, NumPy, CuPy or array-api-strict; numbers (B,) are NumPy's, on the host, to which
 each look at convergence brings T. `bool` and `float` of a device array, which would wait for it, are not used.
@@ -13,6 +16,7 @@ each look at convergence brings T. `bool` and `float` of a device array, which w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -56,16 +60,28 @@ class Exact(Protocol):
         """The graphs with these numbers."""
 
 
+class Space(NamedTuple):
+    """Where b members ended: A V = V T + beyond eᵀ, e the last unit vector."""
+
+    basis: Array  # V (b, k, N)
+    values: Numbers  # of T (b, k)
+    vectors: Numbers  # (b, k, k)
+    bounds: Numbers  # on the residuals of the Ritz pairs (b, k)
+    beyond: Array  # (b, N)
+
+
+Finish = Callable[[NDArray[np.int64], Space], tuple[Any, ...]]  # (members, their space) -> arrays or numbers (b, …)
+
+
 class Ritz(NamedTuple):
-    """Lowest Ritz pair of each member, and the Galerkin solution of (L − θ) δ = −r in its space where r was given."""
+    """Lowest Ritz pair of each member."""
 
     vector: Array  # (b, N)
     value: Numbers
     bound: Numbers  # on the residual, from the recurrence
     second: Numbers  # second Ritz value, never below λ3
     steps: NDArray[np.int64]
-    correction: Array  # δ (b, N), or zeros
-    remainder: Numbers  # ‖r + (L − θ) δ‖
+    more: tuple[Any, ...] = ()  # what `Finish` gave
 
 
 class Found(NamedTuple):
@@ -115,13 +131,13 @@ def _combined(xp: Any, basis: Array, weights: Numbers) -> Array:
 
 
 def lowest_ritz(
-    operator: Operator, start: Array, locked: Array, accept: Accept, limit: int, defect: Defect | None = None
+    operator: Operator, start: Array, locked: Array, accept: Accept, limit: int, finish: Finish | None = None
 ) -> Ritz:
     """Run Lanczos on each member until ``accept`` holds, or its space is exhausted, or ``limit`` steps are taken.
 
     Args:
-        start: (b, N). locked: (b, m, N) orthonormal rows to stay orthogonal to.
-        defect: what to solve for in the same space.
+        start: (b, N). locked: (b, m, N) rows to stay orthogonal to, orthonormal or zero.
+        finish: what else to take from the space.
     """
     xp = array_namespace(start)
     run = Lanczos(operator, start, deflate=locked, tolerance=_ulp(start))
@@ -131,44 +147,73 @@ def lowest_ritz(
         steps = to_host(state.steps).astype(np.int64)
         beta = to_host(state.beta).astype(np.float64)
         values, vectors = _eigen(to_host(state.alpha), beta, steps)
-        bound = np.abs(beta[:, -1] * vectors[:, -1, 0])
-        done = accept(values[:, 0], bound, members) | (depth == limit)
+        bounds = np.abs(beta[:, -1:] * vectors[:, -1, :])
+        done = accept(values[:, 0], bounds[:, 0], members) | (depth == limit)
         which, rest = np.flatnonzero(done), np.flatnonzero(~done)
         if which.size:
-            basis = take_rows(state.basis, which)
-            solved = xp.zeros_like(basis[:, 0, :]), np.ones(which.size)
-            if defect is not None:
-                apart = values[which, :-1] - defect.value[members[which], None]
-                direction = take_rows(defect.direction, members[which])
-                solved = _galerkin(basis, direction, apart, vectors[which], beta[which, -1])
-            mixed = _combined(xp, basis, vectors[which, :, 0])
-            numbers = (values[which, 0], bound[which], values[which, 1], steps[which])
-            parts.append((members[which], mixed, *numbers, *solved))
+            basis, beyond = take_rows(state.basis, which), take_rows(state.remainder, which)
+            space = Space(basis, values[which, :-1], vectors[which], bounds[which], beyond)
+            mixed = _combined(xp, basis, space.vectors[:, :, 0])
+            numbers = (values[which, 0], bounds[which, 0], values[which, 1], steps[which])
+            more = () if finish is None else finish(members[which], space)
+            parts.append((members[which], mixed, *numbers, *more))
             if not rest.size:
                 break
             members, operator = members[rest], operator.take(rest)
             run.take(operator, rest)
     order, *fields = (_joined(xp, field) for field in zip(*parts, strict=True))
-    return Ritz(*(take_rows(field, np.argsort(order)) for field in fields))
+    vector, value, bound, second, steps, *further = (take_rows(field, np.argsort(order)) for field in fields)
+    return Ritz(vector, value, bound, second, steps, tuple(further))
 
 
 def _joined(xp: Any, parts: tuple[Array, ...]) -> Array:
     return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else xp.concat(parts)
 
 
-def _galerkin(basis: Array, direction: Array, apart: Numbers, vectors: Numbers, beta: Numbers) -> tuple[Array, Numbers]:
-    """δ = −V (T − θ)⁻¹ Vᵀ r for unit vectors r, and ‖r + (L − θ) δ‖: what of r is outside of V, and β |y_k|.
+def _length(vectors: Array) -> Numbers:
+    return to_host(array_namespace(vectors).sqrt((vectors * vectors).sum(-1))).astype(np.float64)
 
-    apart: (b, k) eigenvalues of T, less θ. vectors: (b, k, k) of T. beta: (b,) what couples V to the next vector.
+
+def _solved(space: Space, below: Numbers, value: Numbers, rest: Array) -> tuple[Array, Array, Numbers]:
+    """δ = −V (T − σ)⁻¹ Vᵀ r, r + (L − θ) δ and ‖δ‖ for σ, θ and r: ``below``, ``value`` (b,) and ``rest`` (b, N)."""
+    xp = array_namespace(rest)
+    parts = to_host(xp.sum(space.basis * rest[:, None, :], axis=-1)).astype(np.float64)
+    apart = space.values - below[:, None]
+    inverse = np.divide(-1.0, apart, out=np.zeros_like(apart), where=apart > 0)
+    inner = inverse * np.einsum("bji,bj->bi", space.vectors, parts)
+    weights, images = np.einsum("bji,nbi->nbj", space.vectors, (inner, (space.values - value[:, None]) * inner))
+    left = rest + _combined(xp, space.basis, images) + space.beyond * _like(weights[:, -1], rest)[:, None]
+    return _combined(xp, space.basis, weights), left, np.linalg.norm(weights, axis=1)
+
+
+def _lowest_with(values: Numbers, bounds: Numbers, rest: Numbers) -> Numbers:
+    """The lowest eigenvalue there can be (b,) where ``rest`` bounds those orthogonal to Ritz vectors (b, m)."""
+    for value, bound in zip(values.T[::-1], bounds.T[::-1], strict=True):
+        rest = 0.5 * (value + rest - np.hypot(value - rest, 2.0 * bound))  # of [[value, bound], [bound, rest]]
+    return rest
+
+
+def _measured(exact: Exact, members: NDArray[np.int64], space: Space) -> tuple[Any, ...]:
+    """`_above`, ‖r‖ and θ in float64, and what the space solves."""
+    defect = exact.take(members)(unit(_combined(array_namespace(space.basis), space.basis, space.vectors[:, :, 0])))
+    rest = defect.direction * _like(defect.length, defect.direction)[:, None]
+    solved = _solved(space, space.values[:, 0] - limits.ULP, defect.value, rest)
+    return (*_above(space), defect.length, defect.value, *solved)
+
+
+def _above(space: Space) -> tuple[Array, Numbers, Numbers]:
+    """The Ritz vectors next to v that are close (b, m, N), or zeros, with values and bounds (b, m).
+
+    `_lowest_with` would take no more than APART from the distance of an eigenvalue where the first of them is.
     """
-    xp = array_namespace(basis)
-    parts = to_host(xp.sum(basis * direction[:, None, :], axis=-1)).astype(np.float64)
-    inverse = np.divide(1.0, apart, out=np.zeros_like(apart), where=apart > 0)
-    weights = np.einsum("bkj,bj,bij,bi->bk", vectors, inverse, vectors, parts, optimize=True)
-    outside = direction - _combined(xp, basis, parts)
-    left = to_host(xp.sqrt(xp.sum(outside * outside, axis=-1))).astype(np.float64)
-    # An eigenvalue of T that is not above θ leaves its part of r unsolved.
-    return -_combined(xp, basis, weights), np.where((apart > 0).all(axis=1), left + np.abs(beta * weights[:, -1]), 1.0)
+    xp = array_namespace(space.basis)
+    values, bounds = (part[:, 1 : 1 + limits.MOST_LOCKED] for part in (space.values, space.bounds))
+    distance = values - space.values[:, :1]
+    shown = [_lowest_with(distance[:, : 1 + j], bounds[:, : 1 + j], distance[:, 0]) for j in range(distance.shape[1])]
+    near = np.stack(shown, axis=1) >= (1.0 - limits.APART) * distance[:, :1]
+    close = np.logical_and.accumulate(near & (bounds <= limits.CLOSE * distance), axis=1)
+    rows = [_combined(xp, space.basis, close[:, j : j + 1] * space.vectors[:, :, 1 + j]) for j in range(close.shape[1])]
+    return xp.stack(rows, axis=1), np.where(close, values, limits.ABOVE), np.where(close, bounds, 0.0)
 
 
 def unit(vectors: Array) -> Array:
@@ -204,24 +249,32 @@ def search(
     count, size = starts[0].shape
     stop = limits.STOP * _ulp(starts[0])
     constant = xp.ones_like(starts[0])[:, None, :] * size**-0.5
-    main = descend(operator, starts[0], constant, lambda _value, bound, _members: bound <= stop, limit)
+
+    finish = None if exact is None else functools.partial(_measured, exact)
+    main = descend(operator, starts[0], constant, lambda _value, bound, _members: bound <= stop, limit, finish)
     vector = unit(main.vector)
     if size == 2:
         return Found(vector, main.steps, np.full(count, 2.0), np.full(count, np.inf))
+    locked = xp.concat((constant, vector[:, None, :]), axis=1)
+    away, share = locked, limits.APART
+    if exact is not None:
+        away, share = xp.concat((locked, main.more[0]), axis=1), limits.CLOSE
 
     def settled(value: Numbers, bound: Numbers, members: NDArray[np.int64]) -> NDArray[np.bool_]:
         distance = value - main.value[members]
-        near = limits.APART * np.maximum(distance, limits.GAP * rounding[members])
+        near = share * np.maximum(distance, limits.GAP * rounding[members])
         return np.asarray((bound <= near) | (distance + bound < 0))
 
-    defect = None if exact is None else exact(vector)
-    start = starts[1] if defect is None else defect.direction + limits.NOISE * unit(starts[1])
-    probe = descend(operator, start, xp.concat((constant, vector[:, None, :]), axis=1), settled, limit, defect)
-    steps = main.steps + probe.steps
-    gap = np.clip(np.minimum(probe.value - probe.bound, main.second) - main.value, 0.0, 2.0)
-    found = Found(vector, steps, gap, np.full(count, np.inf))
-    if defect is not None:
-        found = _refined(found, probe, defect.length, rounding)
+    probe = descend(operator, starts[1], away, settled, limit)
+    lower = probe.value - probe.bound
+    if exact is not None:
+        lower = _lowest_with(main.more[1], main.more[2], lower)
+    gap = np.clip(np.minimum(lower, main.second) - main.value, 0.0, 2.0)
+    found = Found(vector, main.steps + probe.steps, gap, np.full(count, np.inf) if exact is None else main.more[3])
+    which = np.flatnonzero((gap > limits.GAP * rounding) & (main.bound <= stop))
+    if exact is not None and which.size:
+        refined = _refined(operator, found, main, which, locked, rounding)
+        found = _replaced(found, which, refined)
     again = (probe.value < main.value - limits.RESIDUAL * rounding) | (main.bound > stop)
     which = np.flatnonzero(again)
     if rounds == 1 or not which.size:
@@ -234,16 +287,25 @@ def search(
     return _replaced(found, which, better)
 
 
-def _refined(found: Found, probe: Ritz, length: Numbers, rounding: Numbers) -> Found:
-    """v + δ where that is better. T is made of float32's products, which tells where δ is long."""
-    xp = array_namespace(found.vector)
-    size = to_host(xp.sqrt(xp.sum(probe.correction * probe.correction, axis=-1))).astype(np.float64)
-    remainder = length * (probe.remainder + 4.0 * rounding * size)
-    factor = np.where(remainder < length, length, 0.0)
-    shrink = 1.0 / np.sqrt(1.0 + (factor * size) ** 2)  # δ is orthogonal to v
-    factor, shrink = _like(factor, found.vector)[:, None], _like(shrink, found.vector)[:, None]
-    vector = shrink * (found.vector + factor * probe.correction)
-    return found._replace(vector=vector, remainder=np.minimum(remainder, length))
+def _refined(
+    operator: Operator, found: Found, main: Ritz, which: NDArray[np.int64], locked: Array, rounding: Numbers
+) -> Found:
+    """v + δ of the members ``which`` where that is better. T is float32's, which tells where δ is long."""
+    vector, lowest, locked = take_rows(found.vector, which), main.value[which], take_rows(locked, which)
+    length, value, correction, rest, size = (take_rows(part, which) for part in main.more[3:])
+
+    def finish(members: NDArray[np.int64], space: Space) -> tuple[Any, ...]:
+        return _solved(space, lowest[members] - limits.ULP, value[members], take_rows(rest, members))
+
+    def never(_value: Numbers, _bound: Numbers, members: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.zeros(members.shape, dtype=bool)
+
+    run = lowest_ritz(operator.take(which), rest, locked, never, limits.REFINE_STEPS, finish)
+    more, left, further = run.more
+    remainder = _length(left) + 4.0 * rounding[which] * (size + further)
+    better = _like(np.where(remainder < length, 1.0, 0.0), vector)[:, None]
+    gap = np.clip(run.value - lowest, 0.0, found.gap[which])
+    return Found(unit(vector + better * (correction + more)), run.steps, gap, np.minimum(remainder, length))
 
 
 def _replaced(found: Found, which: NDArray[np.int64], better: Found) -> Found:

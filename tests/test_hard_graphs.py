@@ -108,6 +108,30 @@ def test_a_missed_eigenvector_is_taken_up_again(backend):
     assert int(result.status) == Status.CONVERGED
 
 
+def threefold(size: int, width: int, seed: int) -> np.ndarray:
+    """Rows [X, XP, XP²] with P of order three: half of all eigenvectors or more come in pairs of the same value."""
+    rows = np.maximum(np.random.default_rng(seed).normal(size=(size, 3 * width)), 0).astype(np.float32)
+    return np.concatenate([np.roll(rows, width * turn, axis=1) for turn in range(3)])
+
+
+@pytest.mark.parametrize("backend", ["native", "eager"])
+@pytest.mark.parametrize(("size", "width", "seeds"), [(70, 40, 24), (200, 64, 8), (400, 128, 4)])
+def test_a_double_eigenvalue_is_seen(backend, size, width, seeds):
+    """The residual of v has no part along the other eigenvectors of λ2: only a probe from noise finds them."""
+    double = 0
+    for seed in range(seeds):
+        features = threefold(size, width, seed)
+        result = fiedler_vector(features, backend=backend)
+        truth = checks.truth_of_features(features[None])
+        if truth.gap[0] < 1e-3:
+            double += 1
+            assert int(result.status) & Status.DEGENERATE, f"seed {seed}: a gap of {float(result.gap)}"
+            assert float(result.error) == pytest.approx(limits.WORST)
+        else:
+            checks.check_status(FiedlerResult(*(field[None] for field in result)), truth)
+    assert double >= seeds // 2
+
+
 def test_the_norm_is_not_that_of_the_largest_degree():
     """Rows in two opposite directions have degrees near −1 and the largest Σ|S|: ‖L‖_∞ is 9 times that of the
     row with the largest degree."""

@@ -39,7 +39,7 @@ int64_t basis_capacity(int64_t size, const Features& features, bool dense) {
   if (dense) return std::min<int64_t>(most, 96);
   if (size <= 32768) return std::min<int64_t>(most, 64);
   const int64_t bytes = features.width * element_bytes(features.storage);
-  return std::clamp<int64_t>(bytes / 6 / static_cast<int64_t>(sizeof(float)) - 9, 12, 48);
+  return std::clamp<int64_t>(bytes / 6 / static_cast<int64_t>(sizeof(float)) - 14, 12, 48);
 }
 
 class Member {
@@ -47,8 +47,8 @@ class Member {
   Member(const Kernels& kernels, Laplacian& laplacian, const Executor& executor, Workspace& space, const int64_t* indices,
          int64_t capacity)
       : laplacian_(laplacian), kernels_(kernels), executor_(executor), space_(space), indices_(indices), size_(laplacian.size),
-        stride_(laplacian.stride), vector_(space.vector.reserve(stride_)), image_(space.image.reserve(2 * stride_)),
-        direction_(image_ + stride_),
+        stride_(laplacian.stride), vector_(space.vector.reserve(stride_)), image_(space.image.reserve(4 * stride_)),
+        direction_(image_ + 2 * stride_), correction_(image_ + 3 * stride_),
         lanczos_(kernels, laplacian, executor, space.basis.reserve(Lanczos::rows(capacity) * stride_),
                  space.work.reserve(stride_), capacity),
         rounding_(kUlp * std::max(laplacian.norm, 1.0) / laplacian.norm) {}
@@ -61,7 +61,7 @@ class Member {
     lean(1);
     for (int round = 0; round < kRounds; ++round) {
       descend();
-      if (refines_) lanczos_.keep(1, vector_);
+      if (refines_) measure_exactly();
       else measure();
       if (size_ <= 2 || probe()) break;
       // The probe has gone below v: v had missed the lowest eigenvector. Start again with both in the start vector.
@@ -103,6 +103,7 @@ class Member {
     const RitzPair pair = lanczos_.descend(1, accept, kMostSteps, vector_);
     matvecs_ += pair.steps;
     ritz_ = pair.value;
+    converged_ = accept(pair.value, pair.bound);
     tridiagonal_ = lanczos_.tridiagonal();
     double part = 0.0;
     const double length = lanczos_.orthogonalise(1, vector_, &part);
@@ -111,55 +112,46 @@ class Member {
 
   // Looks for λ3 away from v, which is in row 1; false where it finds something below v, which is then in image_.
   bool probe() {
-    if (refines_) aim();
-    else start(2, kProbeSalt);
+    const auto known = static_cast<int64_t>(2 + locked_.size());
+    start(known, kProbeSalt);
     const auto apart = [&](double other, double bound) {
       const double distance = other - ritz_;
-      return bound <= kApart * std::max(distance, kGap * rounding_) || distance + bound < 0.0;
+      return bound <= (refines_ ? kClose : kApart) * std::max(distance, kGap * rounding_) || distance + bound < 0.0;
     };
-    const RitzPair pair = lanczos_.descend(2, apart, kMostSteps, image_, 4);
+    const RitzPair pair = lanczos_.descend(known, apart, kMostSteps, image_, refines_ ? 2 : 4);
     matvecs_ += pair.steps;
     // λ3 is at least the first of these, and never above the second.
-    const double lower = pair.value - pair.bound;
+    const double lower = lowest_with(locked_, pair.value - pair.bound);
     gap_ = std::clamp(second_below(tridiagonal_, lower) - ritz_, 0.0, 2.0);
     if (pair.value < ritz_ - static_cast<double>(kResidual) * rounding_) return false;
-    if (refines_) refine();
+    if (refines_ && converged_ && gap_ > kGap * rounding_) refine();
     return true;
   }
 
-  // Starts the probe from v's residual in double, which is also what is reported, and a little noise, so that its Krylov space
-  // can also correct v.
-  void aim() {
-    float* first = lanczos_.row(2);
-    defect_ = space_.defect.measure(space_.rows, size_, laplacian_.norm, ritz_ * laplacian_.norm, vector_, kernels_,
-                                    executor_, reinterpret_cast<double*>(image_), first);
+  // Rayleigh quotient and residual r of v in double, in two passes over the rows. What the space of v's own descent can solve of
+  // (L − θ) δ = −r, the parts along low eigenvectors, goes to correction_ at once, and r without it to direction_; v goes to row 1.
+  void measure_exactly() {
+    residual_ = remainder_ = space_.defect.measure(space_.rows, size_, laplacian_.norm, ritz_ * laplacian_.norm, vector_,
+                                                   kernels_, executor_, reinterpret_cast<double*>(image_), direction_);
     theta_ = space_.defect.value() * laplacian_.norm;
-    residual_ = defect_;
-    kernels_.scale(first, defect_ > 0.0 ? static_cast<float>(1.0 / defect_) : 0.0f, stride_, direction_);
-    start(2, kProbeSalt);
-    const auto factor = static_cast<float>(kNoise / std::sqrt(lanczos_.sum_squares(first)));
-    for (int64_t i = 0; i < stride_; ++i) first[i] = direction_[i] + factor * first[i];
+    std::fill_n(correction_, stride_, 0.0f);
+    length_ = lanczos_.solve(1, ritz_ - kUlp, space_.defect.value(), direction_, correction_);
+    locked_ = lanczos_.keep(1, vector_);
   }
 
-  // v + δ with δ = −V (T − θ)⁻¹ Vᵀ r, where that is better. What is left of r + (L − θ) δ: r's part outside of V, β |y_k|, and
-  // the error of T, which is made of float's products.
+  // v + δ where that is better, after a run that starts from what is left of r. Afterwards ‖r + (L − θ) δ‖ is what that run
+  // leaves and the error of T, which is made of float's products.
   void refine() {
-    const Tridiagonal probe = lanczos_.tridiagonal();
-    const auto k = static_cast<int64_t>(probe.alpha.size());
-    std::vector<double> y(static_cast<std::size_t>(k)), room(static_cast<std::size_t>(k));
-    lanczos_.project(2, k, direction_, y.data());
-    lanczos_.combine(2, k, y.data(), image_);
-    for (int64_t i = 0; i < stride_; ++i) image_[i] = direction_[i] - image_[i];
-    double left = std::sqrt(lanczos_.sum_squares(image_)), squares = 0.0;
-    remainder_ = defect_;
-    if (!solve_below(probe.alpha.data(), probe.beta.data(), k, space_.defect.value(), room.data(), y.data())) return;
-    for (const double weight : y) squares += weight * weight;
-    left += std::fabs(probe.beta[k - 1] * y[k - 1]) + 4.0 * rounding_ * std::sqrt(squares);
-    if (!(left < 1.0)) return;
-    residual_ = remainder_ = left * defect_;
-    lanczos_.combine(2, k, y.data(), image_);
-    const auto length = static_cast<float>(std::sqrt(1.0 + defect_ * defect_ * squares));  // δ is orthogonal to v
-    for (int64_t i = 0; i < stride_; ++i) vector_[i] = (vector_[i] - static_cast<float>(defect_) * image_[i]) / length;
+    std::copy_n(direction_, stride_, lanczos_.row(2));
+    const RitzPair pair = lanczos_.descend(2, [](double, double) { return false; }, kRefineSteps, image_);
+    matvecs_ += pair.steps;
+    gap_ = std::clamp(pair.value - ritz_, 0.0, gap_);
+    length_ += lanczos_.solve(2, ritz_ - kUlp, space_.defect.value(), direction_, correction_);
+    const double left = std::sqrt(lanczos_.sum_squares(direction_)) + 4.0 * rounding_ * length_;
+    if (!(left < residual_)) return;
+    residual_ = remainder_ = left;
+    for (int64_t i = 0; i < stride_; ++i) vector_[i] += correction_[i];
+    kernels_.scale(vector_, static_cast<float>(1.0 / std::sqrt(lanczos_.sum_squares(vector_))), stride_, vector_);
   }
 
   // Rayleigh quotient and residual of v from L itself; v goes to row 1.
@@ -197,11 +189,13 @@ class Member {
   const int64_t* indices_;
   int64_t size_, stride_;
   const bool refines_ = size_ >= kRefined;
-  float *vector_, *image_, *direction_;
+  float *vector_, *image_, *direction_, *correction_;
   Lanczos lanczos_;
   double rounding_;  // e, see limits.py
   double ritz_ = 0.0, theta_ = 0.0, residual_ = 0.0, gap_ = 2.0;
-  double defect_ = 0.0, remainder_ = INFINITY;  // ‖r‖ of v, and after its refinement
+  double length_ = 0.0, remainder_ = INFINITY;  // of the correction δ, and of ‖r + (L − θ) δ‖
+  std::vector<RitzPair> locked_;  // above v, kept away from while λ3 is looked for
+  bool converged_ = false;
   int64_t matvecs_ = 0;
   Tridiagonal tridiagonal_;  // of the descent to v
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "../solver_limits.h"
 
@@ -98,16 +99,8 @@ void Lanczos::combine(int64_t first, int64_t count, const double* c, float* out)
   });
 }
 
-// Keeps the lowest Ritz vectors, rotated so that the projected matrix stays tridiagonal; returns how many.
-int64_t Lanczos::restart(int64_t known, int64_t k) {
-  const int64_t keep = std::min(k - 1, std::max<int64_t>(2, k * 2 / 5));
-  std::vector<double> values, vectors, w, mix(static_cast<std::size_t>(k * keep), 0.0), coupling(static_cast<std::size_t>(keep));
-  all_eigenpairs(alpha_.data(), beta_.data(), k, values, vectors);
-  for (int64_t j = 0; j < keep; ++j) coupling[j] = beta_[k - 1] * vectors[(k - 1) * k + j];
-  retridiagonalise(values.data(), coupling.data(), keep, alpha_.data(), beta_.data(), w);
-  for (int64_t i = 0; i < k; ++i)
-    for (int64_t j = 0; j < keep; ++j)
-      for (int64_t l = 0; l < keep; ++l) mix[i * keep + l] += vectors[i * k + j] * w[j * keep + l];
+// Rows known … known + keep − 1 become Σ_i mix[i · keep + j] q_{known+i} over k old ones.
+void Lanczos::replace(int64_t known, int64_t k, int64_t keep, const std::vector<double>& mix) {
   double none = 0.0;
   over_chunks(k * keep, 1, &none, [&](int64_t at, int64_t length, double*) {
     std::vector<float> fresh(static_cast<std::size_t>(keep * length), 0.0f), factors(static_cast<std::size_t>(k));
@@ -118,13 +111,107 @@ int64_t Lanczos::restart(int64_t known, int64_t k) {
     for (int64_t j = 0; j < keep; ++j) std::copy_n(fresh.data() + j * length, length, row(known + j) + at);
   });
   laplacian_.mixed(known, k, keep, mix.data());
+}
+
+// Keeps the lowest Ritz vectors, rotated so that the projected matrix stays tridiagonal; returns how many.
+int64_t Lanczos::restart(int64_t known, int64_t k) {
+  const int64_t keep = std::min(k - 1, std::max<int64_t>(2, k * 2 / 5));
+  std::vector<double> values, vectors, w, mix(static_cast<std::size_t>(k * keep), 0.0), coupling(static_cast<std::size_t>(keep));
+  all_eigenpairs(alpha_.data(), beta_.data(), k, values, vectors);
+  for (int64_t j = 0; j < keep; ++j) coupling[j] = beta_[k - 1] * vectors[(k - 1) * k + j];
+  retridiagonalise(values.data(), coupling.data(), keep, alpha_.data(), beta_.data(), w);
+  for (int64_t i = 0; i < k; ++i)
+    for (int64_t j = 0; j < keep; ++j)
+      for (int64_t l = 0; l < keep; ++l) mix[i * keep + l] += vectors[i * k + j] * w[j * keep + l];
+  replace(known, k, keep, mix);
   ritz_.clear();
   return keep;
 }
 
-void Lanczos::keep(int64_t known, const float* vector) {
-  laplacian_.mixed(known, depth_, 1, ritz_.data());
+std::vector<double> Lanczos::times(const std::vector<double>& y) const {
+  std::vector<double> image(y.size());
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    image[i] += alpha_[i] * y[i];
+    if (i == 0) continue;
+    image[i] += beta_[i - 1] * y[i - 1];
+    image[i - 1] += beta_[i - 1] * y[i];
+  }
+  return image;
+}
+
+double lowest_with(const std::vector<RitzPair>& pairs, double rest) {
+  for (auto pair = pairs.rbegin(); pair != pairs.rend(); ++pair)  // of [[value, bound], [bound, rest]]
+    rest = 0.5 * (pair->value + rest - std::hypot(pair->value - rest, 2.0 * pair->bound));
+  return rest;
+}
+
+double Lanczos::solve(int64_t known, double sigma, double theta, float* r, float* delta) {
+  const int64_t k = depth_;
+  std::vector<double> y(static_cast<std::size_t>(k)), room(y.size());
+  project(known, k, r, y.data());
+  if (!solve_below(alpha_.data(), beta_.data(), k, sigma, room.data(), y.data())) return 0.0;
+  double squares = 0.0;
+  std::vector<double> image = times(y);
+  for (int64_t i = 0; i < k; ++i) {
+    squares += y[i] * y[i];
+    image[i] -= theta * y[i];
+  }
+  const auto beyond = static_cast<float>(beta_[k - 1] > 0.0 ? y[k - 1] / laplacian_.norm : 0.0);  // A V = V T + work eᵀ / ‖L‖
+  float* factors = factors_.data();
+  const auto subtract = [&](const std::vector<double>& c, float* out) {
+    std::transform(c.begin(), c.end(), factors, [](double x) { return static_cast<float>(x); });
+    double none = 0.0;
+    over_chunks(k, 1, &none, [&](int64_t at, int64_t length, double*) {
+      kernels_.subtract(row(known) + at, stride_, k, factors, out + at, length);
+    });
+  };
+  subtract(y, delta);
+  subtract(image, r);
+  for (int64_t i = 0; i < stride_; ++i) r[i] -= beyond * work_[i];
+  return std::sqrt(squares);
+}
+
+std::vector<RitzPair> Lanczos::keep(int64_t known, const float* vector) {
+  constexpr int kTurns = 8;  // of inverse iteration
+  const int64_t k = depth_;
+  const double lowest = lowest_eigenpair(alpha_.data(), beta_.data(), k, ritz_);
+  std::vector<std::vector<double>> kept{ritz_};
+  std::vector<RitzPair> pairs;
+  std::vector<double> room(ritz_.size());
+  const auto dot_of = [](const std::vector<double>& x, const std::vector<double>& y) {
+    return std::inner_product(x.begin(), x.end(), y.begin(), 0.0);
+  };
+  while (static_cast<int64_t>(kept.size()) < std::min<int64_t>(k, 1 + kMostLocked)) {
+    std::vector<double> y(ritz_.size(), 0.0);
+    y[0] = 1.0;
+    for (int turn = 0; turn <= kTurns; ++turn) {
+      if (turn > 0) solve_below(alpha_.data(), beta_.data(), k, lowest - kUlp, room.data(), y.data());
+      for (const auto& other : kept) {
+        const double along = dot_of(other, y);
+        for (int64_t i = 0; i < k; ++i) y[i] -= along * other[i];
+      }
+      const double length = std::sqrt(dot_of(y, y));
+      for (double& entry : y) entry /= length;
+    }
+    std::vector<double> image = times(y);
+    RitzPair pair;
+    pair.value = dot_of(y, image);
+    for (int64_t i = 0; i < k; ++i) image[i] -= pair.value * y[i];
+    pair.bound = std::hypot(std::sqrt(dot_of(image, image)), beta_[k - 1] * y[k - 1]);
+    pairs.push_back(pair);
+    const double next = pairs[0].value - lowest;
+    if (!(pair.bound <= kClose * (pair.value - lowest) && lowest_with(pairs, pairs[0].value) - lowest >= (1.0 - kApart) * next)) {
+      pairs.pop_back();
+      break;
+    }
+    kept.push_back(y);
+  }
+  const auto count = static_cast<int64_t>(kept.size());
+  std::vector<double> mix(static_cast<std::size_t>(k * count));
+  for (int64_t i = 0; i < k * count; ++i) mix[i] = kept[i % count][i / count];
+  replace(known, k, count, mix);
   std::copy_n(vector, stride_, row(known));
+  return pairs;
 }
 
 int64_t Lanczos::begin(int64_t known) {

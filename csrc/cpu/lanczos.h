@@ -7,6 +7,7 @@
 #include "kernels.h"
 #include "laplacian.h"
 #include "support.h"
+#include "../solver_limits.h"
 #include "tridiagonal.h"
 
 namespace spectral {
@@ -17,14 +18,17 @@ struct RitzPair {
   int64_t steps = 0;
 };
 
+// The lowest eigenvalue there can be where `rest` bounds those orthogonal to the vectors of these pairs.
+double lowest_with(const std::vector<RitzPair>& pairs, double rest);
+
 class Lanczos {
  public:
   using Accept = std::function<bool(double value, double bound)>;
 
-  // `capacity` Lanczos vectors are held before a restart; the basis has room for two known vectors before them.
+  // `capacity` Lanczos vectors are held before a restart; the basis has room for 2 + kMostLocked known vectors before them.
   Lanczos(const Kernels& kernels, Laplacian& laplacian, const Executor& executor, float* basis, float* work, int64_t capacity);
 
-  static int64_t rows(int64_t capacity) { return capacity + 3; }
+  static int64_t rows(int64_t capacity) { return capacity + 3 + kMostLocked; }
 
   float* row(int64_t b) { return basis_ + b * stride_; }
 
@@ -36,8 +40,14 @@ class Lanczos {
   // The projected matrix of the last descent.
   Tridiagonal tridiagonal() const { return {{alpha_.begin(), alpha_.begin() + depth_}, {beta_.begin(), beta_.begin() + depth_}}; }
 
-  // The Ritz vector of the last descent, as it is in `vector`, becomes row `known`.
-  void keep(int64_t known, const float* vector);
+  // Solves (A − θ) δ = −r in the space V of the last descent, with (T − σ)⁻¹ for (T − θ)⁻¹: adds δ to `delta` and (A − θ) δ to
+  // r. σ lies below the spectrum of T, else nothing is done. Returns ‖δ‖. To be called before the next product.
+  double solve(int64_t known, double sigma, double theta, float* r, float* delta);
+
+  // Row `known` becomes the Ritz vector of the last descent, as it is in `vector`, and the rows after it those of the next higher
+  // Ritz pairs, nearly: up to kMostLocked, as long as they are close, and `lowest_with` would take no more than kApart from the
+  // distance of an eigenvalue where the first of them is. Returns these pairs.
+  std::vector<RitzPair> keep(int64_t known, const float* vector);
 
   // Removes the parts of w along rows [0, count), twice, and returns what is left of its length; parts (count) are what was
   // removed along each.
@@ -55,8 +65,10 @@ class Lanczos {
   // their `outputs` numbers, in order.
   template <class Body>
   void over_chunks(int64_t vectors, int64_t outputs, double* total, const Body& body);
+  void replace(int64_t known, int64_t k, int64_t keep, const std::vector<double>& mix);
   int64_t restart(int64_t known, int64_t k);
   int64_t begin(int64_t known);
+  std::vector<double> times(const std::vector<double>& y) const;  // T y
 
   const Kernels& kernels_;
   Laplacian& laplacian_;

@@ -181,7 +181,7 @@ def _lowest_ritz(
             break
     next_value = float(cycle.values[1]) if cycle.steps > 1 else limits.ABOVE
     value, bound, second = (np.array([number]) for number in (float(cycle.values[0]), cycle.bound, next_value))
-    return Ritz(vector[None], value, bound, second, np.array([steps]), torch.zeros_like(vector)[None], np.ones(1))
+    return Ritz(vector[None], value, bound, second, np.array([steps]))
 
 
 def _solve_one(operator: _Operator, indices: Tensor) -> FiedlerResult:
