@@ -39,7 +39,7 @@ int64_t basis_capacity(int64_t size, const Features& features, bool dense) {
   if (dense) return std::min<int64_t>(most, 96);
   if (size <= 32768) return std::min<int64_t>(most, 64);
   const int64_t bytes = features.width * element_bytes(features.storage);
-  return std::clamp<int64_t>(bytes / 6 / static_cast<int64_t>(sizeof(float)) - 14, 12, 48);
+  return std::clamp<int64_t>(bytes / 6 / static_cast<int64_t>(sizeof(float)) - 14, 10, 48);
 }
 
 class Member {
@@ -47,8 +47,8 @@ class Member {
   Member(const Kernels& kernels, Laplacian& laplacian, const Executor& executor, Workspace& space, const int64_t* indices,
          int64_t capacity)
       : laplacian_(laplacian), kernels_(kernels), executor_(executor), space_(space), indices_(indices), size_(laplacian.size),
-        stride_(laplacian.stride), vector_(space.vector.reserve(stride_)), image_(space.image.reserve(4 * stride_)),
-        direction_(image_ + 2 * stride_), correction_(image_ + 3 * stride_),
+        stride_(laplacian.stride), vector_(space.vector.reserve(stride_)), image_(space.image.reserve(3 * stride_)),
+        direction_(image_ + 2 * stride_), correction_(image_ + stride_),
         lanczos_(kernels, laplacian, executor, space.basis.reserve(Lanczos::rows(capacity) * stride_),
                  space.work.reserve(stride_), capacity),
         rounding_(kUlp * std::max(laplacian.norm, 1.0) / laplacian.norm) {}
