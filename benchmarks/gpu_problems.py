@@ -76,11 +76,6 @@ class Problem:
         return "fp16" if chosen == "exact" else chosen
 
     @property
-    def N(self) -> int:  # noqa: N802 (the field's name)
-        """Padded number of nodes, 0 where any number is taken."""
-        return int(self.named.get("NP", 0))
-
-    @property
     def solves(self) -> bool:
         return self.name in ("solve_small", "solve_large")
 

@@ -23,9 +23,7 @@ ROUNDS = 4  # searches at most: each further one begins where a probe found a lo
 MOST_STEPS = 1024  # of one Lanczos run in a kernel; realistic graphs take 20 to 60
 NORM_ROWS = 16  # rows of S summed to estimate ‖L‖_∞ where S is never formed
 REFINED = 192  # rows from which float32 graphs are refined: entries are small there, and the products in float64 cheap
-CLOSE = (
-    0.15  # APART for these, and for Ritz vectors above v that the probe keeps away from; 0.25 misses 1 % of double λ2
-)
+CLOSE = 0.15  # APART for these, and for Ritz vectors that their probe keeps away from; .25 misses 1 % of double λ2
 MOST_LOCKED = 3  # such Ritz vectors: with 1 the probe is longer, with 8 the gap is worse
 REFINE_STEPS = 8  # of the run that starts from the residual of v in float64
 WORST = 8.0**0.5  # differences of entries of two unit vectors are never farther apart: the bound where there is no gap

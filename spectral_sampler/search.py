@@ -68,6 +68,7 @@ class Space(NamedTuple):
     vectors: Numbers  # (b, k, k)
     bounds: Numbers  # on the residuals of the Ritz pairs (b, k)
     beyond: Array  # (b, N)
+    lowest: Array  # Ritz vector (b, N)
 
 
 Finish = Callable[[NDArray[np.int64], Space], tuple[Any, ...]]  # (members, their space) -> arrays or numbers (b, …)
@@ -152,11 +153,11 @@ def lowest_ritz(
         which, rest = np.flatnonzero(done), np.flatnonzero(~done)
         if which.size:
             basis, beyond = take_rows(state.basis, which), take_rows(state.remainder, which)
-            space = Space(basis, values[which, :-1], vectors[which], bounds[which], beyond)
-            mixed = _combined(xp, basis, space.vectors[:, :, 0])
+            lowest = _combined(xp, basis, vectors[which, :, 0])
+            space = Space(basis, values[which, :-1], vectors[which], bounds[which], beyond, lowest)
             numbers = (values[which, 0], bounds[which, 0], values[which, 1], steps[which])
             more = () if finish is None else finish(members[which], space)
-            parts.append((members[which], mixed, *numbers, *more))
+            parts.append((members[which], lowest, *numbers, *more))
             if not rest.size:
                 break
             members, operator = members[rest], operator.take(rest)
@@ -195,7 +196,7 @@ def _lowest_with(values: Numbers, bounds: Numbers, rest: Numbers) -> Numbers:
 
 def _measured(exact: Exact, members: NDArray[np.int64], space: Space) -> tuple[Any, ...]:
     """`_above`, ‖r‖ and θ in float64, and what the space solves."""
-    defect = exact.take(members)(unit(_combined(array_namespace(space.basis), space.basis, space.vectors[:, :, 0])))
+    defect = exact.take(members)(unit(space.lowest))
     rest = defect.direction * _like(defect.length, defect.direction)[:, None]
     solved = _solved(space, space.values[:, 0] - limits.ULP, defect.value, rest)
     return (*_above(space), defect.length, defect.value, *solved)

@@ -5,23 +5,21 @@ python -m benchmarks.device_check.report [FOLDER]
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.device_check.session import ROOT, ROWS
+from benchmarks.device_check.session import ROOT, rows_of
 
 FOLDER = ROOT / "benchmarks" / "results" / "nvidia-h200"
 _SOLVED = ("triton", "cuda", "cuSOLVER XsyevBatched", "cupy.linalg.eigh", "torch.linalg.eigh", "native", "gather + bmm")
 _HOSTED = ("triton, resident", "cuda, resident", "triton, gathered", "cuda, gathered", "native")
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """Those of the last run that timed methods."""
-    rows = [json.loads(line) for line in (folder / ROWS).read_text(encoding="utf-8").splitlines()]
-    last = [row["run"] for row in rows if "method" in row][-1]
-    return [row for row in rows if row["run"] == last and "method" in row]
+def timed(folder: Path = FOLDER) -> list[dict[str, Any]]:
+    """The rows with methods of the last run that has any."""
+    rows = [row for row in rows_of(folder) if "method" in row]
+    return [row for row in rows if row["run"] == rows[-1]["run"]]
 
 
 def _number(microseconds: float | None) -> str:
@@ -46,7 +44,7 @@ def _table(rows: list[dict[str, Any]], methods: tuple[str, ...], names: tuple[st
 
 def tables(folder: Path = FOLDER) -> list[str]:
     """Markdown: throughput with the store on the device, and latency with the store on the host."""
-    rows = _rows(folder)
+    rows = timed(folder)
     device = ["Store on the device, microseconds a call of many that are queued one after another:", ""]
     host = ["Store on the host, microseconds of one call and its wait, transfers included:", ""]
     return [

@@ -79,14 +79,14 @@ class Session:
         return torch.device("cuda", 0)
 
 
-def rows_of(out: str | Path, run: str) -> list[dict[str, Any]]:
-    """The rows of a run. A line that was cut off where its process was killed is passed over."""
+def rows_of(out: str | Path, run: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a run, by default of all. A line that was cut off where its process was killed is passed over."""
     path, found = Path(out, ROWS), []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if row["run"] == run:
+        if run in (None, row["run"]):
             found.append(row)
     return found

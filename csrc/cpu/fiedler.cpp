@@ -131,8 +131,8 @@ class Member {
   // Rayleigh quotient and residual r of v in double, in two passes over the rows. What the space of v's own descent can solve of
   // (L − θ) δ = −r, the parts along low eigenvectors, goes to correction_ at once, and r without it to direction_; v goes to row 1.
   void measure_exactly() {
-    residual_ = remainder_ = space_.defect.measure(space_.rows, size_, laplacian_.norm, ritz_ * laplacian_.norm, vector_,
-                                                   kernels_, executor_, reinterpret_cast<double*>(image_), direction_);
+    residual_ = space_.defect.measure(space_.rows, size_, laplacian_.norm, ritz_ * laplacian_.norm, vector_, kernels_, executor_,
+                                      reinterpret_cast<double*>(image_), direction_);
     theta_ = space_.defect.value() * laplacian_.norm;
     std::fill_n(correction_, stride_, 0.0f);
     length_ = lanczos_.solve(1, ritz_ - kUlp, space_.defect.value(), direction_, correction_);
@@ -149,7 +149,7 @@ class Member {
     length_ += lanczos_.solve(2, ritz_ - kUlp, space_.defect.value(), direction_, correction_);
     const double left = std::sqrt(lanczos_.sum_squares(direction_)) + 4.0 * rounding_ * length_;
     if (!(left < residual_)) return;
-    residual_ = remainder_ = left;
+    residual_ = left;
     for (int64_t i = 0; i < stride_; ++i) vector_[i] += correction_[i];
     kernels_.scale(vector_, static_cast<float>(1.0 / std::sqrt(lanczos_.sum_squares(vector_))), stride_, vector_);
   }
@@ -177,7 +177,8 @@ class Member {
     out.value[b] = static_cast<float>(theta_);
     out.residual[b] = static_cast<float>(residual);
     out.gap[b] = static_cast<float>(gap);
-    out.error[b] = std::min(static_cast<float>(2.0 * std::min(residual, remainder_) / gap), kWorst);
+    // What was measured in double may be less than a rounding of float.
+    out.error[b] = std::min(static_cast<float>(2.0 * (refines_ ? residual_ : residual) / gap), kWorst);
     out.matvecs[b] = matvecs_;
     out.status[b] = status;
   }
@@ -193,7 +194,7 @@ class Member {
   Lanczos lanczos_;
   double rounding_;  // e, see limits.py
   double ritz_ = 0.0, theta_ = 0.0, residual_ = 0.0, gap_ = 2.0;
-  double length_ = 0.0, remainder_ = INFINITY;  // of the correction δ, and of ‖r + (L − θ) δ‖
+  double length_ = 0.0;  // of the correction δ
   std::vector<RitzPair> locked_;  // above v, kept away from while λ3 is looked for
   bool converged_ = false;
   int64_t matvecs_ = 0;
