@@ -6,7 +6,7 @@ import numpy as np
 
 from spectral_sampler import ReferenceStore
 from spectral_sampler.fiedler import Status
-from spectral_sampler.selection import CandidateBatch, Choice, Scores
+from spectral_sampler.selection import CandidateBatch, Choice, Scores, Selection
 from spectral_sampler.selection.ranking import top
 
 
@@ -16,7 +16,7 @@ def make_store(samples=480, width=8, seed=0, *, losses=True):
     return ReferenceStore.from_arrays(features, losses=generator.gamma(0.3, size=samples) if losses else None)
 
 
-class FirstFeature:
+class FirstFeature(Selection):
     """Scores by the first feature; half by rank, half drawn. Records who called, for what."""
 
     name = "first-feature"
@@ -51,7 +51,7 @@ class FirstFeature:
         return {**self.__dict__, "calls": [], "threads": []}
 
 
-class HighestLearnerLoss:
+class HighestLearnerLoss(Selection):
     """The largest learner losses first; never observed ones before all others, in an order drawn."""
 
     name = "highest-learner-loss"

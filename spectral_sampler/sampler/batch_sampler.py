@@ -253,7 +253,7 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         started = time.perf_counter()
         candidates, choice, offered = self._choose(candidates, epoch)
         selected = candidates.indices[choice.positions]
-        if offered is not None and hasattr(self.selection, "trained"):
+        if offered is not None:
             self.selection.trained(offered, choice)
         self._weights.deliver(selected, choice.weights, self._proposals.weights(epoch, selected))
         self._statistics.add(candidates, choice, waited, time.perf_counter() - started)

@@ -8,7 +8,6 @@ import numpy as np
 
 from spectral_sampler.selection import KINDS, CandidateBatch, Choice
 from spectral_sampler.selection.online import candidate_batch
-from spectral_sampler.selection.protocol import judged_whole
 
 if TYPE_CHECKING:
     from spectral_sampler.sampler.learner import Learner
@@ -31,7 +30,7 @@ def choose(
     """The selection's choice and what it was offered; all candidates, as offered, where the budget asks for no choice
     and the selection has nothing to say of them. ``place`` is seed, epoch, number of the batch, turn and progress."""
     _, indices, budget, score = candidates
-    if budget == len(indices) and not judged_whole(selection):
+    if budget == len(indices) and not selection.judges_all:
         return Choice(np.arange(budget), np.full(budget, KINDS.index("uniform"), dtype=np.int8)), None
     if learner is not None:
         offered = candidate_batch(selection, store, indices, learner(indices.tolist()), **place)

@@ -11,7 +11,6 @@ from torch.utils.data import default_collate
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.selection.needs import forwards_candidates
-from spectral_sampler.selection.proposal import Proposes
 
 if TYPE_CHECKING:
     from spectral_sampler.selection import Selection
@@ -58,7 +57,7 @@ class Learner:
     """
 
     def __init__(self, learner: Any, dataset: Any, selection: Selection) -> None:
-        by_loss = "learner_losses" in selection.needs and not isinstance(selection, Proposes)
+        by_loss = "learner_losses" in selection.needs and not selection.proposes
         if not (forwards_candidates(selection) or by_loss):
             remedy = "It would forward candidates for nothing."
             raise argument_error("learner", f"left out with {selection.name}", type(learner).__name__, remedy)

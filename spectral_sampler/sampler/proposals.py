@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection.proposal import EpochRequest, Proposal, Proposes
+from spectral_sampler.selection.proposal import EpochRequest, Proposal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +64,7 @@ class Proposals:
         observed: ObservedLosses,
         settings: Settings,
     ) -> None:
-        self._selection = selection if isinstance(selection, Proposes) else None
+        self._selection = selection if selection.proposes else None
         self._store, self._order, self._plan, self._observed = store, order, plan, observed
         self._kept: dict[int, tuple[Proposal | None, NDArray[np.float64] | None]] = {}
         """By epoch: the proposal, and its weights as a table over all samples."""
@@ -95,6 +95,8 @@ class Proposals:
             self._settings.seed, epoch, min(1.0, epoch / horizon) if horizon else 0.0,
         )  # fmt: skip
         found = selection.propose(request)
+        if found is not None and found.batches is None:
+            found = None
         if keep:
             table = None
             if found is not None and found.weights is not None:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection.protocol import judged_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +53,7 @@ class Scorer:
 
     def __init__(self, selection: Selection, store: ReferenceStore, placement: Placement, *, constant: bool) -> None:
         self._selection, self._store, self._placement = selection, store, placement
-        self._whole = judged_whole(selection)
+        self._whole = selection.judges_all
         self._kept: dict[tuple[int, int, int], Score] | None = {} if constant else None
 
     def __getstate__(self) -> dict[str, Any]:

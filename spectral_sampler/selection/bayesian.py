@@ -10,8 +10,8 @@ import torch
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
 from spectral_sampler.selection.gradient_norm import output_gradients
-from spectral_sampler.selection.needs import Unscored, required, whole, within
-from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice
+from spectral_sampler.selection.needs import required, whole, within
+from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.ranking import top
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class LastLayerLaplace:
         return np.asarray(rows.numpy())
 
 
-class BayesianSelection(Unscored):
+class BayesianSelection(Selection):
     """The ``n`` highest of
 
         α·E_q[log p(y|x, W)] + (1 − α)·log p̃(y|x) − log E_q[p(y|x, W)],
@@ -103,6 +103,7 @@ class BayesianSelection(Unscored):
 
     name = "bayesian"
     needs = frozenset({"logits", "labels", "embeddings"})
+    judges_all = True
 
     def __init__(
         self,

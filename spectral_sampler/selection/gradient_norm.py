@@ -8,8 +8,8 @@ import numpy as np
 
 from spectral_sampler import draws
 from spectral_sampler.selection.importance import importance_weights, inclusion_probabilities, systematic
-from spectral_sampler.selection.needs import Unscored, required, within
-from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice
+from spectral_sampler.selection.needs import required, within
+from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.ranking import draw_without_replacement
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def variance_reduction(norms: Array) -> float:
     return float(np.sqrt(len(norms)) * np.linalg.norm(norms / total)) if total > 0 else 1.0
 
 
-class GradientNorm(Unscored):
+class GradientNorm(Selection):
     """``n`` candidates with chances ∝ the gradient norm ``g_i`` and weights ``1 / (N p_i)``, once that pays.
 
     It pays while the running τ of `variance_reduction` exceeds ``(N + 3n) / (3n)``: forwarding all N costs a third of
@@ -61,6 +61,7 @@ class GradientNorm(Unscored):
 
     name = "gradient-norm"
     needs = frozenset({"logits", "labels"})
+    judges_all = True
 
     def __init__(self, *, momentum: float = 0.9, gate: bool = True) -> None:
         self.momentum, self.gate = within("momentum", momentum, "[0, 1)", "The paper's is 0.9."), bool(gate)

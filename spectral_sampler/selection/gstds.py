@@ -8,7 +8,7 @@ import numpy as np
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.selection.loss_weighted import check_epsilon, inverse_loss
-from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores
+from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores, Selection
 from spectral_sampler.selection.ranking import draw_without_replacement, top
 from spectral_sampler.selection.similarity import COSINE, check_similarity
 from spectral_sampler.selection.spectral import check_orientation, fiedler_scores
@@ -23,7 +23,7 @@ __all__ = ["GSTDS"]
 _WEIGHTS = ("inverse_loss", "abs_fiedler", "loss")
 
 
-class GSTDS:
+class GSTDS(Selection):
     """``U1`` = the ⌊n/2⌋ largest entries of the Fiedler vector φ; ``U2`` = n − ⌊n/2⌋ of the rest, drawn without
     replacement.
 
@@ -61,11 +61,7 @@ class GSTDS:
         self.orientation, self.weights = check_orientation(score), weights
         self.epsilon, self.spectral_share = check_epsilon(epsilon), float(spectral_share)
         self.similarity = check_similarity(similarity)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Features, and reference losses unless the draw is by |φ|."""
-        return frozenset({"features"}) if self.weights == "abs_fiedler" else frozenset({"features", "losses"})
+        self.needs = frozenset({"features"}) if weights == "abs_fiedler" else frozenset({"features", "losses"})
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores:
         """Fiedler scores, (B, N); signed ones where the draw needs |φ|."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from spectral_sampler import draws
 from spectral_sampler.selection.needs import within
@@ -39,12 +40,11 @@ class InfoBatch(Uniform):
 
     name = "infobatch"
     needs = frozenset({"learner_losses"})
+    proposes = True
 
     def __init__(self, share: float = 0.5, *, annealing: float = 0.875) -> None:
         self.share = within("share", share, "[0, 1)", "The paper leaves out 0.5 of the samples below the mean.")
         self.annealing = within("annealing", annealing, "[0, 1]", "The paper prunes in 0.875 of the epochs.")
-        self._decided: tuple[int, NDArray[np.bool_]] | None = None
-        self._restored: tuple[int, NDArray[np.bool_]] | None = None
 
     def easy(self, losses: Array) -> NDArray[np.bool_]:
         """Which of ``losses`` (m,) lie strictly below the mean of the known ones, by more than its rounding.
@@ -71,40 +71,22 @@ class InfoBatch(Uniform):
         return kept, np.where(below, 1.0 / (1.0 - self.share), 1.0)
 
     def propose(self, request: EpochRequest) -> Proposal | None:
-        """The pruned epoch in the order given, dealt into equal batches; None when nothing is pruned."""
+        """The pruned epoch in the order given, dealt into equal batches; the memo (M,) says which samples are easy."""
         order = request.order
-        if self._restored is not None and self._restored[0] == request.epoch:
-            below = self._restored[1]
-        elif request.learner_losses is None:
+        if request.progress >= self.annealing or request.learner_losses is None:
             return None
-        else:
+        if request.memo is None:
             below = np.zeros(len(request.learner_losses), dtype=np.bool_)
             below[order] = self.easy(request.learner_losses[order])
-        self._decided = (request.epoch, below)
+        else:
+            below = request.memo.numpy()
         kept, weights = self.kept(below[order], order, request.seed, request.epoch)
-        stay = np.flatnonzero(kept)
-        if len(stay) == len(order) or request.progress >= self.annealing:
-            return None
+        stay, memo = np.flatnonzero(kept), torch.from_numpy(below)
+        if len(stay) == len(order):
+            return Proposal(None, memo=memo)
         size = min(request.size, max(1, len(stay) // request.batches))
         dealt = stay[: request.batches * size].reshape(request.batches, size)
-        return Proposal(order[dealt], weights[dealt])
-
-    def state_dict(self) -> dict[str, Any]:
-        """The epoch decided last and its easy samples, as one hexadecimal digit for four: the losses are not kept."""
-        if self._decided is None:
-            return {"epoch": None}
-        epoch, below = self._decided
-        return {"epoch": epoch, "samples": len(below), "easy": np.packbits(below).tobytes().hex()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`: the rest of that epoch is offered as it was."""
-        self._decided = self._restored = None
-        if state["epoch"] is not None:
-            packed = np.frombuffer(bytes.fromhex(state["easy"]), dtype=np.uint8)
-            self._decided = self._restored = (
-                state["epoch"],
-                np.unpackbits(packed, count=state["samples"]).astype(np.bool_),
-            )
+        return Proposal(order[dealt], weights[dealt], memo)
 
     def __repr__(self) -> str:
         return f"InfoBatch({self.share}, annealing={self.annealing})"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral_sampler.selection.importance import draw_by_logits
-from spectral_sampler.selection.needs import Unscored, required, whole, within
-from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice
+from spectral_sampler.selection.needs import required, whole, within
+from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.rho_loss import learnability
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def pair_losses(embeddings: Array, labels: NDArray[np.int64], scale: float, marg
     return np.asarray(np.logaddexp(0.0, sign * scale * (rows @ rows.T - margin)))
 
 
-class JEST(Unscored):
+class JEST(Selection):
     """``n`` candidates drawn by learnability: learner loss minus reference loss, of samples or of pairs.
 
     JEST scores pairs of images and texts. For one modality GSTDS says only "guided by a reference image classifier";
@@ -91,12 +91,9 @@ class JEST(Unscored):
         self.scale = within("scale", scale, "(0, inf)", "It multiplies the cosines; the default is 10.")
         self.margin = within("margin", margin, "(-inf, inf)", "It is a cosine; the default is 0.5.")
         self.gain = None if gain is None else within("gain", gain, "[0, inf)", "None is 1/N.")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Both losses; the joint form also labels, the learner's embeddings and the reference features."""
-        losses = frozenset({"losses", "learner_losses"})
-        return losses | {"labels", "embeddings", "features"} if self.joint else losses
+        self.needs = frozenset({"losses", "learner_losses"})
+        if self.joint:
+            self.needs |= {"labels", "embeddings", "features"}
 
     def pair_scores(self, batch: CandidateBatch) -> Array:
         """The matrix s, (N, N), of the joint form."""

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice
+from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.ranking import draw_without_replacement
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from spectral_sampler.store import ReferenceStore
 
 __all__ = ["LossWeighted", "check_epsilon", "inverse_loss"]
 
@@ -38,7 +36,7 @@ def inverse_loss(batch: CandidateBatch, epsilon: float) -> NDArray[np.float64]:
     return np.asarray(1.0 / (batch.losses.astype(np.float64) + epsilon))
 
 
-class LossWeighted:
+class LossWeighted(Selection):
     """``n`` candidates without replacement, with probability ∝ ``1 / (reference loss + ε)``: confident ones first."""
 
     name = "loss-weighted"
@@ -46,10 +44,6 @@ class LossWeighted:
 
     def __init__(self, epsilon: float = 1e-8) -> None:
         self.epsilon = check_epsilon(epsilon)
-
-    def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> None:  # noqa: ARG002
-        """No scores."""
-        return
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
         """``budget`` weighted draws without replacement."""

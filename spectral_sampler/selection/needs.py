@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from spectral_sampler.selection.protocol import CandidateBatch, Selection
     from spectral_sampler.store import ReferenceStore
 
-__all__ = ["FORWARDED", "NEEDS", "Unscored", "check_needs", "forwards_candidates", "in_store", "required"]
-__all__ += ["whole", "within"]
+__all__ = ["FORWARDED", "NEEDS", "check_needs", "forwards_candidates", "in_store", "required", "whole", "within"]
 
 NEEDS = {
     "features": "Give a ReferenceStore.",
@@ -33,14 +32,6 @@ NEEDS = {
 
 FORWARDED = frozenset({"logits", "embeddings"})
 """The needs for which the learner has to see the candidates before they are chosen."""
-
-
-class Unscored:
-    """Base of the policies that decide from the learner, and have no scores to compute ahead of time."""
-
-    def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> None:  # noqa: ARG002
-        """No scores."""
-        return
 
 
 def within(argument: str, value: Any, interval: str, remedy: str) -> float:

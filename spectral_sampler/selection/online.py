@@ -10,8 +10,7 @@ import torch
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.schedule import AdaptiveSchedule, plan_ratios
-from spectral_sampler.selection.needs import NEEDS, Unscored, check_needs, in_store, whole
-from spectral_sampler.selection.proposal import Proposes
+from spectral_sampler.selection.needs import FORWARDED, NEEDS, check_needs, in_store, whole
 from spectral_sampler.selection.protocol import CandidateBatch, Choice, Selection
 
 if TYPE_CHECKING:
@@ -128,13 +127,13 @@ class OnlineSelection:
     ) -> None:
         if isinstance(policy, type) or not isinstance(policy, Selection):
             raise argument_error("policy", "an object with name, needs, score and select", repr(policy), "See JEST().")
-        if isinstance(policy, Proposes):
+        if policy.proposes:
             raise argument_error(
                 "policy", "one that selects from the candidates it is given", repr(policy),
                 "It decides what is offered in an epoch: pass it to a SpectralBatchSampler.",
             )  # fmt: skip
         given = {"logits", "embeddings", "learner_losses"}
-        if "features" not in policy.needs or isinstance(policy, Unscored):
+        if "features" not in policy.needs or policy.needs & FORWARDED:
             given.add("labels")  # else it scores from the store, before the call can give any
         check_needs(policy, in_store(store) | given, "policy")
         if callable(keep_ratio) and steps is None:
@@ -221,7 +220,7 @@ class OnlineSelection:
         """The inverse of `state_dict`."""
         self.calls, self.candidates, self.kept = state["calls"], state["candidates"], state["kept"]
         if state["policy"] or hasattr(self.policy, "load_state_dict"):
-            self.policy.load_state_dict(state["policy"])  # type: ignore[attr-defined]
+            self.policy.load_state_dict(state["policy"])
         if self._adaptive is not None:
             self._adaptive.load_state_dict(state["schedule"])
 

@@ -13,7 +13,7 @@ from spectral_sampler.fiedler import Status
 from spectral_sampler.selection.importance import draw_by_logits
 from spectral_sampler.selection.label_noise import LabelNoise, estimate
 from spectral_sampler.selection.needs import required, within
-from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores
+from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores, Selection
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def _facts(store: ReferenceStore, share: float | None) -> _Facts:
     return facts
 
 
-class PlausibleEven:
+class PlausibleEven(Selection):
     """``n`` of the candidates without replacement, with probability proportional to
 
         w_i = (n_max / n_{y_i})^b,

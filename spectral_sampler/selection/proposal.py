@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from spectral_sampler.store import ReferenceStore
 
-__all__ = ["EpochRequest", "Proposal", "Proposes"]
+__all__ = ["EpochRequest", "Proposal"]
 
 
 class EpochRequest(NamedTuple):
@@ -29,21 +29,16 @@ class EpochRequest(NamedTuple):
     epoch: int = 0
     progress: float = 0.0
     """Epochs done, as a share of all of them, in [0, 1)."""
+    memo: Any = None
+    """`Proposal.memo` of this epoch's proposal where that was made before a checkpoint: propose the same again."""
 
 
 class Proposal(NamedTuple):
     """The candidates of an epoch. K stays as requested, so that the length of the epoch does; N may shrink."""
 
-    batches: NDArray[np.int64]
-    """(K, N') dataset indices, N' ≤ N, unique within a row."""
+    batches: NDArray[np.int64] | None
+    """(K, N') dataset indices, N' ≤ N, unique within a row; None for the order as it is."""
     weights: NDArray[np.float64] | None = None
     """(K, N') factors for the loss; None means ones."""
-
-
-@runtime_checkable
-class Proposes(Protocol):
-    """A selection that also decides what is offered."""
-
-    def propose(self, request: EpochRequest) -> Proposal | None:
-        """The candidates of the epoch, or None for the order as it is."""
-        ...
+    memo: Any = None
+    """What it was decided from and cannot be asked for again, as a tensor: `EpochRequest.memo` after resuming."""

@@ -6,7 +6,7 @@ time, ahead of training, and kept for a fixed partition. The choice may depend o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spectral_sampler import draws
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from spectral_sampler.selection.proposal import EpochRequest, Proposal
     from spectral_sampler.store import ReferenceStore
 
 __all__ = ["KINDS", "CandidateBatch", "Choice", "Scores", "Selection"]
@@ -89,30 +90,44 @@ class Choice(NamedTuple):
     """(n,) factors for the loss that make an importance sample unbiased; None means ones."""
 
 
-@runtime_checkable
-class Selection(Protocol):
-    """One way to select; see `spectral_sampler.selection.saln` for the shortest complete example."""
+class Selection:
+    """One way to select, base of all; see `spectral_sampler.selection.saln` for the shortest complete example.
 
-    @property
-    def name(self) -> str:
-        """Lower-case name, as in result tables and ``spectral-sampler compare --policies``."""
-        ...
+    A subclass gives `name`, `needs` and `select`, and of the rest what it does otherwise than the defaults.
+    """
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """What must be there: a subset of `spectral_sampler.selection.needs.NEEDS`."""
-        ...
+    name: str
+    """Lower-case name, as in result tables and ``spectral-sampler compare --policies``."""
+    needs: frozenset[str] = frozenset()
+    """What must be there: a subset of `spectral_sampler.selection.needs.NEEDS`."""
+    judges_all = False
+    """Whether a candidate batch that is kept whole is put to it all the same, because it weighs or learns."""
+    proposes = False
+    """Whether it decides what is offered in an epoch, by `propose`."""
 
-    def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores | None:
-        """Scores for the candidates ``indices`` (B, N), or None where the selection needs none."""
-        ...
+    def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores | None:  # noqa: ARG002
+        """Scores for the candidates ``indices`` (B, N), or None where the selection needs none. Pure; in any thread."""
+        return None
+
+    def propose(self, request: EpochRequest) -> Proposal | None:  # noqa: ARG002
+        """The candidates of an epoch, or None for the order as it is. Pure: what it has to remember is the proposal's
+        ``memo``."""
+        return None
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
-        """Exactly ``budget`` of the N candidates, 1 ≤ budget ≤ N."""
-        ...
+        """Exactly ``budget`` of the N candidates, 1 ≤ budget ≤ N. Pure."""
+        raise NotImplementedError
 
+    def trained(self, batch: CandidateBatch, choice: Choice) -> None:
+        """The candidates that ``choice`` took of ``batch`` are trained on; the only call that may change anything."""
 
-def judged_whole(selection: Selection) -> bool:
-    """Whether a candidate batch that is kept whole is put to the selection all the same: one that says so with an
-    attribute ``judges_all``, because it weighs, and one that learns from every batch by ``trained(batch, choice)``."""
-    return hasattr(selection, "trained") or bool(getattr(selection, "judges_all", False))
+    def facts(self, store: ReferenceStore) -> dict[str, float]:  # noqa: ARG002
+        """What it knows about the store as a whole by now, for the statistics."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `trained` has learnt: plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""

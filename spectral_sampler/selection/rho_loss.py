@@ -8,8 +8,8 @@ import numpy as np
 
 from spectral_sampler import draws
 from spectral_sampler.selection.importance import draw_by_logits
-from spectral_sampler.selection.needs import Unscored, required, whole, within
-from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice
+from spectral_sampler.selection.needs import required, whole, within
+from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.ranking import top
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def learnability(batch: CandidateBatch) -> NDArray[np.float64]:
     return np.where(known, scores, scores[known].max() if known.any() else 0.0)
 
 
-class RHOLoss(Unscored):
+class RHOLoss(Selection):
     """The ``n`` largest ``l_i − r_i``, r from a model trained on data that was held out (`holdout_twin_losses`).
 
     Args:

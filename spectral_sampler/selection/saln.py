@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectral_sampler.selection.protocol import CandidateBatch, Choice, Scores
+from spectral_sampler.selection.protocol import CandidateBatch, Choice, Scores, Selection
 from spectral_sampler.selection.ranking import top
 from spectral_sampler.selection.similarity import COSINE, check_similarity
 from spectral_sampler.selection.spectral import check_orientation, fiedler_scores
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["SALN"]
 
 
-class SALN:
+class SALN(Selection):
     """The ``n`` largest entries of the Fiedler vector of ``L = D − S``, S the cosine similarity of the reference
     features.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
@@ -107,6 +108,7 @@ class SensitivitySampling(Uniform):
     """
 
     name = "sensitivity"
+    proposes = True
 
     def __init__(
         self,
@@ -128,16 +130,8 @@ class SensitivitySampling(Uniform):
         self.quantile = within("quantile", quantile, "(0, 1)", "The default is 0.9.")
         self._losses, self.seed = losses, int(seed)
         self._fitted: tuple[ReferenceStore, Sensitivities] | None = None
-        self._decided: tuple[int, list[float], list[float]] | None = None
-        """The last epoch that was decided from the learner's losses, and l̂ and Λ of every cluster then."""
-        self._restored: tuple[int, list[float], list[float]] | None = None
-
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """Features, and the store's losses unless others were given."""
-        if self._losses is None:
-            return frozenset({"features", "losses"})
-        return frozenset({"features", "learner_losses"} if isinstance(self._losses, str) else {"features"})
+        further = {"learner_losses"} if isinstance(losses, str) else {"losses"} if losses is None else set()
+        self.needs = frozenset({"features"} | further)
 
     def _loss_of(self, store: ReferenceStore, indices: NDArray[np.int64]) -> Array:
         source: Any = self._losses if self._losses is not None else store.losses
@@ -183,27 +177,25 @@ class SensitivitySampling(Uniform):
             known[key] = cluster(store.features, self.clusters, power=self.power, seed=self.seed)
         return known[key]
 
-    def _observed(self, request: EpochRequest) -> Array | None:
-        """Probabilities (M,) from the learner's losses; None where none is known."""
-        found = self._clustering(request.store)
-        spans = found.distances**self.power
-        losses = request.learner_losses
-        if self._restored is not None and self._restored[0] == request.epoch:
-            self._decided = self._restored
-        elif losses is None or not np.isfinite(losses).any():
-            self._decided = request.epoch, [], []
-        else:
-            self._decided = request.epoch, *self._fit_known(found.labels, spans, losses)
-        _, proxies, smoothness = self._decided
-        if not proxies:
-            return None
-        if len(proxies) != found.labels.max() + 1:
-            rule, remedy = f"that of {found.labels.max() + 1} clusters", "Restore it into a selection with as many."
-            raise argument_error("state", rule, len(proxies), remedy)
-        mass = np.array(proxies)[found.labels] + np.array(smoothness)[found.labels] * spans
-        return np.asarray(mass / mass.sum()) if mass.sum() > 0 else None
+    def _observed(self, request: EpochRequest) -> tuple[Array | None, torch.Tensor]:
+        """Probabilities (M,) from the learner's losses, None where none is known; and what they follow from, l̂ and Λ of
+        every cluster, (2, k)."""
+        found, losses, memo = self._clustering(request.store), request.learner_losses, request.memo
+        spans, clusters = found.distances**self.power, int(found.labels.max()) + 1
+        if memo is None:
+            unknown = losses is None or not np.isfinite(losses).any()
+            fitted = ([], []) if unknown else self._fit_known(found.labels, spans, losses)
+            memo = torch.tensor(fitted, dtype=torch.float64)
+        if memo.shape[1] not in (0, clusters):
+            remedy = "Restore it into a selection with as many."
+            raise argument_error("state", f"that of {clusters} clusters", memo.shape[1], remedy)
+        if not memo.numel():
+            return None, memo
+        proxies, smoothness = memo.numpy()
+        mass = proxies[found.labels] + smoothness[found.labels] * spans
+        return (mass / mass.sum() if mass.sum() > 0 else None), memo
 
-    def _fit_known(self, labels: NDArray[np.int64], spans: Array, losses: Array) -> tuple[list[float], list[float]]:
+    def _fit_known(self, labels: NDArray[np.int64], spans: Array, losses: Any) -> tuple[list[float], list[float]]:
         """Mean loss and smoothness of every cluster; for one of which none is known the mean of all samples, and 0."""
         known = np.isfinite(losses)
         if (losses[known] < 0).any():
@@ -243,13 +235,15 @@ class SensitivitySampling(Uniform):
 
         Systematic sampling in the epoch's random order: batch k takes the points ``start_k, start_k + 1, …`` with the
         starts spread evenly over the unit interval, so that an epoch repeats a sample as rarely as its chance allows.
-        None, the order as it is, before the learner's losses are known, if it is by those.
+        The order as it is before the learner's losses are known, if it is by those.
         """
         order, size = request.order, min(request.size, len(request.order))
-        observed = isinstance(self._losses, str)
-        probabilities = self._observed(request) if observed else self.sensitivities(request.store).probabilities
+        if isinstance(self._losses, str):
+            probabilities, memo = self._observed(request)
+        else:
+            probabilities, memo = self.sensitivities(request.store).probabilities, None
         if probabilities is None:
-            return None
+            return Proposal(None, memo=memo)
         chances = inclusion_probabilities(probabilities[order], size)
         first = draws.uniforms(request.seed, request.epoch, 0, np.zeros(1, dtype=np.int64), _ORDER_STREAM)[0]
         starts = (first + draws.permutation(request.seed, request.epoch, request.batches) / request.batches) % 1.0
@@ -257,17 +251,7 @@ class SensitivitySampling(Uniform):
         ends *= size / ends[-1]
         points = starts[:, None] + np.arange(size)
         hits = np.minimum(np.searchsorted(ends, points.ravel(), side="right"), len(order) - 1).reshape(points.shape)
-        return Proposal(order[hits], size / (len(order) * chances[hits]))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The epoch that was decided last from the learner's losses, and two numbers a cluster."""
-        epoch, proxies, smoothness = self._decided or (None, [], [])
-        return {"epoch": epoch, "proxies": list(proxies), "smoothness": list(smoothness)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`: the rest of that epoch is offered as it was."""
-        decided = (state["epoch"], list(state["proxies"]), list(state["smoothness"]))
-        self._decided = self._restored = None if state["epoch"] is None else decided
+        return Proposal(order[hits], size / (len(order) * chances[hits]), memo)
 
     def __repr__(self) -> str:
         losses = ', losses="learner"' if isinstance(self._losses, str) else ""

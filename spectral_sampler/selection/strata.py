@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral_sampler.selection.needs import required
-from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores
+from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores, Selection
 from spectral_sampler.selection.spectral import fiedler_scores
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["SpectralStrata"]
 
 
-class SpectralStrata:
+class SpectralStrata(Selection):
     """Every (N/n)-th candidate in the order of φ, from a random start: systematic sampling along the Fiedler vector.
 
     Where SALN takes one end of φ, this takes all of it evenly. Every candidate is selected with probability n/N, as by
