@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -11,8 +12,9 @@ from torch.utils.data.distributed import DistributedSampler
 
 from spectral_sampler import ops
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection import Selection
+from spectral_sampler.selection import PlausibleEven, Selection, Uniform
 from spectral_sampler.selection.needs import FORWARDED, NEEDS
+from spectral_sampler.selection.protocol import as_selection
 from spectral_sampler.store import ReferenceStore
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 KeepRatio: TypeAlias = "float | AdaptiveSchedule | ConstantSchedule | FittedSchedule | Callable[[float], float]"
 
 __all__ = ["KeepRatio", "Settings", "as_store", "check_dataset", "check_device", "check_emission", "check_order"]
-__all__ += ["check_selection", "true_or_false", "whole_number"]
+__all__ += ["chosen_selection", "true_or_false", "whole_number"]
+
+_log = logging.getLogger("spectral_sampler")
 
 
 class Settings(NamedTuple):
@@ -51,11 +55,9 @@ class Settings(NamedTuple):
             check_order(sampler, replicas)
         samples = rows if sampler is None else len(sampler)
         candidates = whole_number("candidate_batch_size", self.candidate_batch_size, 2, "A choice needs candidates.")
-        if candidates > samples:
-            raise argument_error(
-                "candidate_batch_size", f"at most the number of samples ({samples})", candidates,
-                "Offer fewer candidates at a time.",
-            )  # fmt: skip
+        if candidates > samples >= 2:
+            _log.warning("candidate_batch_size is %d, and there are %d samples: all are offered", candidates, samples)
+            candidates = samples
         epochs = self.epochs
         if epochs is not None:
             epochs = whole_number("epochs", epochs, 1, "It is the length of the training that a schedule spans.")
@@ -124,28 +126,31 @@ def check_dataset(dataset: Any, rows: int) -> None:
         )  # fmt: skip
 
 
-def check_selection(selection: object, store: ReferenceStore, *, learner: bool) -> Selection:
-    """The selection follows the protocol, and the store, and a learner if there is one, have what it needs."""
-    if isinstance(selection, type) or not isinstance(selection, Selection):
-        raise argument_error(
-            "selection", "an object with name, needs, score and select", repr(selection), "Pass GSTDS() or SALN()."
-        )
+def chosen_selection(selection: object, store: ReferenceStore, *, learner: bool) -> Selection:
+    """The selection, or for None the one that the evidence recommends for what the store holds; the store, and a
+    learner if there is one, have what it needs."""
+    if selection is None:
+        chosen = Uniform() if store.labels is None else PlausibleEven()
+        held = "has labels" if store.labels is not None else "has no labels; PlausibleEven() needs them and gains more"
+        _log.info("selection: %r, because the store %s", chosen, held)
+    else:
+        chosen = as_selection(selection)
     offered = set(NEEDS) if learner else set(NEEDS) - FORWARDED
-    unknown = selection.needs - offered
+    unknown = chosen.needs - offered
     if unknown:
         raise argument_error(
-            "selection", f"one whose needs are among {sorted(offered)}", f"{selection.name} needing {sorted(unknown)}",
+            "selection", f"one whose needs are among {sorted(offered)}", f"{chosen.name} needing {sorted(unknown)}",
             "Give the sampler learner=, or use OnlineSelection in the training loop: nothing else is known before a "
             "batch is read.",
         )  # fmt: skip
     for need in ("losses", "labels"):
-        if need in selection.needs and getattr(store, need) is None:
+        if need in chosen.needs and getattr(store, need) is None:
+            instead = "PlausibleEven(), which needs labels" if store.labels is not None else "Uniform()"
             raise argument_error(
-                "selection", f"one that does without {need}, which this store lacks", repr(selection),
-                f"Pass ReferenceStore.from_arrays(features, {need}=...), or selection=SALN(), which needs features "
-                "alone.",
+                "selection", f"one that does without {need}, which this store lacks", repr(chosen),
+                f"Pass ReferenceStore.from_arrays(features, {need}=...), or selection={instead}.",
             )  # fmt: skip
-    return selection
+    return chosen
 
 
 def check_order(sampler: Any, num_replicas: int) -> None:

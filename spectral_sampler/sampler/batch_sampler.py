@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,56 +10,52 @@ from torch.utils.data import BatchSampler
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.sampler import arguments
-from spectral_sampler.sampler.choosing import choose
-from spectral_sampler.sampler.counter import EpochCounter
-from spectral_sampler.sampler.iterator import SpectralBatchIterator
+from spectral_sampler.sampler.choosing import Decision, choose
+from spectral_sampler.sampler.counter import EpochCounter, Pass
 from spectral_sampler.sampler.learner import Learner
 from spectral_sampler.sampler.lookahead import LookAhead
-from spectral_sampler.sampler.observed import ObservedLosses
 from spectral_sampler.sampler.order import CandidateOrder
 from spectral_sampler.sampler.placement import Placement
 from spectral_sampler.sampler.plan import Plan
-from spectral_sampler.sampler.proposals import Proposals, Weights
+from spectral_sampler.sampler.run import Run
 from spectral_sampler.sampler.scoring import Candidates, Epoch, Scorer
-from spectral_sampler.sampler.state import checked_state, make_state
-from spectral_sampler.sampler.statistics import Statistics
-from spectral_sampler.sampler.training_loop import TrainingLoop
-from spectral_sampler.schedule import SigmoidSchedule
-from spectral_sampler.selection import GSTDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from spectral_sampler.sampler.arguments import KeepRatio
-    from spectral_sampler.selection import CandidateBatch, Choice, Selection
+    from spectral_sampler.selection import Choice, Selection
 
-__all__ = ["SpectralBatchSampler"]
-
-_log = logging.getLogger("spectral_sampler")
-_DEFAULT_KEEP_RATIO = SigmoidSchedule(0.18, 0.88, mean=0.30)  # GSTDS §4
+__all__ = ["SpectralBatchIterator", "SpectralBatchSampler"]
 
 
-class SpectralBatchSampler(TrainingLoop, BatchSampler):
+class SpectralBatchSampler(BatchSampler):
     """Yields, for every candidate batch, the dataset indices to train on, as lists of distinct Python ints.
 
-    ``DataLoader(dataset, batch_sampler=SpectralBatchSampler(store, epochs=25))``; the training loop does not change,
-    and samples that are not selected are never read.
+    ``DataLoader(dataset, batch_sampler=SpectralBatchSampler(store))``; the training loop does not change, and samples
+    that are not selected are never read.
 
     The lists are a function of the arguments, the epoch and the position: the same for any number of workers, any
     ``lookahead``, after resuming, and for one process as for the union over 2, 4 or 8 ranks. No global random state is
-    read or advanced. A selection that uses learner losses depends, besides, on what `observe` was given by then, hence
-    on how far ahead of training the DataLoader pulls; its scores are computed ahead, its choice when a batch is due.
+    read or advanced. A selection that uses learner losses depends, besides, on what was reported by then, hence on how
+    far ahead of training the DataLoader pulls; its scores are computed ahead, its choice when a batch is due.
+
+    The path of a candidate batch: `Plan.slot`, `CandidateOrder.indices`, `Scorer.score` (ahead, in a thread), `choose`,
+    `Run.commit`. All that moves is in the `Run`. A shallow copy is independent but for the data it shares.
 
     Args:
         store: a ReferenceStore, or features (M, d) alone as tensor or array.
-        candidate_batch_size: N, candidates offered at a time.
+        candidate_batch_size: N, candidates offered at a time; of a smaller data set all, with a warning.
         epochs: the horizon of a scheduled ``keep_ratio``; a constant needs none. Beyond it the last ratio stays.
+        start_epoch: the epoch of the first pass, for a loop that resumes and does not call `set_epoch`.
         keep_ratio: share of candidates that is kept: a number in (0, 1], a schedule, or a function of progress in
-            [0, 1]; default ``SigmoidSchedule(0.18, 0.88, mean=0.30)``.
-        selection: what decides; default `GSTDS`, which needs reference losses.
+            [0, 1]. GSTDS' is ``SigmoidSchedule(0.18, 0.88, mean=0.30)``.
+        selection: what decides; None takes what the study recommends for what the store holds, `PlausibleEven` where
+            it has labels and else `Uniform`, and logs it.
         sampler: an index sampler that decides the candidate order, such as a DistributedSampler or
             WeightedRandomSampler. Samples it repeats within a candidate batch are offered once. Resuming within an
             epoch is exact if it has ``set_epoch`` or a ``generator``; see `CandidateOrder`.
@@ -87,6 +82,7 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         learner: the model in training, for a selection that needs its logits of the candidates, or its losses fresher
             than `observe` has them: a module, which reads ``dataset``, or a function from indices to logits or (logits,
             features). Its cost is in `statistics`.
+        collate_fn: makes the input of a ``learner`` module of samples; default torch's.
         device: where graphs are solved, such as "cuda:1", by a backend that runs there. None: on a GPU for a backend
             that needs one, or where "auto" moves; that is the current device of the thread that asks for a batch.
 
@@ -102,8 +98,10 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         self,
         store: Any,
         candidate_batch_size: int = 128,
+        *,
         epochs: int | None = None,
-        keep_ratio: KeepRatio = _DEFAULT_KEEP_RATIO,
+        start_epoch: int = 0,
+        keep_ratio: KeepRatio = 0.3,
         selection: Selection | None = None,
         sampler: Any = None,
         shuffle: bool = True,
@@ -120,6 +118,7 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         lookahead: int | None = None,
         dataset: Any = None,
         learner: Any = None,
+        collate_fn: Any = None,
         device: Any = None,
     ) -> None:
         # BatchSampler.__init__ is not called: it would set batch_size.
@@ -132,28 +131,26 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
             min_keep, lookahead,
         ).checked(rows, sampler)  # fmt: skip
         self.drop_last = chosen.drop_last
+        counter = EpochCounter(arguments.whole_number("start_epoch", start_epoch, 0, "Epochs count from 0."))
         self.sampler = CandidateOrder(
-            self, rows, chosen.seed, chosen.shuffle, fixed=not chosen.reshuffle, source=sampler
+            counter, rows, chosen.seed, chosen.shuffle, fixed=not chosen.reshuffle, source=sampler
         )
         constant = arguments.check_emission(emit, batch_size, len(self.sampler), chosen, sampler)
         if constant is not None:
             self.batch_size = constant
-        chooser: Any = GSTDS() if selection is None else selection
-        self.selection = arguments.check_selection(chooser, self.store, learner=learner is not None)
-        self._learner = None if learner is None else Learner(learner, dataset, self.selection)
+        self.selection = arguments.chosen_selection(selection, self.store, learner=learner is not None)
+        if self.selection.proposes and constant is not None:
+            rule = f'"shrink" with {self.selection.name}'
+            raise argument_error("emit", rule, '"constant"', "It decides the candidates.")
+        self._learner = None if learner is None else Learner(learner, dataset, self.selection, collate_fn)
         self._plan = Plan(len(self.sampler), chosen, constant)
         self._plan.follow(keep_ratio, chosen.epochs)
         self._placement = Placement(
             backend, device, chosen.lookahead, self.store.features_tensor, chosen.candidate_batch_size, len(self)
         )
         self.backend = self._placement.backend
-        fixed = self.sampler.constant and (constant is None or self._plan.ratios.min() == self._plan.ratios.max())
-        self._counter, self._statistics, self._weights = EpochCounter(), Statistics(), Weights(rows)
-        self._observed = ObservedLosses(rows, 2 * len(self))  # two epochs
-        self._proposals = Proposals(self.selection, self.store, self.sampler, self._plan, self._observed, chosen)
-        self._scorer = Scorer(
-            self.selection, self.store, self._placement, constant=bool(fixed) and not self._proposals.any
-        )
+        self._scorer = Scorer(self.selection, self.store, self._placement)
+        self._run = Run(self.store, self.selection, chosen, self._plan, self.sampler, counter, self._learner)
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank: exact, the same in every epoch and on every rank."""
@@ -162,9 +159,9 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
     def __iter__(self) -> SpectralBatchIterator:
         return SpectralBatchIterator(self)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.sampler.adopt(self)
+    def __copy__(self) -> SpectralBatchSampler:
+        shared = (self.store, self._learner, self.sampler.source)
+        return copy.deepcopy(self, {id(part): part for part in shared})
 
     def __repr__(self) -> str:
         return (
@@ -177,14 +174,15 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
     @property
     def epoch(self) -> int:
         """The epoch of the running pass, or of the next one."""
-        return self._counter.epoch
+        return self._run.counter.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is ``epoch``. Idempotent; a running pass is not affected."""
-        self._counter.set(arguments.whole_number("epoch", epoch, 0, "Epochs count from 0."))
-        self.sampler.tell(self.epoch)
+        self.sampler.set_epoch(epoch)
 
-    def state_dict(self, batches_consumed: int | None = None, epoch: int | None = None) -> dict[str, Any]:
+    def state_dict(
+        self, batches_consumed: int | None = None, epoch: int | None = None, *, full: bool = False
+    ) -> dict[str, Any]:
         """Where the sampler is: plain ints, strings and bools, under 2 KB.
 
         Args:
@@ -192,13 +190,17 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
                 ahead of training, so the sampler's own position is too far then; torchdata's StatefulDataLoader keeps
                 count by itself.
             epoch: the epoch in which they were; default the latest one begun.
+            full: also what the training loop reported, what the selection learnt and what it proposed for the epoch, as
+                tensors of 12 bytes a sample: resuming is exact then for selections and ratios that listen, too. Loads
+                with ``torch.load(weights_only=True)``.
         """
         if batches_consumed is None:
-            return self._state(None)
+            return self._run.state(None, full=full)
         consumed = arguments.whole_number("batches_consumed", batches_consumed, 0, "Count the batches of this epoch.")
         if consumed > len(self):
             raise argument_error("batches_consumed", f"at most {len(self)}", consumed, "Count them anew every epoch.")
-        return self._state((self._counter.epoch_of(consumed) if epoch is None else epoch, consumed))
+        at = self._run.counter.epoch_of(consumed) if epoch is None else epoch
+        return self._run.state((at, consumed), full=full)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state`` was taken.
@@ -206,74 +208,75 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         Raises:
             ArgumentError: if it belongs to a sampler with other data or another order.
         """
-        position = self._checked_position(state)
+        position = self._run.load(state)
         if position is not None:
-            self._counter.load(*position)
+            self._run.counter.load(*position)
             self.sampler.tell(self.epoch)
 
-    def _identity(self) -> dict[str, Any]:
-        named = {**self.settings._asdict(), "samples": len(self.sampler), "selection": self.selection.name}
-        size = getattr(self, "batch_size", None)
-        return {**named, "batch_size": size, "store": self.store.fingerprint[:16]}
+    # What the training loop tells and asks
 
-    def _state(self, position: tuple[int, int] | None) -> dict[str, Any]:
-        epoch, step = self._counter.position() if position is None else position
-        schedule = None if self._plan.adaptive is None else self._plan.adaptive.state_dict()
-        return make_state(self._identity(), epoch, step, self._observed.digest, schedule)
+    @property
+    def listens(self) -> bool:
+        """Does anything follow from `observe`?"""
+        return self._run.listens
 
-    def _checked_position(self, state: Mapping[str, Any]) -> tuple[int, int] | None:
-        """(epoch, step) of a state, None where an epoch that was set explicitly wins over it."""
-        epoch, step = checked_state(state, self._identity(), len(self))
-        if "learner_losses" in self.selection.needs and state.get("observed") != self._observed.digest:
-            _log.warning("the losses given to observe() before the checkpoint are not part of it: observe them again")
-        if self._plan.adaptive is not None and "schedule" in state:
-            self._plan.adaptive.load_state_dict(state["schedule"])
-        self._proposals.forget()
-        return None if self._counter.overrules(epoch, step, len(self)) else (epoch, step)
+    def observe(self, indices: Any, losses: Any, gather: bool | None = None) -> None:
+        """The learner's losses (n,) of the samples ``indices`` (n,), for selections that need them and for a keep ratio
+        that follows them. Not waited for where they are on a GPU.
+
+        Args:
+            indices: dataset indices, as tensor, array or list.
+            losses: of any dtype, one a sample; those that are not finite are counted and left out.
+            gather: over all ranks, so that each hears of all samples: they are dealt anew every epoch. None: where a
+                process group is initialised and ``num_replicas`` > 1. A collective call: all ranks make it, in step.
+        """
+        self._run.hear(indices, losses, gather)
+
+    def observe_next(self, losses: Any, gather: bool | None = None) -> None:
+        """As `observe`, of the oldest batch delivered that was not reported: once for every batch, in order, with any
+        number of workers. A batch that is left out must be reported by `observe` or not be followed by this."""
+        self._run.hear_next(losses, gather)
+
+    def weights_for(self, indices: Any) -> torch.Tensor:
+        """(n,) float32 factors for the losses of the samples ``indices`` (n,) of a batch delivered, on their device.
+
+        ``(losses * sampler.weights_for(indices)).mean()`` is what a selection that weighs (`InfoBatch`,
+        `SensitivitySampling`, `GradientNorm`, and with zeros `PlausibleEven`) stands for; all ones with the others.
+        """
+        return self._run.weights_for(indices)
+
+    def lr_scale(self, size: int | None = None) -> float:
+        """Size of a batch over ``candidate_batch_size`` (1 with ``emit="constant"``), for those who scale the learning
+        rate linearly with the batch. ``size`` is that of the batch in training; default the last one delivered, which
+        a DataLoader with workers has not trained on yet. Nothing here touches a learning rate."""
+        if self._plan.batch_size is not None:
+            return 1.0
+        kept = self._run.statistics.kept if size is None else size
+        return kept / self.settings.candidate_batch_size if kept else 1.0
+
+    def statistics(self) -> dict[str, float]:
+        """What happened since the latest pass began, as floats under ``spectral/``.
+
+        ``keep_ratio`` and ``kept`` are those of the last batch; the shares are over the batches scored; ``matvecs`` is
+        a mean per batch; ``seconds_waiting`` is what training waited for scores, ``seconds_selecting`` for choices.
+        ``observed_known_share`` of the learner losses asked for were known, ``observed_stale_share`` too old;
+        ``suspect_share`` of the samples have a label that is not believed. With ``learner=`` also how many candidates
+        it forwarded, and for how long.
+        """
+        return self._run.as_floats()
 
     # What the iterator asks for
 
-    def _begin_pass(self, position: tuple[int, int] | None) -> tuple[int, int]:
-        by_caller = self.sampler.epoch_set_by_caller() if position is None else None
-        if by_caller is not None:
-            self._counter.set(by_caller)
-        epoch, step = self._counter.begin(position)
-        self.sampler.tell(epoch)
-        self._statistics.restart(epoch)
-        if self._learner is not None:
-            self._learner.restart()
-        return epoch, step
-
     def _look_ahead(self, epoch: int, step: int) -> LookAhead[Candidates]:
-        prepare = Epoch(self._plan, self.sampler, self._scorer, epoch, self._proposals.of(epoch, keep=True))
+        prepare = Epoch(self._plan, self.sampler, self._scorer, epoch, self._run.proposal(epoch))
         self._placement.begin()
-        return LookAhead(prepare, step, len(self), self._placement.lookahead if prepare.needs_work() else 0)
+        threaded = self._scorer.works(self._plan.batches)
+        return LookAhead(prepare, step, len(self), self._placement.lookahead if threaded else 0)
 
-    def _deliver(self, candidates: Candidates, epoch: int, step: int, waited: float) -> list[int]:
-        started = time.perf_counter()
-        candidates, choice, offered = self._choose(candidates, epoch)
-        selected = candidates.indices[choice.positions]
-        if offered is not None:
-            self.selection.trained(offered, choice)
-        self._weights.deliver(selected, choice.weights, self._proposals.weights(epoch, selected))
-        self._statistics.add(candidates, choice, waited, time.perf_counter() - started)
-        self._counter.delivered(epoch, step)
-        return list(selected.tolist())
-
-    def _end_pass(self, epoch: int) -> None:
-        self._counter.end(epoch)
-        self.sampler.tell(self.epoch)
-
-    def _choose(
-        self, candidates: Candidates, epoch: int, *, look: bool = False
-    ) -> tuple[Candidates, Choice, CandidateBatch | None]:
-        if self._plan.adaptive is not None:
-            due = self._plan.due(epoch, candidates.batch, len(candidates.indices), look=look)
-            candidates = candidates._replace(batch=due, budget=due.budget)
-        place = {"seed": self.settings.seed, "epoch": epoch, **self._plan.place(epoch, candidates.batch)}
-        asked = self._observed, self._learner
-        observed, learner = (copy.copy(asked[0]), copy.copy(asked[1])) if look else asked  # copies count for themselves
-        return candidates, *choose(self.selection, self.store, observed, learner, candidates, place)
+    def _decide(self, epoch: int, candidates: Candidates) -> tuple[Candidates, Decision]:
+        slot = self._run.due(epoch, candidates.slot, len(candidates.indices))
+        candidates = candidates._replace(slot=slot)
+        return candidates, choose(self.selection, self.store, candidates, self._run.view(epoch, slot))
 
     # To look at it
 
@@ -284,10 +287,14 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
         number = arguments.whole_number("batch", batch, 0, "Batches count from 0.")
         if number >= self._plan.batches:
             raise argument_error("batch", f"below {self._plan.batches}", number, "It counts an epoch's batches.")
-        prepare = Epoch(self._plan, self.sampler, self._scorer, epoch, self._proposals.of(epoch))
-        candidates = prepare.prepare([self._plan.batch(epoch, number)])[0]
-        candidates, choice, _ = self._choose(candidates, epoch, look=True)
-        return candidates.indices, choice, candidates.batch.ratio
+        prepare = Epoch(self._plan, self.sampler, self._scorer, epoch, self._run.proposal(epoch))
+        candidates, decision = self._decide(epoch, prepare.prepare([self._plan.slot(epoch, number)])[0])
+        return candidates.indices, decision.choice, candidates.slot.ratio
+
+    def describe(self) -> str:
+        """What will happen, in a few lines: selection, ratio, samples and batches of an epoch, batch sizes, and what
+        the training loop has to report."""
+        return self._run.described(self.batch_sizes())
 
     def keep_ratios(self) -> NDArray[np.float64]:
         """(epochs · batches,) the keep ratio of every candidate batch of the horizon, over all ranks; NaN where an
@@ -297,4 +304,75 @@ class SpectralBatchSampler(TrainingLoop, BatchSampler):
 
     def batch_sizes(self) -> set[int]:
         """The batch sizes that will occur on this rank, for compilers and for reserving memory."""
-        return self._plan.batch_sizes(proposed=self._proposals.any)
+        return self._plan.batch_sizes(proposed=self.selection.proposes)
+
+
+class SpectralBatchIterator:
+    """One pass over the batches, lazy until the first: what ``iter(sampler)`` returns.
+
+    It takes its epoch from the sampler at the first `next`, not before: a DataLoader makes several iterators for one
+    pass. A pass ends by exhaustion, by `close` or by being dropped.
+    """
+
+    def __init__(self, sampler: SpectralBatchSampler) -> None:
+        self._sampler, self._run = sampler, sampler._run  # noqa: SLF001 - the other half of the sampler
+        self._pass: Pass | None = None
+        self._resume: tuple[int, int] | None = None  # loaded, for the pass to begin with
+        self._ahead: LookAhead[Candidates] | None = None
+        self._closed = False
+
+    def __iter__(self) -> SpectralBatchIterator:
+        return self
+
+    def __next__(self) -> list[int]:
+        if self._closed:
+            raise StopIteration
+        try:
+            if self._pass is None:
+                self._pass, self._resume = self._run.begin(self._resume), None
+            if self._ahead is None:
+                self._ahead = self._sampler._look_ahead(self._pass.epoch, self._pass.step)  # noqa: SLF001
+            return self._deliver(self._ahead, self._pass)
+        except BaseException as error:
+            self.close(exhausted=isinstance(error, StopIteration))
+            raise
+
+    def _deliver(self, ahead: LookAhead[Candidates], which: Pass) -> list[int]:
+        if which.step >= len(self._sampler):
+            raise StopIteration
+        started = time.perf_counter()
+        candidates = ahead.take()
+        taken = time.perf_counter()
+        placement = self._sampler._placement  # noqa: SLF001
+        if placement.delivered(taken - started) and ahead.depth:
+            ahead.depth = placement.lookahead
+        candidates, decision = self._sampler._decide(which.epoch, candidates)  # noqa: SLF001
+        # Counted before the batch leaves: a state taken while training works on it has it as delivered.
+        return self._run.commit(which, candidates, decision, taken - started, time.perf_counter() - taken)
+
+    def close(self, *, exhausted: bool = False) -> None:
+        """End the pass: join the look-ahead thread and let the sampler go on. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+        if self._pass is None:
+            self._run.counter.asked_twice()
+        else:
+            self._run.end(self._pass, exhausted=exhausted)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this pass is; see `SpectralBatchSampler.state_dict`."""
+        return self._run.state(self._resume if self._pass is None else (self._pass.epoch, self._pass.step), full=False)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state`` with the next batch."""
+        position = self._run.load(state)
+        if self._pass is not None:
+            self.close()
+        self._closed, self._pass, self._resume = False, None, position

@@ -1,30 +1,53 @@
-"""Which epoch comes next, and where a pass is to begin."""
+"""Which epoch comes next, where a pass begins, and which one uses an epoch up."""
 
 from __future__ import annotations
 
-__all__ = ["EpochCounter"]
+from typing import Any
+
+from spectral_sampler.sampler.arguments import whole_number
+
+__all__ = ["EpochCounter", "Pass"]
+
+_LOOK = 1
+_AHEAD = 64  # more than 16 workers read ahead of training with a prefetch_factor of 3
+
+
+class Pass:
+    """One pass over the batches: its epoch, the step it began at, and the batches delivered so far."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        self.epoch, self.start, self.step = epoch, step, step
 
 
 class EpochCounter:
-    """The sampler's epoch and position.
+    """The sampler's epoch and position; shared with its candidate order, on which frameworks set the epoch.
 
-    A pass is an epoch, also one left early; setting the epoch assigns it and leaves a running pass alone. torchdata
-    applies a loaded state when iteration begins, after the training loop has set its epoch: within an epoch the state
-    wins, at the boundary of an epoch a later one that was set explicitly does.
+    A pass that comes to its end uses its epoch up, and so does one that is left early; but for one left at its first
+    batch, which was looked at. (Of a DataLoader with workers, which asks for two iterators and pulls ahead, at the
+    first batches.) Setting the epoch assigns it and leaves running passes alone. torchdata applies a loaded state when
+    iteration begins, after the training loop has set its epoch: within an epoch the state wins, at the boundary of an
+    epoch a later one that was set explicitly does.
     """
 
-    def __init__(self) -> None:
-        self.epoch = 0
+    def __init__(self, start: int = 0) -> None:
+        self.epoch = start
         self._resume = 0
-        self._running: tuple[int, int] | None = None
-        self._latest = 0  # epoch of the pass that began last
+        self._running: list[Pass] = []
+        self._current: Pass | None = None
+        """The running pass that delivered last, unless an epoch was set or loaded since."""
+        self._latest = start  # epoch of the pass that began last
         self._explicit = self._loaded = False  # set, or loaded, since the last pass began
+        self._look = _LOOK
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_running": []}  # those are the original's
 
     def set(self, epoch: int) -> None:
         """The next pass is ``epoch``; a loaded position within the same epoch stays."""
+        epoch = whole_number("epoch", epoch, 0, "Epochs count from 0.")
         self._explicit = True
         if epoch != self.epoch:
-            self.epoch, self._resume, self._running, self._loaded = epoch, 0, None, False
+            self.epoch, self._resume, self._current, self._loaded = epoch, 0, None, False
 
     def overrules(self, epoch: int, step: int, steps: int) -> bool:
         """Does an epoch set before win over the state (epoch, step)?"""
@@ -32,34 +55,51 @@ class EpochCounter:
 
     def load(self, epoch: int, step: int) -> None:
         """The next pass continues ``epoch`` at ``step``."""
-        self.epoch, self._resume, self._running, self._latest = epoch, step, None, epoch
+        self.epoch, self._resume, self._current, self._latest = epoch, step, None, epoch
         self._explicit, self._loaded = False, True
 
-    def begin(self, position: tuple[int, int] | None) -> tuple[int, int]:
-        """A pass begins, at ``position`` or wherever the next one is due; returns (epoch, step)."""
-        epoch, step = (self.epoch, self._resume) if position is None else position
-        self.epoch = self._latest = epoch
-        self._resume, self._running = 0, (epoch, step)
+    def begin(self, position: tuple[int, int] | None) -> Pass:
+        """A pass begins, at ``position`` (epoch, step) or wherever the next one is due."""
+        begun = Pass(*((self.epoch, self._resume) if position is None else position))
+        self.epoch = self._latest = begun.epoch
+        self._resume, self._current = 0, begun
         self._explicit = self._loaded = False
-        return epoch, step
+        self._running.append(begun)
+        return begun
 
-    def delivered(self, epoch: int, step: int) -> None:
-        """``step`` batches of the running pass have been delivered."""
-        self._running = (epoch, step)
+    def delivered(self, which: Pass) -> None:
+        """One batch more of a running pass."""
+        which.step += 1
+        self._current = which
 
-    def end(self, epoch: int) -> None:
-        """The pass of ``epoch`` is over."""
-        if self._running is not None and self._running[0] == epoch:
-            self._running = None
-        if self.epoch == epoch and not self._loaded:
-            self.epoch, self._resume = epoch + 1, 0
+    def asked_twice(self) -> None:
+        """An iterator was dropped that never began, as a DataLoader with workers does."""
+        self._look = _AHEAD
+
+    @property
+    def alone(self) -> bool:
+        """Is at most one pass running?"""
+        return len(self._running) <= 1
+
+    def end(self, which: Pass, *, exhausted: bool, heard: bool) -> bool:
+        """A pass is over. True where it used up its epoch; ``heard``: losses were reported, so it was trained on."""
+        if which in self._running:
+            self._running.remove(which)
+        others = [other for other in self._running if other.epoch == which.epoch]
+        if self._current is which:
+            self._current = others[-1] if others and not exhausted else None
+        if self.epoch != which.epoch or self._loaded or (others and not exhausted):
+            return exhausted
+        used = exhausted or heard or which.step - which.start > self._look
+        self.epoch, self._resume = (which.epoch + 1, 0) if used else (which.epoch, which.start)
+        return used
 
     def position(self) -> tuple[int, int]:
         """(epoch, batches delivered) of the running pass, else of the next one."""
-        return (self.epoch, self._resume) if self._running is None else self._running
+        return (self.epoch, self._resume) if self._current is None else (self._current.epoch, self._current.step)
 
     def epoch_of(self, consumed: int) -> int:
         """The epoch in which ``consumed`` batches have been trained on; the sampler itself may have finished it."""
-        if self._running is not None:
-            return self._running[0]
+        if self._current is not None:
+            return self._current.epoch
         return self._latest if consumed else self.epoch

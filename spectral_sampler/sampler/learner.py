@@ -56,7 +56,7 @@ class Learner:
             (logits, features (N, h)).
     """
 
-    def __init__(self, learner: Any, dataset: Any, selection: Selection) -> None:
+    def __init__(self, learner: Any, dataset: Any, selection: Selection, collate_fn=None) -> None:
         by_loss = "learner_losses" in selection.needs and not selection.proposes
         if not (forwards_candidates(selection) or by_loss):
             remedy = "It would forward candidates for nothing."
@@ -82,7 +82,8 @@ class Learner:
         self.forwarded += len(indices)
         self.seconds += time.perf_counter() - started
         logits, embeddings = found if isinstance(found, (tuple, list)) else (found, None)
-        return {"logits": logits, "embeddings": embeddings}
+        from types import SimpleNamespace
+        return SimpleNamespace(given={"logits": logits, "embeddings": embeddings}, seconds=time.perf_counter() - started)
 
     def as_floats(self) -> dict[str, float]:
         """The cost since the pass began."""

@@ -10,13 +10,13 @@ import torch
 from spectral_sampler.errors import argument_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from numpy.typing import NDArray
 
     from spectral_sampler.sampler.order import CandidateOrder
     from spectral_sampler.sampler.placement import Placement
-    from spectral_sampler.sampler.plan import Batch, Plan
+    from spectral_sampler.sampler.plan import Plan, Slot
     from spectral_sampler.selection import Selection
     from spectral_sampler.selection.proposal import Proposal
     from spectral_sampler.store import ReferenceStore
@@ -36,50 +36,42 @@ class Score(NamedTuple):
 class Candidates(NamedTuple):
     """A candidate batch ready for its selection."""
 
-    batch: Batch
+    slot: Slot
     indices: NDArray[np.int64]
     """(size,) dataset indices, unique."""
-    budget: int
     score: Score | None
 
 
 class Scorer:
-    """Scores candidate batches many at a time. Keeps those of a fixed partition for the whole training.
+    """Scores candidate batches many at a time; those that come again, of a fixed partition, once for the training."""
 
-    Args:
-        selection, store, placement: what scores, and where.
-        constant: the partition is the same in every epoch, so a score may be kept.
-    """
-
-    def __init__(self, selection: Selection, store: ReferenceStore, placement: Placement, *, constant: bool) -> None:
+    def __init__(self, selection: Selection, store: ReferenceStore, placement: Placement) -> None:
         self._selection, self._store, self._placement = selection, store, placement
-        self._whole = selection.judges_all
-        self._kept: dict[tuple[int, int, int], Score] | None = {} if constant else None
+        self._kept: dict[Hashable, Score] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None if self._kept is None else {}}
+        return {**self.__dict__, "_kept": {}}
 
-    def has(self, batch: Batch) -> bool:
-        """Is nothing left to compute for ``batch``?"""
-        known = self._kept is not None and batch[1:4] in self._kept
-        whole = batch.budget == batch.size and not self._whole
-        return known or whole or "features" not in self._selection.needs
+    def works(self, batches: int) -> bool:
+        """Is there anything worth a look-ahead thread in an epoch of so many candidate batches?"""
+        return "features" in self._selection.needs and len(self._kept) < batches
 
-    def score(self, batches: list[Batch], indices: list[NDArray[np.int64]], budgets: list[int]) -> list[Candidates]:
-        """One batched call for all candidate batches of one size that a choice depends on."""
-        scores: list[Score | None] = [None] * len(batches)
+    def score(
+        self, slots: list[Slot], indices: list[NDArray[np.int64]], keys: list[Hashable | None]
+    ) -> list[Score | None]:
+        """One batched call for all candidate batches of one size that a choice depends on; a key is what a score may be
+        kept by, None where its candidates do not come again."""
+        scores = [None if key is None else self._kept.get(key) for key in keys]
         waiting: dict[int, list[int]] = {}
-        for position, batch in enumerate(batches):
-            if self._kept is not None and batch[1:4] in self._kept:
-                scores[position] = self._kept[batch[1:4]]
-            elif self._whole or budgets[position] < len(indices[position]):  # else all are kept, whatever their scores
-                waiting.setdefault(len(indices[position]), []).append(position)
-        for positions in waiting.values():
-            for position, score in zip(positions, self._call([indices[p] for p in positions]), strict=True):
-                scores[position] = score
-                if self._kept is not None and score is not None:
-                    self._kept[batches[position][1:4]] = score
-        return [Candidates(*row) for row in zip(batches, indices, budgets, scores, strict=True)]
+        for place, slot in enumerate(slots):
+            if scores[place] is None and (self._selection.judges_all or slot.budget < len(indices[place])):
+                waiting.setdefault(len(indices[place]), []).append(place)
+        for places in waiting.values():
+            for place, score in zip(places, self._call([indices[place] for place in places]), strict=True):
+                scores[place] = score
+                if score is not None and keys[place] is not None:
+                    self._kept[keys[place]] = score
+        return scores
 
     def _call(self, indices: list[NDArray[np.int64]]) -> Sequence[Score | None]:
         # A thread of its own has neither the caller's `use_backend` nor its grad mode; set both, in every thread.
@@ -94,54 +86,49 @@ class Scorer:
 
 
 class Epoch:
-    """The candidate batches of one rank's epoch; ``epoch(i, k)`` prepares those of steps i … k − 1 in any thread."""
+    """The candidate batches of one rank's epoch; ``epoch(i, k)`` prepares those of steps i … k − 1 in any thread.
+
+    Made in the consumer's thread: a caller's sampler may not be safe in another one.
+    """
 
     def __init__(
-        self, plan: Plan, order: CandidateOrder, scorer: Scorer, epoch: int, proposal: Proposal | None = None
+        self, plan: Plan, order: CandidateOrder, scorer: Scorer, epoch: int, proposal: Proposal | None
     ) -> None:
-        self._plan, self._order, self._scorer, self._epoch, self._proposal = plan, order, scorer, epoch, proposal
-        # The first pass is taken here, in the consumer's thread: a caller's sampler may not be safe in another one.
-        self._orders = {0: order.indices(epoch) if proposal is None else proposal.batches.ravel()}
-
-    def needs_work(self) -> bool:
-        """Is there anything worth a look-ahead thread?"""
-        return not all(self._scorer.has(self._plan.at_step(self._epoch, step)) for step in range(self._plan.steps))
-
-    def prepare(self, batches: list[Batch]) -> list[Candidates]:
-        """Candidates and scores of some candidate batches."""
-        if self._proposal is not None:
-            size = self._proposal.batches.shape[1]
-            batches = [
-                batch._replace(start=batch.number * size, size=size, budget=self._plan.budget(batch.ratio, size))
-                for batch in batches
-            ]
-        indices = [self._indices(batch) for batch in batches]
-        budgets = [self._budget(batch, len(own)) for batch, own in zip(batches, indices, strict=True)]
-        return self._scorer.score(batches, indices, budgets)
+        self._plan, self._order, self._scorer, self._epoch = plan, order, scorer, epoch
+        self._proposed = None if proposal is None else proposal.batches
+        if self._proposed is None:
+            order.prepare(epoch)
 
     def __call__(self, start: int, stop: int) -> list[Candidates]:
         """Steps ``start`` … ``stop − 1`` of this rank."""
         return self.prepare([self._plan.at_step(self._epoch, step) for step in range(start, stop)])
 
-    def _indices(self, batch: Batch) -> NDArray[np.int64]:
-        orders = self._orders
-        if batch.order_pass not in orders:
-            for old in [number for number in orders if number]:
-                del orders[old]
-            orders[batch.order_pass] = self._order.further(orders[0], self._epoch, batch.order_pass)
-        order = orders[batch.order_pass]
-        indices = np.take(order, range(batch.start, batch.start + batch.size), mode="wrap")
+    def prepare(self, slots: list[Slot]) -> list[Candidates]:
+        """Candidates and scores of some slots."""
+        keys: list[Hashable | None] = [None] * len(slots)
+        if self._proposed is None:
+            indices = [self._distinct(self._order.indices(self._epoch, slot)) for slot in slots]
+            keys = [self._order.slot_key(self._epoch, slot) for slot in slots]
+        else:
+            indices = [self._proposed[slot.number] for slot in slots]
+        slots = [self._fitted(slot, len(own)) for slot, own in zip(slots, indices, strict=True)]
+        return [Candidates(*row) for row in zip(slots, indices, self._scorer.score(slots, indices, keys), strict=True)]
+
+    @staticmethod
+    def _distinct(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """A caller's sampler may offer one sample twice; the first place counts, and a batch holds it once."""
         distinct, first = np.unique(indices, return_index=True)
-        # A caller's sampler may offer one sample twice; the first place counts, and a batch holds it once.
         return indices if len(distinct) == len(indices) else indices[np.sort(first)]
 
-    def _budget(self, batch: Batch, distinct: int) -> int:
-        if batch.budget <= distinct:
-            return batch.budget
-        if self._plan.batch_size is not None:
+    def _fitted(self, slot: Slot, size: int) -> Slot:
+        """``slot`` with the budget for fewer candidates than it has: a sampler repeated some, or a selection proposed."""
+        if size == slot.size:
+            return slot
+        if self._plan.batch_size is None:
+            return self._plan.slot(self._epoch, slot.number, size=size)
+        if size < slot.budget:
             raise argument_error(
-                "sampler", f"one that offers at least {batch.budget} distinct samples among {batch.size}",
-                distinct, 'Use emit="shrink" with it.',
+                "sampler", f"one that offers at least {slot.budget} distinct samples among {slot.size}", size,
+                'Use emit="shrink" with it.',
             )  # fmt: skip
-        multiple = self._plan.multiple_of
-        return distinct // multiple * multiple or distinct
+        return slot

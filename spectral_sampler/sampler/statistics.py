@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from spectral_sampler.fiedler import Status
 
 if TYPE_CHECKING:
+    from spectral_sampler.sampler.choosing import Decision
     from spectral_sampler.sampler.scoring import Candidates
-    from spectral_sampler.selection import Choice
 
 __all__ = ["Statistics"]
 
@@ -29,18 +31,26 @@ class Statistics:
         self.epoch, self.batches, self.candidates, self.kept_total, self.kept = epoch, 0, 0, 0, 0
         self.ratio, self.scored, self.certified, self.unconverged, self.matvecs = 0.0, 0, 0, 0, 0
         self.flags = dict.fromkeys(_FLAGS, 0)
-        self.zero_weight_draws = 0
-        self.seconds_waiting = self.seconds_selecting = 0.0
+        self.zero_weight_draws = self.asked = self.known = self.stale = self.forwarded = 0
+        self.seconds_waiting = self.seconds_selecting = self.seconds_forwarding = 0.0
 
-    def add(self, candidates: Candidates, choice: Choice, waited: float, selecting: float) -> None:
-        """Count one delivered batch; warn once where items of weight zero had to be drawn."""
+    def add(self, candidates: Candidates, decision: Decision, stale: int, waited: float, selecting: float) -> None:
+        """Count one delivered batch, ``stale`` of whose candidates had a loss that was too old; warn once where items
+        of weight zero had to be drawn."""
+        choice, offered = decision.choice, decision.offered
         self.batches += 1
+        self.forwarded += decision.forwarded
+        self.seconds_forwarding += decision.seconds
+        if offered is not None and offered.learner_losses is not None:
+            self.asked += len(offered.learner_losses)
+            self.known += int(np.count_nonzero(np.isfinite(offered.learner_losses)))
+            self.stale += stale
         self.seconds_waiting += waited
         self.seconds_selecting += selecting
         self.candidates += len(candidates.indices)
         self.kept = len(choice.positions)
         self.kept_total += self.kept
-        self.ratio = candidates.batch.ratio
+        self.ratio = candidates.slot.ratio
         if candidates.score is not None:
             status = candidates.score.status
             self.scored += 1
@@ -56,12 +66,12 @@ class Statistics:
                 "epoch %d, candidate batch %d: %d of %d selected samples have weight zero, because too few others "
                 'were left; statistics()["spectral/zero_weight_draws"] counts them (this is said once)',
                 self.epoch,
-                candidates.batch.number,
+                candidates.slot.number,
                 choice.zero_weight_draws,
                 self.kept,
             )
 
-    def as_floats(self) -> dict[str, float]:
+    def as_floats(self, *, forwards: bool) -> dict[str, float]:
         """``spectral/…``: floats only."""
         scored = max(1, self.scored)
         values = {
@@ -78,5 +88,9 @@ class Statistics:
             "seconds_waiting": self.seconds_waiting,
             "seconds_selecting": self.seconds_selecting,
             "zero_weight_draws": self.zero_weight_draws,
+            "observed_known_share": self.known / max(1, self.asked),
+            "observed_stale_share": self.stale / max(1, self.asked),
         }
+        if forwards:
+            values |= {"forwarded_total": self.forwarded, "seconds_forwarding": self.seconds_forwarding}
         return {f"spectral/{name}": float(value) for name, value in values.items()}

@@ -35,8 +35,12 @@ class AdaptiveSchedule:
         """Told the number of candidate batches of the run, None where it has no horizon, before the first one."""
 
     def ratio(self, step: int) -> float:
-        """The keep ratio of candidate batch ``step``, counted over the whole run."""
+        """The keep ratio of candidate batch ``step``, counted over the whole run; it is decided now."""
         raise NotImplementedError
+
+    def peek(self, step: int) -> float:
+        """What `ratio` would say, without deciding it; the same where asking decides nothing."""
+        return self.ratio(step)
 
     def step(self, loss: float) -> None:
         """A window of observations with mean ``loss`` has ended."""

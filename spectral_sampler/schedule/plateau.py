@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, NamedTuple
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.schedule.aimd import AdaptiveSchedule
 from spectral_sampler.schedule.fitted import checked_ratio
 
 __all__ = ["PlateauSchedule"]
+
+
+class _Past(NamedTuple):
+    """What was decided, and what it was decided from."""
+
+    ratios: tuple[float, ...] = ()
+    """Of the periods so far."""
+    slowness: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Last, sum, count."""
+    best: float = 0.0
+    last: float | None = None
+    sum: float = 0.0
+    count: int = 0
 
 
 class PlateauSchedule(AdaptiveSchedule):
@@ -31,8 +44,6 @@ class PlateauSchedule(AdaptiveSchedule):
         periods: P.
     """
 
-    _state: ClassVar[tuple[str, ...]] = ("_sum", "_count", "_ratios", "_slowness", "_best", "_last")
-
     def __init__(
         self,
         min: float = 0.18,  # noqa: A002
@@ -53,10 +64,7 @@ class PlateauSchedule(AdaptiveSchedule):
         self.periods = periods
         self._starts: list[int] = []
         self._line: list[float] = []
-        self._ratios: list[float] = []
-        self._slowness = [0.0, 0.0, 0.0]  # last, sum, count
-        self._best = 0.0
-        self._last: float | None = None
+        self._past = _Past()
 
     def begin(self, steps: int | None) -> None:
         """Cuts the horizon of ``steps`` candidate batches into periods."""
@@ -72,39 +80,59 @@ class PlateauSchedule(AdaptiveSchedule):
     def observe(self, loss: float) -> None:
         """One observation; those that are not finite are left out."""
         if abs(loss) < float("inf"):
-            self._sum, self._count = self._sum + loss, self._count + 1
+            self._past = self._past._replace(sum=self._past.sum + loss, count=self._past.count + 1)
 
     def ratio(self, step: int) -> float:
         """The ratio of candidate batch ``step``; a period's is decided when its first batch is asked for."""
-        period = next((p for p in range(len(self._starts) - 1) if step < self._starts[p + 1]), len(self._starts) - 2)
-        while len(self._ratios) <= period:
-            self._ratios.append(self._decide(len(self._ratios)))
-        return self._ratios[period]
+        period, self._past = self._until(step)
+        return self._past.ratios[period]
 
-    def _decide(self, period: int) -> float:
+    def peek(self, step: int) -> float:
+        """What `ratio` would say now."""
+        period, past = self._until(step)
+        return past.ratios[period]
+
+    def _until(self, step: int) -> tuple[int, _Past]:
+        """The period of a candidate batch, and the past with that decided."""
+        period = next((p for p in range(len(self._starts) - 1) if step < self._starts[p + 1]), len(self._starts) - 2)
+        past = self._past
+        while len(past.ratios) <= period:
+            past = self._decide(self._listen(past))
+        return period, past
+
+    def _decide(self, past: _Past) -> _Past:
+        period = len(past.ratios)
         sizes = [stop - start for start, stop in zip(self._starts, self._starts[1:], strict=False)]
-        spent = sum(ratio * size for ratio, size in zip(self._ratios, sizes, strict=False))
+        spent = sum(ratio * size for ratio, size in zip(past.ratios, sizes, strict=False))
         left, size, later = self.mean * self._starts[-1] - spent, sizes[period], sum(sizes[period + 1 :])
         planned = sum(ratio * size for ratio, size in zip(self._line[period:], sizes[period:], strict=True))
-        self._listen()
-        slowness, total, count = self._slowness
+        slowness, total, count = past.slowness
         shift = slowness - total / count if count else 0.0
         wanted = self._line[period] + (left - planned) / (size + later) + 0.5 * (self.max - self.min) * shift
         lowest = max(self.min, (left - later * self.max) / size)
         highest = min(self.max, (left - later * self.min) / size)
-        return min(max(wanted, lowest), highest)
+        return past._replace(ratios=(*past.ratios, min(max(wanted, lowest), highest)))
 
-    def _listen(self) -> None:
+    @staticmethod
+    def _listen(past: _Past) -> _Past:
         """Turns the period's observations into its slowness."""
-        if not self._count:
-            return
-        loss, self._sum, self._count = self._sum / self._count, 0.0, 0
-        if self._last is not None:
-            progress = max(0.0, self._last - loss)
-            self._best = max(self._best, progress)
-            slowness = 1.0 - progress / self._best if self._best > 0 else 1.0
-            self._slowness = [slowness, self._slowness[1] + slowness, self._slowness[2] + 1.0]
-        self._last = loss
+        if not past.count:
+            return past
+        loss, slowness, best = past.sum / past.count, past.slowness, past.best
+        if past.last is not None:
+            progress = max(0.0, past.last - loss)
+            best = max(best, progress)
+            slow = 1.0 - progress / best if best > 0 else 1.0
+            slowness = (slow, slowness[1] + slow, slowness[2] + 1.0)
+        return past._replace(slowness=slowness, best=best, last=loss, sum=0.0, count=0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and None."""
+        return {**self._past._asdict(), "ratios": list(self._past.ratios), "slowness": list(self._past.slowness)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._past = _Past(**{**state, "ratios": tuple(state["ratios"]), "slowness": tuple(state["slowness"])})
 
     def __repr__(self) -> str:
         return f"PlateauSchedule({self.min}, {self.max}, mean={self.mean}, periods={self.periods})"

@@ -103,7 +103,6 @@ class BayesianSelection(Selection):
 
     name = "bayesian"
     needs = frozenset({"logits", "labels", "embeddings"})
-    judges_all = True
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spectral_sampler import draws
+from spectral_sampler.errors import argument_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from spectral_sampler.selection.proposal import EpochRequest, Proposal
     from spectral_sampler.store import ReferenceStore
 
-__all__ = ["KINDS", "CandidateBatch", "Choice", "Scores", "Selection"]
+__all__ = ["KINDS", "CandidateBatch", "Choice", "Scores", "Selection", "as_selection"]
 
 KINDS = ("spectral", "weighted", "uniform")
 """Why a sample was selected: its rank by a graph score, a weighted draw, a plain draw."""
@@ -101,9 +102,13 @@ class Selection:
     needs: frozenset[str] = frozenset()
     """What must be there: a subset of `spectral_sampler.selection.needs.NEEDS`."""
     judges_all = False
-    """Whether a candidate batch that is kept whole is put to it all the same, because it weighs or learns."""
+    """Whether a candidate batch that is kept whole is put to it all the same, because it weighs; one that gives
+    `trained` learns from every batch, and is asked."""
     proposes = False
     """Whether it decides what is offered in an epoch, by `propose`."""
+
+    def __init_subclass__(cls) -> None:
+        cls.judges_all = cls.judges_all or "trained" in vars(cls)
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores | None:  # noqa: ARG002
         """Scores for the candidates ``indices`` (B, N), or None where the selection needs none. Pure; in any thread."""
@@ -131,3 +136,30 @@ class Selection:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
+
+
+class _Adapted(Selection):
+    """An object that has the parts of a selection and is not derived from it; it goes without what it does not have."""
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+        self.judges_all = hasattr(policy, "trained")
+        for part in ("name", "needs", "judges_all", "proposes", *_PARTS):
+            if hasattr(policy, part):
+                setattr(self, part, getattr(policy, part))
+
+    def __repr__(self) -> str:
+        return repr(self._policy)
+
+
+_PARTS = ("score", "propose", "select", "trained", "facts", "state_dict", "load_state_dict")
+
+
+def as_selection(policy: Any, argument: str = "selection") -> Selection:
+    """A `Selection` as it is, an object with ``name``, ``needs``, ``score`` and ``select`` as one, or one sentence."""
+    if isinstance(policy, Selection):
+        return policy
+    if isinstance(policy, type) or not all(hasattr(policy, part) for part in ("name", "needs", "score", "select")):
+        remedy = "Pass PlausibleEven() or Uniform(), or derive your own from spectral_sampler.selection.Selection."
+        raise argument_error(argument, "a Selection", repr(policy), remedy)
+    return _Adapted(policy)

@@ -1,0 +1,2 @@
+def wanted(gather, num_replicas): return False
+def gathered(*a, **k): pass

@@ -1,0 +1,305 @@
+"""Run: everything of a sampler that moves while a training runs, and the only place where it moves."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from spectral_sampler.errors import argument_error
+from spectral_sampler.sampler import gathering
+from spectral_sampler.sampler.choosing import Decision, View
+from spectral_sampler.sampler.deliveries import Deliveries
+from spectral_sampler.sampler.observed import ObservedLosses
+from spectral_sampler.sampler.statistics import Statistics
+from spectral_sampler.selection.proposal import EpochRequest, Proposal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from spectral_sampler.sampler.arguments import Settings
+    from spectral_sampler.sampler.counter import EpochCounter, Pass
+    from spectral_sampler.sampler.learner import Learner
+    from spectral_sampler.sampler.order import CandidateOrder
+    from spectral_sampler.sampler.plan import Plan, Slot
+    from spectral_sampler.sampler.scoring import Candidates
+    from spectral_sampler.selection import Selection
+    from spectral_sampler.store import ReferenceStore
+
+__all__ = ["Run"]
+
+_log = logging.getLogger("spectral_sampler")
+VERSION = 3
+_SETTINGS = (
+    *("samples", "candidate_batch_size", "num_replicas", "drop_last", "batch_size", "seed", "shuffle"),
+    *("reshuffle", "multiple_of", "min_keep", "selection", "store"),
+)
+_PENDING = 64  # reports that may wait on a GPU
+_DUE = 0.9  # of the samples delivered, whose losses have to be reported
+
+
+class Run:
+    """The epoch counter, the losses observed, the batches delivered, the proposals of the epochs in use, the adaptive
+    schedule and the statistics of one sampler.
+
+    `begin`, `commit`, `end`, `hear` and `load` move it; everything else reads, so that looking at a batch is choosing
+    it without committing.
+    """
+
+    def __init__(
+        self, store: ReferenceStore, selection: Selection, settings: Settings, plan: Plan, order: CandidateOrder,
+        counter: EpochCounter, learner: Learner | None,
+    ) -> None:  # fmt: skip
+        self.store, self.selection, self.settings, self.plan, self.order = store, selection, settings, plan, order
+        self.counter, self.learner, self.adaptive = counter, learner, plan.adaptive
+        # Of two epochs' worth of what is delivered; fewer samples in an epoch take longer to be seen again.
+        self.observed = ObservedLosses(len(store), round(2.0 / plan.mean_ratio + 0.499))
+        self.deliveries, self.statistics = Deliveries(), Statistics()
+        self._proposals: dict[int, Proposal | None] = {}
+        self._memo: tuple[int, Any] | None = None  # of the epoch that a loaded state is in
+        self._pending: list[tuple[Any, Any]] = []
+        self._delivered = 0
+        self._heard = self._due = 0  # samples reported since the latest pass began, and delivered in the one before
+        self._warned = False
+
+    @property
+    def listens(self) -> bool:
+        """Does anything follow from `hear`?"""
+        asked = self.learner is None or self.selection.proposes
+        return self.adaptive is not None or ("learner_losses" in self.selection.needs and asked)
+
+    # A pass
+
+    def begin(self, position: tuple[int, int] | None) -> Pass:
+        """A pass begins, at ``position`` or where the next one is due."""
+        by_caller = self.order.epoch_set_by_caller() if position is None else None
+        if by_caller is not None:
+            self.counter.set(by_caller)
+        begun = self.counter.begin(position)
+        self.order.tell(begun.epoch)
+        self._catch_up()
+        self._check_heard()
+        if self.counter.alone:
+            self.deliveries.clear()
+        self._heard = 0
+        self.statistics.restart(begun.epoch)
+        kept = dict(list(self._proposals.items())[-1:])  # of an epoch that may still run
+        self._proposals = {**kept, begun.epoch: self.proposal(begun.epoch)}
+        self._memo = None
+        _log.info("%s", self._announced(begun.epoch))
+        return begun
+
+    def _announced(self, epoch: int) -> str:
+        of = "" if self.settings.epochs is None else f" of {self.settings.epochs}"
+        if self.adaptive is not None:
+            return (
+                f"epoch {epoch}{of}: keep ratio {self.adaptive.peek(epoch * self.plan.batches):.3f}, follows the loss"
+            )
+        ratio, kept = self.plan.epoch_mean(epoch)
+        return f"epoch {epoch}{of}: keep ratio {ratio:.3f}, {kept} samples in {self.plan.steps} batches"
+
+    def _check_heard(self) -> None:
+        due, self._due = self._due, 0
+        if self._warned or not self.listens or self._heard >= _DUE * due:
+            return
+        self._warned = True
+        _log.warning(
+            "%s decides by the learner's losses, and sampler.observe heard of %d of the %d samples of the last pass: "
+            "call sampler.observe_next(losses) after every step%s (this is said once)", self.selection.name,
+            self._heard, due, ", on every rank" if self.settings.num_replicas > 1 else "",
+        )  # fmt: skip
+
+    def proposal(self, epoch: int) -> Proposal | None:
+        """What is offered in an epoch, where the selection decides it; final once the epoch's pass begins."""
+        if not self.selection.proposes or epoch in self._proposals:
+            return self._proposals.get(epoch)
+        horizon, rows = self.settings.epochs, np.arange(len(self.store))
+        return self.selection.propose(EpochRequest(
+            self.store, self.order.whole(epoch), self.plan.batches, self.plan.candidates,
+            self.observed.of(rows) if "learner_losses" in self.selection.needs else None,
+            self.settings.seed, epoch, min(1.0, epoch / horizon) if horizon else 0.0,
+            self._memo[1] if self._memo is not None and self._memo[0] == epoch else None,
+        ))  # fmt: skip
+
+    def due(self, epoch: int, slot: Slot, size: int) -> Slot:
+        """``slot`` with the ratio and the budget of this moment."""
+        if self.adaptive is None:
+            return slot
+        self._catch_up()
+        return self.plan.slot(epoch, slot.number, ratio=self.adaptive.peek(self._step(epoch, slot)), size=size)
+
+    def _step(self, epoch: int, slot: Slot) -> int:
+        """For a schedule: all ranks of a step share a ratio, that of its first candidate batch."""
+        return epoch * self.plan.batches + slot.number - slot.number % self.plan.num_replicas
+
+    def view(self, epoch: int, slot: Slot) -> View:
+        """What a choice may depend on at this moment."""
+        self._catch_up()
+        place = {"seed": self.settings.seed, "epoch": epoch, **self.plan.place(epoch, slot)}
+        return View(self.observed.of, self.learner, place)
+
+    def commit(
+        self, which: Pass, candidates: Candidates, decision: Decision, waited: float, selecting: float
+    ) -> list[int]:
+        """A choice goes out: the one place where delivering a batch changes anything."""
+        choice, offered = decision.choice, decision.offered
+        selected = candidates.indices[choice.positions]
+        if self.adaptive is not None:
+            self.adaptive.ratio(self._step(which.epoch, candidates.slot))  # decided
+        proposal = self._proposals.get(which.epoch)
+        proposed = None
+        if proposal is not None and proposal.weights is not None:
+            proposed = proposal.weights[candidates.slot.number][choice.positions]
+        self.deliveries.add(selected, choice.weights, proposed)
+        stale = 0
+        if offered is not None and offered.learner_losses is not None and self.learner is None:
+            stale = self.observed.stale(candidates.indices)
+        self.statistics.add(candidates, decision, stale, waited, selecting)
+        if offered is not None:
+            self.selection.trained(offered, choice)
+        self.counter.delivered(which)
+        self._delivered += 1
+        self.observed.now = self._delivered // self.plan.steps
+        return list(selected.tolist())
+
+    def end(self, which: Pass, *, exhausted: bool) -> None:
+        """A pass is over."""
+        self._due = self.statistics.kept_total * self.settings.num_replicas if exhausted else 0
+        if not self.counter.end(which, exhausted=exhausted, heard=self._heard > 0):
+            _log.info("epoch %d was left after %d batches: it starts over", which.epoch, which.step)
+        self.order.tell(self.counter.epoch)
+
+    # What the training loop reports
+
+    def hear(self, indices: Any, losses: Any, gather: bool | None) -> None:
+        """Losses (n,) of the samples ``indices`` (n,). What is on a GPU stays there until something depends on it, so
+        that no step waits for its stream."""
+        rows = torch.as_tensor(indices).detach().reshape(-1)
+        values = torch.as_tensor(losses).detach().reshape(-1)
+        if rows.numel() and (rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool):
+            raise argument_error("indices", "integers", f"dtype {rows.dtype}", "Pass the dataset indices of the batch.")
+        if rows.shape != values.shape:
+            rule = f"one value for each of the {len(rows)} indices"
+            raise argument_error("losses", rule, f"{len(values)} values", 'Compute the loss with reduction="none".')
+        own = rows
+        if gathering.wanted(gather, self.settings.num_replicas):
+            rows, values = gathering.gathered(rows, values, capacity=self.plan.candidates)
+        self._heard += len(rows)
+        self._pending.append((own, rows, values.clone() if values.is_cuda else values))
+        if not values.is_cuda or len(self._pending) > _PENDING:
+            self._catch_up()
+
+    def hear_next(self, losses: Any, gather: bool | None) -> None:
+        """Losses (n,) of the oldest batch delivered whose losses are not known."""
+        self._catch_up()
+        self.hear(self.deliveries.next(int(torch.as_tensor(losses).numel())), losses, gather)
+
+    def _catch_up(self) -> None:
+        """Takes in what was reported; a GPU is waited for here, and not where it was reported."""
+        pending, self._pending = self._pending, []
+        for own, rows, values in pending:
+            floats = values.double().cpu().numpy()
+            self.observed.observe(rows.cpu().numpy().astype(np.int64), floats)
+            self.deliveries.reported(own.cpu().numpy())
+            if self.adaptive is not None and len(floats):
+                self.adaptive.observe(float(floats.mean()))
+
+    def weights_for(self, indices: Any) -> torch.Tensor:
+        """(n,) the factors with which the samples ``indices`` (n,) went out."""
+        device = indices.device if isinstance(indices, torch.Tensor) else None
+        rows = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices).reshape(-1)
+        samples = len(self.store)
+        if rows.size and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= samples):
+            remedy = "They count rows of the store."
+            raise argument_error("indices", f"integers from 0 to {samples - 1}", rows.tolist(), remedy)
+        return torch.as_tensor(self.deliveries.weights_of(rows), device=device)
+
+    def described(self, sizes: set[int]) -> str:
+        """See `SpectralBatchSampler.describe`."""
+        settings, plan = self.settings, self.plan
+        span = str(min(sizes)) if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)} ({len(sizes)} sizes)"
+        share = "" if settings.num_replicas == 1 else f" on each of {settings.num_replicas} ranks"
+        asks = "call sampler.observe_next(losses) after every step" if self.listens else "nothing"
+        return "\n".join([
+            f"selection   {self.selection!r}",
+            f"data        {len(self.store)} samples, offered {plan.candidates} at a time",
+            f"batches     {plan.steps} an epoch{share}, of {span} samples",
+            f"next        {self._announced(self.counter.epoch)}",
+            f"to report   {asks}",
+        ])  # fmt: skip
+
+    def as_floats(self) -> dict[str, float]:
+        """The statistics."""
+        self._catch_up()
+        facts = {f"spectral/{name}": value for name, value in self.selection.facts(self.store).items()}
+        return {**self.statistics.as_floats(forwards=self.learner is not None), **self.observed.as_floats(), **facts}
+
+    # Saving and loading
+
+    def _identity(self) -> dict[str, Any]:
+        named = {**self.settings._asdict(), "samples": len(self.order), "selection": self.selection.name}
+        return {**named, "batch_size": self.plan.batch_size, "store": self.store.fingerprint[:16]}
+
+    def state(self, position: tuple[int, int] | None, *, full: bool) -> dict[str, Any]:
+        """The small state holds the position, a digest of the losses and the adaptive schedule; the full one also the
+        losses and their ages, what the selection learnt and what it proposed."""
+        self._catch_up()
+        epoch, step = self.counter.position() if position is None else position
+        identity = self._identity()
+        state = {
+            "version": VERSION, "epoch": int(epoch), "next_batch": int(step), "observed": self.observed.digest,
+            "full": full, "settings": {name: identity[name] for name in _SETTINGS},
+        }  # fmt: skip
+        if self.adaptive is not None:
+            state["schedule"] = self.adaptive.state_dict()
+        if full:
+            proposal = self._proposals.get(epoch)
+            state |= {
+                "losses": self.observed.state_dict(), "delivered": self._delivered,
+                "learnt": self.selection.state_dict(), "memo": None if proposal is None else proposal.memo,
+            }  # fmt: skip
+        return state
+
+    def load(self, state: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Takes a state in; returns its (epoch, step), None where an epoch that was set explicitly wins over it."""
+        epoch, step = self._checked(state)
+        self._catch_up()
+        self._proposals.clear()
+        self.deliveries.clear()
+        if self.adaptive is not None and "schedule" in state:
+            self.adaptive.load_state_dict(state["schedule"])
+        self._memo = None
+        if state["full"]:
+            self.observed.load_state_dict(state["losses"])
+            self._delivered = int(state["delivered"])
+            self.selection.load_state_dict(state["learnt"])
+            self._memo = None if state["memo"] is None else (epoch, state["memo"])
+        elif (self.listens and state["observed"] != self.observed.digest) or self.selection.state_dict():
+            _log.warning(
+                "the state has a position and no more: %s goes on without the losses and what it learnt before; save "
+                "state_dict(full=True) to resume exactly", self.selection.name,
+            )  # fmt: skip
+        return None if self.counter.overrules(epoch, step, self.plan.steps) else (epoch, step)
+
+    def _checked(self, state: Any) -> tuple[int, int]:
+        """(epoch, next batch) of a state made by a sampler like this one."""
+        remedy = "Load what state_dict() of a sampler of this version returned."
+        if not isinstance(state, dict) or not {"version", "epoch", "next_batch", "settings"} <= state.keys():
+            raise argument_error("state", "a dictionary made by state_dict()", type(state).__name__, remedy)
+        if state["version"] != VERSION:
+            raise argument_error("state", f"of version {VERSION}", state["version"], remedy)
+        identity = self._identity()
+        for name in _SETTINGS:
+            theirs, mine = state["settings"].get(name), identity[name]
+            if theirs != mine:
+                raise argument_error(
+                    "state", f"of a sampler with {name}={mine!r}", f"{name}={theirs!r}",
+                    "A position means something else there; build the sampler as it was when the state was saved.",
+                )  # fmt: skip
+        epoch, step = int(state["epoch"]), int(state["next_batch"])
+        if epoch < 0 or not 0 <= step <= self.plan.steps:
+            found = f"epoch {epoch}, batch {step}"
+            raise argument_error("state", f"a position from 0 to {self.plan.steps}", found, remedy)
+        return epoch, step
