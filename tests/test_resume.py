@@ -283,7 +283,7 @@ def test_a_damaged_state_is_refused(change):
 
 def test_a_state_may_come_from_any_rank_and_any_lookahead():
     source = make(num_replicas=2, rank=0, lookahead=0)
-    next(iter(source))
+    list(source)
     iterator = iter(source)
     next(iterator)
     target = make(num_replicas=2, rank=1, lookahead=16)

@@ -193,8 +193,10 @@ def test_features_alone_are_enough_for_a_selection_that_needs_no_more():
         assert len(next(iter(sampler))) == 9
 
 
-def test_the_published_selection_is_the_default():
-    sampler = SpectralBatchSampler(STORE, candidate_batch_size=32, epochs=10)
+def test_the_published_method_takes_two_arguments():
+    sampler = SpectralBatchSampler(
+        STORE, 32, epochs=10, selection=GSTDS(), keep_ratio=SigmoidSchedule(0.18, 0.88, mean=0.30)
+    )
     assert isinstance(sampler.selection, GSTDS)
     assert sampler.keep_ratios().mean() == pytest.approx(0.30)
     _, choice, _ = sampler.selection_at(9, 14)
@@ -202,7 +204,7 @@ def test_the_published_selection_is_the_default():
 
 
 def test_statistics_are_flat_floats_of_the_latest_pass():
-    sampler = SpectralBatchSampler(STORE, candidate_batch_size=32, keep_ratio=0.5)
+    sampler = SpectralBatchSampler(STORE, candidate_batch_size=32, keep_ratio=0.5, selection=GSTDS())
     list(sampler)
     iterator = iter(sampler)
     next(iterator)
@@ -295,7 +297,7 @@ def test_a_store_that_changed_after_its_check_is_an_error():
     store = make_store(64)
     store.features[5] = np.nan
     with pytest.raises(RuntimeError, match="zero or not finite"):
-        list(SpectralBatchSampler(store, candidate_batch_size=32, keep_ratio=0.5))
+        list(SpectralBatchSampler(store, candidate_batch_size=32, keep_ratio=0.5, selection=SALN()))
 
 
 def test_observed_losses_reach_the_choice_when_it_is_due():
@@ -321,8 +323,9 @@ def test_observations_are_checked_counted_and_digested(caplog):
     other.observe(torch.tensor([1, 3]), torch.tensor([1.0, 2.0], dtype=torch.bfloat16))
     assert other.state_dict()["observed"] == digest  # a function of the table, not of how it came about
     assert other.statistics()["spectral/observed_age"] == 0.0
+    list(other)
     other.observe([5], [1.0])
-    assert other.statistics()["spectral/observed_age"] == pytest.approx(2 / 3)
+    assert other.statistics()["spectral/observed_age"] == pytest.approx(2 / 3), "in epochs"
     with caplog.at_level(logging.WARNING, logger="spectral_sampler"):
         sampler.observe([0, 1], [float("inf"), float("nan")])
         sampler.observe([0], [float("inf")])

@@ -1,5 +1,7 @@
 """Every wrong argument is refused by the constructor, in one sentence that names it."""
 
+import logging
+import pickle
 import re
 
 import numpy as np
@@ -20,9 +22,11 @@ from spectral_sampler import (
     ArgumentError,
     BackendUnavailable,
     LossWeighted,
+    ReferenceStore,
     SigmoidSchedule,
     SpectralBatchSampler,
 )
+from spectral_sampler.selection import Choice
 
 STORE = make_store(64)
 
@@ -48,12 +52,13 @@ class NeedsLabels(FirstFeature):
 SCHEDULE = SigmoidSchedule(0.18, 0.88, mean=0.30)
 WRONG = [
     ({"candidate_batch_size": 1}, "candidate_batch_size"),
-    ({"candidate_batch_size": 65}, "candidate_batch_size"),
-    ({"candidate_batch_size": 65, "drop_last": False}, "candidate_batch_size"),
     ({"candidate_batch_size": 16.0}, "candidate_batch_size"),
     ({"candidate_batch_size": True}, "candidate_batch_size"),
     ({"candidate_batch_size": None}, "candidate_batch_size"),
-    ({"sampler": range(10)}, "candidate_batch_size"),
+    ({"start_epoch": -1}, "start_epoch"),
+    ({"start_epoch": None}, "start_epoch"),
+    ({"selection": FirstFeature}, "selection"),
+    ({"selection": "uniform"}, "selection"),
     ({"epochs": 0, "keep_ratio": SCHEDULE}, "epochs"),
     ({"epochs": 2.5}, "epochs"),
     ({"keep_ratio": SCHEDULE}, "epochs"),
@@ -112,11 +117,64 @@ def test_refused_by_the_constructor_in_one_sentence(options, argument):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("selection", [None, LossWeighted()])
-def test_a_selection_by_loss_is_refused_without_losses(selection):
-    with pytest.raises(ArgumentError, match=r"^selection must be one that does without losses"):
-        SpectralBatchSampler(np.ones((64, 3)), candidate_batch_size=16, keep_ratio=0.5, selection=selection)
+@pytest.mark.parametrize(
+    ("labels", "instead"), [(None, r"Uniform\(\)"), (np.arange(64) % 3, r"PlausibleEven\(\), which needs")]
+)
+def test_a_selection_by_loss_is_refused_without_losses(labels, instead):
+    store = ReferenceStore.from_arrays(np.ones((64, 3)), labels=labels)
+    with pytest.raises(ArgumentError, match=rf"^selection must be one that does without losses.* selection={instead}"):
+        SpectralBatchSampler(store, candidate_batch_size=16, keep_ratio=0.5, selection=LossWeighted())
     assert len(SpectralBatchSampler(np.ones((64, 3)), 16, keep_ratio=0.5, selection=SALN())) == 4
+
+
+@pytest.mark.parametrize(("labels", "name"), [(None, "uniform"), (np.arange(64) % 3, "plausible-even")])
+def test_the_default_selection_is_what_the_study_recommends_and_says_so(labels, name, caplog):
+    with caplog.at_level(logging.INFO, logger="spectral_sampler"):
+        sampler = SpectralBatchSampler(ReferenceStore.from_arrays(STORE.features, labels=labels), 16)
+    assert sampler.selection.name == name
+    assert set(sampler.keep_ratios()) == {0.3}, "a constant that needs no epochs"
+    assert [record.message.split(":")[0] for record in caplog.records] == ["selection"]
+    assert type(sampler.selection).__name__ in caplog.text
+
+
+def test_all_but_the_first_two_arguments_are_named():
+    with pytest.raises(TypeError, match="positional"):
+        SpectralBatchSampler(STORE, 16, 25)
+
+
+@pytest.mark.parametrize("options", [{"candidate_batch_size": 65}, {"candidate_batch_size": 65, "drop_last": False}])
+def test_fewer_samples_than_candidates_train_with_a_warning(options, caplog):
+    sampler = SpectralBatchSampler(STORE, keep_ratio=0.5, selection=FirstFeature(), **options)
+    assert [len(rows) for rows in sampler] == [32]
+    assert "candidate_batch_size is 65, and there are 64 samples" in caplog.text
+    few = SpectralBatchSampler(STORE, 16, keep_ratio=0.5, selection=FirstFeature(), sampler=range(10))
+    assert [len(rows) for rows in few] == [5]
+
+
+class Foreign:
+    """Has the parts of a selection, and is derived from nothing."""
+
+    name, needs = "foreign", frozenset()
+
+    def __init__(self):
+        self.seen = 0
+
+    def score(self, store, indices, *, backend):
+        return None
+
+    def select(self, batch, budget):
+        return Choice(np.arange(budget), np.zeros(budget, dtype=np.int8))
+
+    def trained(self, batch, choice):
+        self.seen += len(choice.positions)
+
+
+def test_an_object_with_the_parts_of_a_selection_will_do():
+    policy = Foreign()
+    sampler = SpectralBatchSampler(STORE, 16, keep_ratio=1.0, selection=policy)
+    pickle.loads(pickle.dumps(sampler))
+    assert len(list(sampler)) == 4
+    assert policy.seen == 64, "one that learns is asked about batches that are kept whole, too"
 
 
 @pytest.mark.parametrize("store", ["path", None, {"features": 1}])

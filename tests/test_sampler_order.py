@@ -7,6 +7,7 @@ import pytest
 import torch
 from sampler_cases import FirstFeature, epochs_of, make_store
 from torch.utils.data import (
+    DataLoader,
     DistributedSampler,
     RandomSampler,
     Sampler,
@@ -44,11 +45,63 @@ def test_an_iterator_takes_the_epoch_at_its_first_batch():
     assert list(iterator) == REFERENCE[2]
 
 
-def test_a_pass_left_early_is_an_epoch():
+def test_a_pass_left_early_is_an_epoch_and_a_look_at_its_first_batch_is_not():
     sampler = make()
-    for _ in sampler:
-        break
+    for _ in range(3):
+        assert next(iter(sampler)) == REFERENCE[0][0]
+    for number, _ in enumerate(sampler):
+        if number == 1:
+            break
     assert list(sampler) == REFERENCE[1]
+    heard = make()
+    for batch in heard:
+        heard.observe(batch, [1.0] * len(batch))
+        break
+    assert list(heard) == REFERENCE[1], "a batch whose losses are reported was trained on"
+    resumed = make()
+    resumed.load_state_dict(state_at(1, 5))
+    assert next(iter(resumed)) == REFERENCE[1][5]
+    assert list(resumed) == REFERENCE[1][5:], "a look moves no loaded position"
+
+
+def state_at(epoch, step):
+    return make().state_dict(batches_consumed=step, epoch=epoch)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_look_through_workers_that_read_ahead_is_one_too(workers):
+    sampler = make()
+    loader = DataLoader(range(256), batch_sampler=sampler, num_workers=workers, prefetch_factor=2)
+    for _ in range(2):
+        assert next(iter(loader)).tolist() == REFERENCE[0][0]
+    assert [batch.tolist() for batch in loader] == REFERENCE[0]
+    assert [batch.tolist() for batch in loader] == REFERENCE[1]
+
+
+def position(sampler):
+    state = sampler.state_dict()
+    return state["epoch"], state["next_batch"]
+
+
+def test_one_iterator_does_not_move_another_one_that_runs():
+    sampler = make()
+    first, second = iter(sampler), iter(sampler)
+    next(first)
+    [next(second) for _ in range(3)]
+    first.close()
+    assert position(sampler) == (0, 3)
+    assert list(second) == REFERENCE[0][3:]
+    assert sampler.epoch == 1
+    running, looked = iter(sampler), iter(sampler)
+    [next(running) for _ in range(2)]
+    [next(looked) for _ in range(4)]
+    looked.close()
+    assert position(sampler) == (1, 2)
+    assert list(running) == REFERENCE[1][2:]
+    held = iter(sampler)
+    next(held)
+    assert list(sampler) == REFERENCE[2], "one that is held on to does not hold the epoch"
+    assert list(sampler) == REFERENCE[3]
 
 
 def test_set_epoch_is_absolute_idempotent_and_leaves_a_running_pass_alone():
@@ -95,6 +148,21 @@ def test_copies_are_independent():
     twin.sampler.set_epoch(3)
     assert (sampler.epoch, twin.epoch) == (0, 3)
     assert list(sampler) == REFERENCE[0]
+
+
+def test_a_shallow_copy_shares_the_data_and_nothing_that_moves():
+    generator = torch.Generator().manual_seed(3)
+    sampler = make(RandomSampler(range(256), generator=generator))
+    twin = copy.copy(sampler)
+    assert twin.store is sampler.store
+    twin.set_epoch(2)
+    list(twin)
+    twin.observe([1], [2.0])
+    assert (sampler.epoch, twin.epoch) == (0, 3)
+    assert sampler.statistics()["spectral/observed_share"] == 0.0
+    del twin
+    sampler.sampler.set_epoch(5)
+    assert sampler.epoch == 5
 
 
 def candidates_of(sampler, epoch):

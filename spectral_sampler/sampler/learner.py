@@ -83,7 +83,10 @@ class Learner:
         self.seconds += time.perf_counter() - started
         logits, embeddings = found if isinstance(found, (tuple, list)) else (found, None)
         from types import SimpleNamespace
-        return SimpleNamespace(given={"logits": logits, "embeddings": embeddings}, seconds=time.perf_counter() - started)
+
+        return SimpleNamespace(
+            given={"logits": logits, "embeddings": embeddings}, seconds=time.perf_counter() - started
+        )
 
     def as_floats(self) -> dict[str, float]:
         """The cost since the pass began."""

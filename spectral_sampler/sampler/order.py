@@ -48,8 +48,8 @@ class CandidateOrder(Sampler[int]):
             generator is read. A sampler with neither is iterated itself, once an epoch.
     """
 
-    def __init__(self, counter, rows: int, seed: int, shuffle: bool, *, fixed: bool, source: Any = None) -> None:
-        self._counter = counter
+    def __init__(self, owner: _Owner, rows: int, seed: int, shuffle: bool, *, fixed: bool, source: Any = None) -> None:
+        self._owner: weakref.ref[_Owner] | None = weakref.ref(owner)
         self._rows, self._seed, self._shuffle, self._fixed, self._source = rows, seed, shuffle, fixed, source
         self._told = 0  # the epoch a sampler has before anybody sets it
         self._recent: dict[int, NDArray[np.int64]] = {}
@@ -58,45 +58,11 @@ class CandidateOrder(Sampler[int]):
         return self._rows if self._source is None else len(self._source)
 
     def __iter__(self) -> Iterator[int]:
-        yield from self.whole(self._counter.epoch).tolist()
+        owner = self._owner() if self._owner is not None else None
+        yield from self.indices(owner.epoch if owner is not None else 0).tolist()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recent": {}}
-
-    def set_epoch(self, epoch: int) -> None: ...
-
-
-class CandidateOrder(Sampler[int]):
-    """An index sampler over the candidates of the owner's epoch: what frameworks find as ``batch_sampler.sampler``.
-
-    Its `set_epoch` forwards to the batch sampler, because that is the only way some frameworks take to it.
-
-    Args:
-        owner: the batch sampler.
-        rows: M, the length of the store; indices lie in [0, M).
-        seed: of the permutation.
-        shuffle: a permutation keyed by (seed, epoch), else ascending order. Not used with ``source``.
-        fixed: every epoch uses the order of epoch 0.
-        source: an index sampler of the caller's that decides the order instead, such as a DistributedSampler or a
-            WeightedRandomSampler. It is iterated as a copy: with ``set_epoch``, if it has one, and with a generator
-            keyed by (its own seed, seed, epoch) in place of its own, so that an epoch can be resumed and no global
-            generator is read. A sampler with neither is iterated itself, once an epoch.
-    """
-
-    def __init__(self, counter, rows: int, seed: int, shuffle: bool, *, fixed: bool, source: Any = None) -> None:
-        self._counter = counter
-        self._rows, self._seed, self._shuffle, self._fixed, self._source = rows, seed, shuffle, fixed, source
-        self._told = 0  # the epoch a sampler has before anybody sets it
-        self._recent: dict[int, NDArray[np.int64]] = {}
-
-    def __len__(self) -> int:
-        return self._rows if self._source is None else len(self._source)
-
-    def __iter__(self) -> Iterator[int]:
-        yield from self.whole(self._counter.epoch).tolist()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recent": {}}
+        return {**self.__dict__, "_owner": None, "_recent": {}}
 
     def adopt(self, owner: _Owner) -> None:
         """Belong to ``owner``, after a copy or unpickling."""
@@ -104,8 +70,9 @@ class CandidateOrder(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the batch sampler's epoch."""
-        self._counter.set(epoch)
-        self.tell(self._counter.epoch)
+        owner = self._owner() if self._owner is not None else None
+        if owner is not None:
+            owner.set_epoch(epoch)
 
     def tell(self, epoch: int) -> None:
         """Passes the epoch on to the caller's sampler."""
@@ -124,15 +91,7 @@ class CandidateOrder(Sampler[int]):
         """Is the order the same in every epoch?"""
         return self._fixed or (self._source is None and not self._shuffle)
 
-    source = property(lambda self: self._source)
-    def prepare(self, epoch): self.whole(epoch)
-    def slot_key(self, epoch, slot): return tuple(slot[1:4]) if self.constant else None
-    def indices(self, epoch, slot):
-        first = self.whole(epoch)
-        order = self.further(first, epoch, slot.order_pass)
-        return np.take(order, range(slot.start, slot.start + slot.size), mode="wrap")
-
-    def whole(self, epoch: int) -> NDArray[np.int64]:
+    def indices(self, epoch: int) -> NDArray[np.int64]:
         """Dataset indices in the order offered, (len(self),). For the consumer's thread only."""
         key = 0 if self._fixed else epoch
         if key not in self._recent:

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from spectral_sampler.sampler.arguments import KeepRatio, Settings
 
-__all__ = ["Slot", "Plan"]
+__all__ = ["Batch", "Plan"]
 
 _ROUNDING = 1e-9  # 0.3 · 10 must give 3, not 2
 _PASS_TURNS = 1_051_116  # of a further pass: it moves a golden-ratio sequence by 0.414, far from what a few epochs do
 
 
-class Slot(NamedTuple):
+class Batch(NamedTuple):
     """One candidate batch of an epoch."""
 
     number: int
@@ -88,13 +88,22 @@ class Plan:
             return
         if self.batch_size is not None:
             raise argument_error("emit", '"shrink" with an adaptive keep_ratio', '"constant"', "Use a schedule.")
+        if self.num_replicas > 1:
+            rule = "1 with an adaptive keep_ratio, which follows the losses this process saw"
+            raise argument_error("num_replicas", rule, self.num_replicas, "Use a schedule fixed beforehand.")
         keep_ratio.begin(None if epochs is None else epochs * self.batches)
         self.adaptive = keep_ratio
         self._ratios = np.full((epochs or 1, self.batches), keep_ratio.min)  # stands in until a batch is due
 
-    mean_ratio = property(lambda self: float(self._ratios.mean()) if self.adaptive is None else getattr(self.adaptive, "mean", self.adaptive.min))
-    def epoch_mean(self, epoch):
-        return float(self._ratios[min(epoch, len(self._ratios)-1)].mean()), sum(self.at_step(epoch, i).budget for i in range(self.steps))
+    def due(self, epoch: int, batch: Batch, distinct: int, *, look: bool) -> Batch:
+        """``batch`` with the ratio and budget of this moment, where those are decided when it is due. ``look``: without
+        deciding them."""
+        if self.adaptive is None:
+            return batch
+        schedule = copy.deepcopy(self.adaptive) if look else self.adaptive
+        ratio = schedule.ratio(epoch * self.batches + batch.number)
+        return batch._replace(ratio=ratio, budget=self.budget(ratio, distinct))
+
     @property
     def ratios(self) -> NDArray[np.float64]:
         """Keep ratios (epochs, batches) of the horizon."""
@@ -112,24 +121,23 @@ class Plan:
         kept = math.floor(ratio * size + _ROUNDING) // self.multiple_of * self.multiple_of
         return min(size, max(kept, least))
 
-    def slot(self, epoch: int, number: int, ratio=None, size=None) -> Slot:
+    def batch(self, epoch: int, number: int) -> Batch:
         """Candidate batch ``number`` of an epoch; numbers from `batches` on wrap around to the first ones."""
-        ratio = self.ratio(epoch, number) if ratio is None else ratio
+        ratio = self.ratio(epoch, number)
         number %= self.batches
-        if size is not None: return Slot(number, 0, number*self.candidates, size, ratio, self.budget(ratio, size))
         if self.batch_size is not None:
             order_pass, start, size = self._layout(epoch)[number]
-            return Slot(number, order_pass, start, size, ratio, self.batch_size)
+            return Batch(number, order_pass, start, size, ratio, self.batch_size)
         start = number * self.candidates
         # Several ranks share a step, so its tail is filled up from the start of the order, as DistributedSampler does.
         size = self.candidates if self.num_replicas > 1 else min(self.candidates, self.samples - start)
-        return Slot(number, 0, start, size, ratio, self.budget(ratio, size))
+        return Batch(number, 0, start, size, ratio, self.budget(ratio, size))
 
-    def at_step(self, epoch: int, step: int) -> Slot:
+    def at_step(self, epoch: int, step: int) -> Batch:
         """This rank's batch at a step."""
-        return self.slot(epoch, step * self.num_replicas + self.rank)
+        return self.batch(epoch, step * self.num_replicas + self.rank)
 
-    def place(self, epoch: int, batch: Slot) -> dict[str, Any]:
+    def place(self, epoch: int, batch: Batch) -> dict[str, Any]:
         """Where in the run a batch is, as `CandidateBatch` has it; progress is the share of the horizon that has
         passed."""
         last = self._ratios.size - 1

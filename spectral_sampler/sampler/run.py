@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,8 +55,8 @@ class Run:
     ) -> None:  # fmt: skip
         self.store, self.selection, self.settings, self.plan, self.order = store, selection, settings, plan, order
         self.counter, self.learner, self.adaptive = counter, learner, plan.adaptive
-        # Of two epochs' worth of what is delivered; fewer samples in an epoch take longer to be seen again.
-        self.observed = ObservedLosses(len(store), round(2.0 / plan.mean_ratio + 0.499))
+        # Three times the epochs in which a sample is delivered once, on average.
+        self.observed = ObservedLosses(len(store), math.ceil(3.0 / plan.mean_ratio - 1e-9))
         self.deliveries, self.statistics = Deliveries(), Statistics()
         self._proposals: dict[int, Proposal | None] = {}
         self._memo: tuple[int, Any] | None = None  # of the epoch that a loaded state is in
