@@ -8,6 +8,8 @@ over 64 bits.
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +17,14 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TIES", "permutation", "recurring", "uniforms"]
+__all__ = ["TIES", "permutation", "permuted", "recurring", "uniforms"]
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _TURN = (5.0**0.5 - 1.0) / 2.0
 _MASK = (1 << 64) - 1
 TIES = 0x7165  # the stream that ranks equals, so that ties say nothing about other draws
 _PERMUTATION_STREAM = 0x5045524D  # keeps the candidate order independent of every draw inside a batch
+_SORTED, _ROUNDS, _CHUNK = 1 << 14, 8, 1 << 18  # items that are sorted; of the network; positions that stay in cache
 
 
 def _mix_int(word: int) -> int:
@@ -74,7 +77,59 @@ def recurring(seed: int, turn: int, indices: NDArray[np.int64], stream: int = 0)
     return np.clip(turned, 2.0**-53, 1.0 - 2.0**-53)
 
 
+@lru_cache(maxsize=16)
+def _permutation_tables(seed: int, epoch: int, size: int) -> tuple[int, int, NDArray[np.int64]]:
+    """(a, b, the rounds' functions (8, a)) of a Feistel network over a · b ≥ size; (size, 1, the order) where small."""
+    key = (seed, epoch, _PERMUTATION_STREAM)
+    if size <= _SORTED:
+        a, b, table = size, 1, np.argsort(_words(key, np.arange(size, dtype=np.int64)))  # the words are distinct
+    else:
+        a = math.isqrt(size - 1) + 1
+        b = -(-size // a)
+        words = _words(key, np.arange(_ROUNDS * a, dtype=np.int64)).reshape(_ROUNDS, a) >> np.uint64(32)
+        ranges = np.resize([a, b], (_ROUNDS, 1)).astype(np.uint64)
+        table = ((words * ranges) >> np.uint64(32)).astype(np.int64)
+    table.setflags(write=False)
+    return a, b, table
+
+
+def permuted(seed: int, epoch: int, size: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What stands at ``positions`` of a pseudo-random order of ``range(size)`` that is never formed.
+
+    A Feistel network (Luby and Rackoff 1988) over pairs (position // b, position % b), whose eight round functions are
+    tables of about √size hashes; the few results beyond the range walk on (Black and Rogaway 2002). Up to 16,384
+    items hashes are sorted instead: a network over so few is not every permutation alike.
+
+    Args:
+        seed, epoch, size: the key; the order is a function of these alone.
+        positions: int64 of any shape, in [0, size).
+
+    Returns:
+        int64 of the shape of ``positions``; over all positions a bijection onto range(size).
+    """
+    a, b, table = _permutation_tables(seed, epoch, size)
+    if b == 1:
+        return np.asarray(table[positions])
+
+    def network(values: NDArray[np.int64]) -> NDArray[np.int64]:
+        left, right = np.divmod(values, b)
+        modulus, other = a, b
+        for row in table:
+            left += row.take(right)
+            # left mod modulus: below it the subtraction wraps around to a huge number, and the minimum is left itself
+            left = np.minimum(left.view(np.uint64), (left - modulus).view(np.uint64)).view(np.int64)
+            left, right, modulus, other = right, left, other, modulus
+        return left * b + right  # an even number of rounds: left is left again
+
+    found = network(np.asarray(positions, dtype=np.int64))
+    while (beyond := found >= size).any():
+        found[beyond] = network(found[beyond])
+    return found
+
+
 def permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
-    """A pseudo-random order of ``range(size)``, shape (size,), a function of (seed, epoch, size) alone."""
-    words = _words((seed, epoch, _PERMUTATION_STREAM), np.arange(size, dtype=np.int64))
-    return np.argsort(words, kind="stable")
+    """All of the order of `permuted`, shape (size,)."""
+    order = np.empty(size, dtype=np.int64)
+    for start in range(0, size, _CHUNK):
+        order[start : start + _CHUNK] = permuted(seed, epoch, size, np.arange(start, min(start + _CHUNK, size)))
+    return order
