@@ -2,7 +2,7 @@
 
 from spectral_sampler.schedule.aimd import AdaptiveSchedule, AggressiveAIMD, MellowAIMD
 from spectral_sampler.schedule.fitted import ConstantSchedule, FittedSchedule
-from spectral_sampler.schedule.plan import RATIO_GROUPS, plan_ratios
+from spectral_sampler.schedule.plan import RATIO_GROUPS, Ratios, plan_ratios
 from spectral_sampler.schedule.plateau import PlateauSchedule
 from spectral_sampler.schedule.shapes import (
     GammaSchedule,
@@ -22,6 +22,7 @@ __all__ = [
     "LinearSchedule",
     "MellowAIMD",
     "PlateauSchedule",
+    "Ratios",
     "SigmoidSchedule",
     "SincSchedule",
     "SinusoidSchedule",

@@ -18,6 +18,8 @@ import numpy as np
 from spectral_sampler.errors import argument_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["ConstantSchedule", "FittedSchedule", "checked_ratio"]
 
 _GRID = 4097  # points that stand for the continuous horizon when a schedule is called without a run
+_NEAR = 0.01  # by no more than this may the mean over few points differ
+_EXACT = 3e-15  # of the share between min and max: about what rounding leaves of it
 
 
 def checked_ratio(name: str, value: float) -> float:
@@ -35,6 +39,29 @@ def checked_ratio(name: str, value: float) -> float:
     if not 0.0 < ratio <= 1.0:  # also catches NaN
         raise argument_error(name, "in (0, 1]", ratio, "It is the share of candidates that is kept, such as 0.3.")
     return ratio
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """A zero between ``low`` and ``high``, where the function has different signs: the Illinois form of the secant rule
+    (Dowell and Jarratt 1971), with a bisection now and then in case the function is not smooth."""
+    at_low, at_high = function(low), function(high)
+    best = min((abs(at_low), low), (abs(at_high), high))
+    moved = 0
+    for turn in range(1, 200):
+        middle = (low * at_high - high * at_low) / (at_high - at_low) if turn % 6 and at_high != at_low else low
+        if not low < middle < high:
+            middle = 0.5 * (low + high)
+        if best[0] < _EXACT or middle in (low, high):
+            break
+        value = function(middle)
+        best = min(best, (abs(value), middle))
+        side = 1 if value * at_low > 0 else -1
+        if side > 0:
+            low, at_low, at_high = middle, value, at_high * (0.5 if moved == side else 1.0)
+        else:
+            high, at_high, at_low = middle, value, at_low * (0.5 if moved == side else 1.0)
+        moved = side
+    return best[1]
 
 
 class ConstantSchedule:
@@ -92,42 +119,32 @@ class FittedSchedule:
     def parameter(self, progress: Array, weights: Array) -> float:
         """The p that meets the mean on the points ``progress`` (T,) with ``weights`` (T,)."""
         target = (self.mean - self.min) / (self.max - self.min)
-        weights = weights / weights.sum()
+        values = np.empty(0)
 
-        def excess(parameter: float) -> float:
-            return float(weights @ self._normalised(progress, parameter)) - target
+        def excess(parameter: float, points: Array = progress, weights: Array = weights) -> float:
+            return float(weights @ self._normalised(points, parameter) / weights.sum()) - target
 
-        # The shape may rise and fall with p, so look for a change of sign on a grid before bisecting inside it.
+        # The shape may rise and fall with p, so look for a change of sign on a grid, of few points of a long horizon
+        # first, before narrowing it down on all.
         grid = np.linspace(*self.bracket, 257)
-        values = np.array([excess(p) for p in grid])
-        crossings = np.flatnonzero((np.sign(values[:-1]) * np.sign(values[1:])) <= 0)  # NaN compares false
-        if not crossings.size:
-            reach = values[np.isfinite(values)] + target
-            span = (
-                "no mean at all"
-                if not reach.size
-                else (
-                    f"means from {self.min + reach.min() * (self.max - self.min):.4g} "
-                    f"to {self.min + reach.max() * (self.max - self.min):.4g}"
-                )
-            )
-            raise argument_error(
-                "keep_ratio",
-                f"a schedule whose min, max and mean fit the {len(progress)} steps of the run (it allows {span})",
-                repr(self),
-                "Train for more epochs, move the mean, or pass a constant such as keep_ratio=0.3.",
-            )
-        low, high = float(grid[crossings[0]]), float(grid[crossings[0] + 1])
-        sign = np.sign(excess(low))
-        for _ in range(200):
-            middle = 0.5 * (low + high)
-            if middle in (low, high):
-                break
-            if np.sign(excess(middle)) == sign:
-                low = middle
-            else:
-                high = middle
-        return low if abs(excess(low)) < abs(excess(high)) else high
+        for count in sorted({min(_GRID, len(progress)), len(progress)}):
+            some = np.linspace(0, len(progress) - 1, count).astype(np.int64)
+            values = np.array([excess(p, progress[some], weights[some]) for p in grid])
+            crossings = np.flatnonzero((np.sign(values[:-1]) * np.sign(values[1:])) <= 0)  # NaN compares false
+            for left, wider in ((left, wider) for left in crossings for wider in (0, 1)):  # of all may be next to it
+                ends = float(grid[max(0, left - wider)]), float(grid[min(len(grid) - 1, left + 1 + wider)])
+                if excess(ends[0]) * excess(ends[1]) <= 0:
+                    return _root(excess, *ends)
+            if not (np.abs(values) < _NEAR).any():
+                break  # more points would not change that
+        reach = self.min + (values[np.isfinite(values)] + target) * (self.max - self.min)
+        span = f"means from {reach.min():.4g} to {reach.max():.4g}" if reach.size else "no mean at all"
+        raise argument_error(
+            "keep_ratio",
+            f"a schedule whose min, max and mean fit the {len(progress)} steps of the run (it allows {span})",
+            repr(self),
+            "Train for more epochs, move the mean, or pass a constant such as keep_ratio=0.3.",
+        )
 
     def fit(self, progress: Array, weights: Array) -> Array:
         """Ratios (T,) at the points ``progress`` (T,) in [0, 1], whose weighted mean is exactly `mean`."""

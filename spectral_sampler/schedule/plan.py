@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,43 +17,97 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["RATIO_GROUPS", "plan_ratios"]
+__all__ = ["RATIO_GROUPS", "Ratios", "plan_ratios"]
+
+_log = logging.getLogger("spectral_sampler")
 
 RATIO_GROUPS = (8, 4, 2, 1)
 """The ratio is held over groups of this many consecutive candidate batches (the first size that the schedule fits), so
 that the ranks of one step share a budget and yet one process sees the lists that 2, 4 or 8 ranks see together."""
 
 
-def _groups(epochs: int, batches: int, size: int) -> tuple[Array, Array]:
-    """Progress of each group's first batch, and the group's size, over the whole horizon; groups restart with every
-    epoch."""
-    starts = np.arange(0, batches, size)
-    sizes = np.minimum(starts + size, batches) - starts
-    positions = (np.arange(epochs)[:, None] * batches + starts[None, :]).ravel().astype(np.float64)
-    progress = positions / positions[-1] if positions[-1] > 0 else positions
-    return progress, np.tile(sizes, epochs).astype(np.float64)
+class Ratios(NamedTuple):
+    """The keep ratio of every candidate batch of a run, held over groups of consecutive ones."""
+
+    values: Array
+    """(epochs, groups), or (1, 1) for one ratio throughout."""
+    group: int
+    """Batches to a group; the last one of an epoch may hold fewer."""
+    batches: int
+    """Of an epoch."""
+    epochs: int
+    """The horizon, 1 where there is none."""
+
+    @property
+    def constant(self) -> bool:
+        """Is it one ratio throughout?"""
+        return self.min == self.max
+
+    @property
+    def min(self) -> float:
+        """The smallest ratio."""
+        return float(self.values.min())
+
+    @property
+    def max(self) -> float:
+        """The largest ratio."""
+        return float(self.values.max())
+
+    @property
+    def mean(self) -> float:
+        """The mean over all candidate batches."""
+        if self.values.size == 1:
+            return self.last
+        return float(self.values.mean(axis=0) @ group_sizes(self.batches, self.group) / self.batches)
+
+    @property
+    def last(self) -> float:
+        """The ratio of the last candidate batch, and of all beyond the horizon."""
+        return float(self.values[-1, -1])
+
+    def at(self, epoch: int, number: int) -> float:
+        """The ratio of candidate batch ``number`` of an epoch."""
+        if epoch >= self.epochs or self.values.size == 1:
+            return self.last
+        return float(self.values[epoch, number // self.group])
+
+    def flat(self) -> Array:
+        """(epochs · batches,)."""
+        if self.values.size == 1:
+            return np.full(self.epochs * self.batches, self.last)
+        return np.repeat(self.values, group_sizes(self.batches, self.group), axis=1).ravel()
+
+
+def group_sizes(batches: int, group: int) -> NDArray[np.int64]:
+    """Batches in every group of an epoch."""
+    return np.diff(np.append(np.arange(0, batches, group), batches))
+
+
+def _progress(epochs: int, batches: int, group: int) -> Array:
+    """(epochs · groups,) progress of each group's first batch over the horizon; groups restart with every epoch."""
+    positions = (np.arange(epochs)[:, None] * batches + np.arange(0, batches, group)).ravel().astype(np.float64)
+    return positions / max(1.0, positions[-1])
 
 
 def plan_ratios(
     keep_ratio: float | ConstantSchedule | FittedSchedule | Callable[[float], float], epochs: int | None, batches: int
-) -> Array:
+) -> Ratios:
     """The keep ratio of every candidate batch of a run.
 
     Args:
         keep_ratio: a float, one of the schedules above, or any callable from progress in [0, 1] to a ratio in (0, 1].
+            A fitted schedule whose min, max and mean the run has too few steps for gives its mean, with a warning.
         epochs: length of the horizon; None is allowed for a constant ratio only.
         batches: candidate batches per epoch, over all ranks.
 
-    Returns:
-        (epochs, batches) float64, constant over groups of `RATIO_GROUPS` batches ((1, batches) without a horizon).
-
     Raises:
-        ArgumentError: a ratio outside (0, 1], a schedule without ``epochs``, or one that does not fit the horizon.
+        ArgumentError: a ratio outside (0, 1], or a schedule without ``epochs``.
     """
     if not callable(keep_ratio):
         keep_ratio = ConstantSchedule(checked_ratio("keep_ratio", keep_ratio))
+    group = RATIO_GROUPS[0]
     if isinstance(keep_ratio, ConstantSchedule):
-        return np.full((epochs or 1, batches), keep_ratio.ratio)
+        return Ratios(np.full((1, 1), keep_ratio.ratio), group, batches, epochs or 1)
     if epochs is None:
         raise argument_error(
             "epochs", "the number of training epochs when keep_ratio is a schedule", None,
@@ -60,20 +115,21 @@ def plan_ratios(
         )  # fmt: skip
     if isinstance(keep_ratio, FittedSchedule):
         return _plan_fitted(keep_ratio, epochs, batches)
-    progress, sizes = _groups(epochs, batches, RATIO_GROUPS[0])
-    ratios = np.array([checked_ratio(f"keep_ratio at progress {t:.3g}", keep_ratio(float(t))) for t in progress])
-    return np.repeat(ratios, sizes.astype(np.int64)).reshape(epochs, batches)
+    progress = _progress(epochs, batches, group).tolist()
+    ratios = [checked_ratio(f"keep_ratio at progress {t:.3g}", keep_ratio(t)) for t in progress]
+    return Ratios(np.array(ratios).reshape(epochs, -1), group, batches, epochs)
 
 
-def _plan_fitted(schedule: FittedSchedule, epochs: int, batches: int) -> Array:
-    for size in RATIO_GROUPS:
-        progress, sizes = _groups(epochs, batches, size)
+def _plan_fitted(schedule: FittedSchedule, epochs: int, batches: int) -> Ratios:
+    for group in RATIO_GROUPS:  # a short run has too few groups to reach min, max and mean: smaller ones then
+        sizes = np.tile(group_sizes(batches, group), epochs).astype(np.float64)
         try:
-            ratios = schedule.fit(progress, sizes)
+            values = schedule.fit(_progress(epochs, batches, group), sizes)
         except ArgumentError:
-            # A short run has too few groups to reach min, max and mean; hold the ratio for fewer batches then.
-            if size == RATIO_GROUPS[-1]:
-                raise
             continue
-        return np.repeat(ratios, sizes.astype(np.int64)).reshape(epochs, batches)
-    raise RuntimeError("unreachable: the last group size returns or raises")
+        return Ratios(values.reshape(epochs, -1), group, batches, epochs)
+    _log.warning(
+        "%r does not fit a run of %d candidate batches, which keeps its mean of %g throughout: train for more epochs, "
+        "or move the mean towards the middle", schedule, epochs * batches, schedule.mean,
+    )  # fmt: skip
+    return plan_ratios(schedule.mean, epochs, batches)
