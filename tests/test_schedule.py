@@ -44,7 +44,6 @@ def test_minimum_maximum_and_mean_are_exact(schedule, epochs, batches):
     places = [(0, 0), (0, batches - 1), (epochs // 2, batches // 3), (epochs - 1, batches - 1)]
     assert [plan.at(*place) for place in places] == [flat[epoch * batches + number] for epoch, number in places]
     assert plan.at(epochs, 0) == plan.at(epochs + 9, batches - 1) == plan.last == flat[-1]
-    assert not plan.constant
 
 
 @pytest.mark.parametrize("schedule", FITTED, ids=repr)

@@ -143,7 +143,7 @@ class SpectralBatchSampler(BatchSampler):
             rule = f'"shrink" with {self.selection.name}'
             raise argument_error("emit", rule, '"constant"', "It decides the candidates.")
         self._learner = None if learner is None else Learner(learner, dataset, self.selection, collate_fn)
-        self._plan = Plan(len(self.sampler), chosen, constant)
+        self._plan = Plan(len(self.sampler), chosen, constant, rotates=self.sampler.rotates)
         self._plan.follow(keep_ratio, chosen.epochs)
         self._placement = Placement(
             backend, device, chosen.lookahead, self.store.features_tensor, chosen.candidate_batch_size, len(self)
@@ -299,12 +299,12 @@ class SpectralBatchSampler(BatchSampler):
     def keep_ratios(self) -> NDArray[np.float64]:
         """(epochs · batches,) the keep ratio of every candidate batch of the horizon, over all ranks; NaN where an
         adaptive schedule decides."""
-        ratios = self._plan.ratios.flatten()
+        ratios = self._plan.ratios.flat()
         return ratios if self._plan.adaptive is None else ratios * float("nan")
 
     def batch_sizes(self) -> set[int]:
         """The batch sizes that will occur on this rank, for compilers and for reserving memory."""
-        return self._plan.batch_sizes(proposed=self.selection.proposes)
+        return self._plan.batch_sizes(proposed=self.selection.proposes, repeats=self.sampler.repeats)
 
 
 class SpectralBatchIterator:

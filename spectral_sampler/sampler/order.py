@@ -1,22 +1,25 @@
-"""The order in which candidates are offered, as a pure function of (seed, epoch) wherever that is possible."""
+"""The order in which candidates are offered, a function of (seed, epoch, position) wherever that is possible."""
 
 from __future__ import annotations
 
 import copy
-import weakref
+import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler, Sampler, SequentialSampler, SubsetRandomSampler
 
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
 
     from numpy.typing import NDArray
+
+    from spectral_sampler.sampler.plan import Slot
 
 __all__ = ["CandidateOrder"]
 
@@ -25,19 +28,19 @@ _SOURCE_STREAM = 0x534F5552  # separates the seed given to a caller's sampler fr
 _PASS_STRIDE = 1 << 32  # a further pass over the data is keyed like an epoch far in the future
 
 
-class _Owner(Protocol):
+class _Counter(Protocol):
     @property
     def epoch(self) -> int: ...
-    def set_epoch(self, epoch: int) -> None: ...
+    def set(self, epoch: int) -> None: ...
 
 
 class CandidateOrder(Sampler[int]):
-    """An index sampler over the candidates of the owner's epoch: what frameworks find as ``batch_sampler.sampler``.
+    """An index sampler over the candidates of the counter's epoch: what frameworks find as ``batch_sampler.sampler``.
 
-    Its `set_epoch` forwards to the batch sampler, because that is the only way some frameworks take to it.
+    Its `set_epoch` sets the batch sampler's epoch, because that is the only way some frameworks take to it.
 
     Args:
-        owner: the batch sampler.
+        counter: the batch sampler's epochs.
         rows: M, the length of the store; indices lie in [0, M).
         seed: of the permutation.
         shuffle: a permutation keyed by (seed, epoch), else ascending order. Not used with ``source``.
@@ -48,31 +51,27 @@ class CandidateOrder(Sampler[int]):
             generator is read. A sampler with neither is iterated itself, once an epoch.
     """
 
-    def __init__(self, owner: _Owner, rows: int, seed: int, shuffle: bool, *, fixed: bool, source: Any = None) -> None:
-        self._owner: weakref.ref[_Owner] | None = weakref.ref(owner)
-        self._rows, self._seed, self._shuffle, self._fixed, self._source = rows, seed, shuffle, fixed, source
+    def __init__(
+        self, counter: _Counter, rows: int, seed: int, shuffle: bool, *, fixed: bool, source: Any = None
+    ) -> None:
+        self._counter, self._source = counter, source
+        self._rows, self._seed, self._shuffle, self._fixed = rows, seed, shuffle, fixed
         self._told = 0  # the epoch a sampler has before anybody sets it
-        self._recent: dict[int, NDArray[np.int64]] = {}
+        self._drawn: dict[int, NDArray[np.int64]] = {}  # the source's order of the running epoch, and of one looked at
 
     def __len__(self) -> int:
         return self._rows if self._source is None else len(self._source)
 
     def __iter__(self) -> Iterator[int]:
-        owner = self._owner() if self._owner is not None else None
-        yield from self.indices(owner.epoch if owner is not None else 0).tolist()
+        yield from self.whole(self._counter.epoch).tolist()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_owner": None, "_recent": {}}
-
-    def adopt(self, owner: _Owner) -> None:
-        """Belong to ``owner``, after a copy or unpickling."""
-        self._owner = weakref.ref(owner)
+        return {**self.__dict__, "_drawn": {}}
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the batch sampler's epoch."""
-        owner = self._owner() if self._owner is not None else None
-        if owner is not None:
-            owner.set_epoch(epoch)
+        self._counter.set(epoch)
+        self.tell(self._counter.epoch)
 
     def tell(self, epoch: int) -> None:
         """Passes the epoch on to the caller's sampler."""
@@ -91,30 +90,66 @@ class CandidateOrder(Sampler[int]):
         """Is the order the same in every epoch?"""
         return self._fixed or (self._source is None and not self._shuffle)
 
-    def indices(self, epoch: int) -> NDArray[np.int64]:
-        """Dataset indices in the order offered, (len(self),). For the consumer's thread only."""
-        key = 0 if self._fixed else epoch
-        if key not in self._recent:
-            while len(self._recent) >= 2:  # a running epoch, and another one looked at
-                del self._recent[next(iter(self._recent))]
-            self._recent[key] = self._compute(key)
-        return self._recent[key]
+    @property
+    def rotates(self) -> bool:
+        """Is it the same in every epoch, and ours, so that a `Plan` varies what an epoch leaves out?"""
+        return self.constant and self._source is None
 
-    def further(self, first: NDArray[np.int64], epoch: int, order_pass: int) -> NDArray[np.int64]:
-        """The order of a further pass over the data within an epoch that began with the order ``first``."""
-        if order_pass == 0 or (self._source is None and not self._shuffle):
-            return first
-        key = 0 if self._fixed else epoch
-        return first[draws.permutation(self._seed, key + order_pass * _PASS_STRIDE, len(first))]
+    @functools.cached_property
+    def repeats(self) -> bool:
+        """May a candidate batch hold a sample twice? Only orders that are known not to are trusted."""
+        source = self._source
+        if source is None or isinstance(source, (SequentialSampler, DistributedSampler)):
+            return len(self) > self._rows
+        if hasattr(source, "replacement"):  # a RandomSampler draws its data source again and again until it is done
+            return bool(source.replacement) or len(source) > len(getattr(source, "data_source", range(self._rows)))
+        listed = source.indices if isinstance(source, SubsetRandomSampler) else source
+        known = isinstance(listed, (Sequence, np.ndarray, torch.Tensor))
+        return not known or len(np.unique(np.asarray(listed))) < len(source)
 
-    def _compute(self, epoch: int) -> NDArray[np.int64]:
+    def slot_key(self, epoch: int, slot: Slot) -> Hashable | None:  # noqa: ARG002 - of no order that is constant
+        """Equal keys have equal candidates in any epoch; None where no other epoch has them."""
+        return (slot.order_pass * (not self.rotates), slot.start, slot.size) if self.constant else None
+
+    def prepare(self, epoch: int) -> None:
+        """To be called in the consumer's thread, in which alone a caller's sampler may be iterated: after it, any
+        thread may ask for the epoch, however many others are looked at."""
         if self._source is not None:
-            return self._drawn(epoch)
+            self._of(epoch, runs=True)
+
+    def indices(self, epoch: int, slot: Slot) -> NDArray[np.int64]:
+        """(slot.size,) the candidates of a slot, in the order offered, with repetitions where the order has them."""
+        positions = np.arange(slot.start, slot.start + slot.size)
+        if slot.start + slot.size > len(self):
+            positions %= len(self)
+        if slot.order_pass and not self.rotates:  # a further pass over the data within the epoch
+            key = self._key(epoch) + slot.order_pass * _PASS_STRIDE
+            positions = draws.permuted(self._seed, key, len(self), positions)
+        if self._source is not None:
+            return self._of(epoch)[positions]
+        return draws.permuted(self._seed, self._key(epoch), self._rows, positions) if self._shuffle else positions
+
+    def whole(self, epoch: int) -> NDArray[np.int64]:
+        """(len(self),) all candidates of an epoch's first pass, in the order offered."""
+        if self._source is not None:
+            return self._of(epoch)
         if self._shuffle:
-            return draws.permutation(self._seed, epoch, self._rows)
+            return draws.permutation(self._seed, self._key(epoch), self._rows)
         return np.arange(self._rows, dtype=np.int64)
 
-    def _drawn(self, epoch: int) -> NDArray[np.int64]:
+    def _key(self, epoch: int) -> int:
+        return 0 if self._fixed else epoch
+
+    def _of(self, epoch: int, *, runs: bool = False) -> NDArray[np.int64]:
+        """The source's order; that of the epoch that runs is the first of the two kept."""
+        key, kept = self._key(epoch), self._drawn
+        if key not in kept or (runs and next(iter(kept)) != key):
+            order = kept[key] if key in kept else self._draw(key)
+            others = {other: kept[other] for other in list(kept)[:1] if other != key}
+            self._drawn = {key: order, **others} if runs else {**others, key: order}
+        return self._drawn[key]
+
+    def _draw(self, epoch: int) -> NDArray[np.int64]:
         source = self._source
         settable, generator = callable(getattr(source, "set_epoch", None)), getattr(source, "generator", _ABSENT)
         seedable = generator is None or isinstance(generator, torch.Generator)

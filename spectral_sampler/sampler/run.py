@@ -98,7 +98,7 @@ class Run:
             return (
                 f"epoch {epoch}{of}: keep ratio {self.adaptive.peek(epoch * self.plan.batches):.3f}, follows the loss"
             )
-        ratio, kept = self.plan.epoch_mean(epoch)
+        ratio, kept = self.plan.of_epoch(epoch)
         return f"epoch {epoch}{of}: keep ratio {ratio:.3f}, {kept} samples in {self.plan.steps} batches"
 
     def _check_heard(self) -> None:

@@ -107,16 +107,19 @@ class Epoch:
         """Candidates and scores of some slots."""
         keys: list[Hashable | None] = [None] * len(slots)
         if self._proposed is None:
-            indices = [self._distinct(self._order.indices(self._epoch, slot)) for slot in slots]
-            keys = [self._order.slot_key(self._epoch, slot) for slot in slots]
+            indices = [self._offered(slot) for slot in slots]
+            if self._plan.recurs:
+                keys = [self._order.slot_key(self._epoch, slot) for slot in slots]
         else:
             indices = [self._proposed[slot.number] for slot in slots]
         slots = [self._fitted(slot, len(own)) for slot, own in zip(slots, indices, strict=True)]
         return [Candidates(*row) for row in zip(slots, indices, self._scorer.score(slots, indices, keys), strict=True)]
 
-    @staticmethod
-    def _distinct(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _offered(self, slot: Slot) -> NDArray[np.int64]:
         """A caller's sampler may offer one sample twice; the first place counts, and a batch holds it once."""
+        indices = self._order.indices(self._epoch, slot)
+        if not self._order.repeats:
+            return indices
         distinct, first = np.unique(indices, return_index=True)
         return indices if len(distinct) == len(indices) else indices[np.sort(first)]
 

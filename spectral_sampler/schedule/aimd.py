@@ -29,6 +29,8 @@ class AdaptiveSchedule:
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise argument_error("window", "a positive integer", repr(window), "1 reacts to every observation.")
         self.window = window
+        self.mean = (self.min + self.max) / 2.0
+        """What to expect of it, where a subclass knows no better."""
         self._sum, self._count = 0.0, 0
 
     def begin(self, steps: int | None) -> None:

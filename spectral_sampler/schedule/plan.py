@@ -39,11 +39,6 @@ class Ratios(NamedTuple):
     """The horizon, 1 where there is none."""
 
     @property
-    def constant(self) -> bool:
-        """Is it one ratio throughout?"""
-        return self.min == self.max
-
-    @property
     def min(self) -> float:
         """The smallest ratio."""
         return float(self.values.min())
@@ -70,6 +65,11 @@ class Ratios(NamedTuple):
         if epoch >= self.epochs or self.values.size == 1:
             return self.last
         return float(self.values[epoch, number // self.group])
+
+    def of_epoch(self, epoch: int) -> Array:
+        """(groups,) the ratios of an epoch."""
+        groups = -(-self.batches // self.group)
+        return np.full(groups, self.last) if epoch >= self.epochs or self.values.size == 1 else self.values[epoch]
 
     def flat(self) -> Array:
         """(epochs · batches,)."""
