@@ -7,6 +7,7 @@
 
 from spectral_sampler.errors import ArgumentError, BackendUnavailable, StoreError
 from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows, fiedler_vector
+from spectral_sampler.indexed import Indexed
 from spectral_sampler.loader import curate
 from spectral_sampler.ops import explain, use_backend
 from spectral_sampler.sampler import SpectralBatchSampler
@@ -53,6 +54,7 @@ __all__ = [
     "FiedlerResult",
     "GammaSchedule",
     "GradientNorm",
+    "Indexed",
     "InfoBatch",
     "LinearSchedule",
     "LossWeighted",

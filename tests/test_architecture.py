@@ -24,6 +24,7 @@ LAYERS = [
     ["store", "schedule"],
     ["selection"],
     ["sampler"],
+    ["indexed"],
     ["loader"],
     ["extraction"],
     ["experiment"],
