@@ -17,8 +17,8 @@ from spectral_sampler.experiment.corruption import corrupt
 from spectral_sampler.experiment.data import Source, load_task
 from spectral_sampler.experiment.learner import (
     CandidateBatches,
-    Indexed,
     Recipe,
+    Rows,
     Timed,
     evaluate,
     fit,
@@ -164,7 +164,7 @@ def test_learning_rate_depends_on_the_share_of_steps_done():
 
 def test_an_index_list_is_read_in_the_public_way(task):
     sampler = Timed(CandidateBatches(len(task.train), 64, 0))
-    inputs, labels, rows = next(iter(DataLoader(Indexed(task.train), batch_sampler=sampler, collate_fn=lambda x: x)))
+    inputs, labels, rows = next(iter(DataLoader(Rows(task.train), batch_sampler=sampler, collate_fn=lambda x: x)))
     assert inputs.shape == (64, 1, 8, 8)
     for place in (0, 40):
         assert torch.equal(inputs[place], task.train[int(rows[place])][0])

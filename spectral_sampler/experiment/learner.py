@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from spectral_sampler.draws import permutation
 from spectral_sampler.experiment.samples import Samples, TensorSamples
+from spectral_sampler.indexed import Indexed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,22 +34,13 @@ __all__ = [
 ]
 
 
-class Indexed(Dataset[Any]):
-    """``(input, label, row)``, so that the loop knows which samples it got; a whole batch is read in one call."""
+class Rows(Indexed):
+    """A batch is ``(inputs, labels, rows)``, read in one call."""
 
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        return (*self.samples[row], row)
-
-    def __getitems__(self, rows: list[int]) -> Any:
-        if isinstance(self.samples, TensorSamples):
-            return (*self.samples.gather(rows), torch.tensor(rows))
-        return default_collate([self[row] for row in rows])
+    def __getitems__(self, indices: list[int]) -> Any:
+        if isinstance(self.dataset, TensorSamples):
+            return (*self.dataset.gather(indices), torch.tensor(indices))
+        return default_collate(super().__getitems__(indices))
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -140,7 +132,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 def evaluate(network: nn.Module, samples: Samples, device: str = "cpu") -> tuple[float, NDArray[np.float64]]:
     """Accuracy, and the cross-entropy of every sample (M,)."""
-    loader = DataLoader(Indexed(samples.plain()), batch_size=500, collate_fn=_as_it_is, generator=_unused())
+    loader = DataLoader(Rows(samples.plain()), batch_size=500, collate_fn=_as_it_is, generator=_unused())
     was_training = network.training
     network.eval()
     correct, losses = 0, []
@@ -160,7 +152,7 @@ def flops_per_sample(network: nn.Module, samples: Samples) -> tuple[float, float
     batch size.
     """
     rows = list(range(min(8, len(samples))))
-    inputs, labels, _ = Indexed(samples.plain()).__getitems__(rows)
+    inputs, labels, _ = Rows(samples.plain()).__getitems__(rows)
     copied = copy.deepcopy(network).cpu().train()  # batch norm's statistics and gradients stay untouched
     with FlopCounterMode(display=False) as counter:
         loss = nn.functional.cross_entropy(copied(inputs), labels)
@@ -219,7 +211,7 @@ def fit(
     curve: list[dict[str, float]] = []
     timed, seconds = Timed(batches), {"selection": 0.0, "data": 0.0, "training": 0.0}
     observe, weigh = _listeners(batches)
-    loader = DataLoader(Indexed(samples), batch_sampler=timed, collate_fn=_as_it_is, generator=_unused())
+    loader = DataLoader(Rows(samples), batch_sampler=timed, collate_fn=_as_it_is, generator=_unused())
     statistics: dict[str, list[float]] = {}
     epoch = 0
     while loop.step < recipe.steps:
