@@ -1,11 +1,12 @@
 """curate(): the same loader, curated."""
 
+import inspect
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from sampler_cases import FirstFeature, make_store
+from sampler_cases import FirstFeature, HighestLearnerLoss, make_store
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -18,7 +19,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from spectral_sampler import SALN, ArgumentError, SigmoidSchedule, SpectralBatchSampler, curate
+from spectral_sampler import SALN, ArgumentError, ReferenceStore, SigmoidSchedule, SpectralBatchSampler, curate
 
 STORE = make_store(200)
 DATA = TensorDataset(torch.arange(200))
@@ -46,18 +47,44 @@ class Reads(TensorDataset):
 def test_the_curated_loader_reads_selected_samples_alone():
     data = Reads(torch.arange(200))
     loader = curate(DataLoader(data, batch_size=40, shuffle=True, drop_last=True), STORE, **OPTIONS)
-    expected = list(SpectralBatchSampler(STORE, candidate_batch_size=40, **OPTIONS))
+    expected = list(SpectralBatchSampler(STORE, candidate_batch_size=40, seed=torch.initial_seed(), **OPTIONS))
     assert [batch[0].tolist() for batch in loader] == expected
     assert data.read == [index for batch in expected for index in batch]
     assert len(data.read) == 100
 
 
-def test_the_default_is_the_published_method_over_the_given_epochs():
-    loader = curate(DataLoader(DATA, batch_size=20, shuffle=True), STORE, epochs=10)
-    assert loader.batch_sampler.selection.name == "gstds"
-    assert loader.batch_sampler.keep_ratios().mean() == pytest.approx(0.30)
-    with pytest.raises(ArgumentError, match=r"^epochs must be "):
-        curate(DataLoader(DATA, batch_size=20), STORE)
+def test_arguments_and_defaults_are_the_samplers():
+    sampler, ours = (inspect.signature(call).parameters for call in (SpectralBatchSampler, curate))
+    assert ours.keys() - sampler.keys() == {"loader", "with_indices"}
+    assert sampler.keys() - ours.keys() == {"dataset", "collate_fn"}  # the loader's
+    assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in list(ours)[2:])
+    read_off = {"candidate_batch_size", "sampler", "shuffle", "drop_last", "seed"}
+    assert {name for name in ours if ours[name].default is None} >= read_off
+    for name in ours.keys() & sampler.keys() - read_off:
+        assert ours[name].default == sampler[name].default, name
+
+
+def test_every_argument_reaches_the_sampler():
+    given = {"epochs": 4, "start_epoch": 2, "keep_ratio": SigmoidSchedule(0.2, 0.9, mean=0.4), "reshuffle": False}
+    given |= {
+        "num_replicas": 2,
+        "rank": 1,
+        "multiple_of": 3,
+        "min_keep": 4,
+        "lookahead": 3,
+        "backend": "eager",
+        "seed": 9,
+    }
+    sampler = curate(DataLoader(DATA, batch_size=20), STORE, selection=SALN(), **given).batch_sampler
+    direct = SpectralBatchSampler(STORE, 20, shuffle=False, drop_last=False, selection=SALN(), **given)
+    assert sampler.epoch == 2
+    assert sampler.settings == direct.settings
+    assert sampler.backend == "eager"
+    assert list(sampler) == list(direct)
+    sampler = curate(DataLoader(DATA, batch_size=20), STORE, emit="constant", batch_size=6, device="cpu", **OPTIONS)
+    assert {len(batch) for (batch,) in sampler} == {6}
+    with pytest.raises(TypeError, match="epoch"):
+        curate(DataLoader(DATA, batch_size=20), STORE, epoch=3)
 
 
 def test_everything_else_is_kept_and_the_old_loader_is_untouched():
@@ -119,7 +146,7 @@ def test_order_and_tail_are_read_off(shuffle, drop_last):
 def test_other_orders_are_passed_on(order):
     sampler = curate(DataLoader(DATA, batch_size=20, sampler=order()), STORE, **OPTIONS).batch_sampler
     assert len(sampler.sampler) == len(order())
-    direct = SpectralBatchSampler(STORE, 20, sampler=order(), drop_last=False, **OPTIONS)
+    direct = SpectralBatchSampler(STORE, 20, sampler=order(), drop_last=False, seed=torch.initial_seed(), **OPTIONS)
     assert list(sampler) == list(direct)
 
 
@@ -143,7 +170,96 @@ def test_options_win_over_what_is_read_off():
     sampler = curate(
         loader, STORE, candidate_batch_size=50, shuffle=True, drop_last=True, seed=4, **OPTIONS
     ).batch_sampler
-    assert list(sampler) == list(SpectralBatchSampler(STORE, 50, seed=4, **OPTIONS))
+    direct = list(SpectralBatchSampler(STORE, 50, seed=4, **OPTIONS))
+    assert list(sampler) == direct
+    listed = DataLoader(DATA, batch_size=50, sampler=list(range(150)))
+    assert list(curate(listed, STORE, shuffle=True, seed=4, **OPTIONS).batch_sampler) == direct
+    assert len(curate(DataLoader(DATA, batch_size=50), STORE, sampler=list(range(150)), **OPTIONS)) == 3
+
+
+def order_under(trained_with, *, generator=None, **options):
+    torch.manual_seed(trained_with)
+    loader = DataLoader(DATA, batch_size=20, shuffle=True, generator=generator)
+    return list(curate(loader, STORE, **OPTIONS, **options).batch_sampler)
+
+
+def test_the_seed_is_the_one_that_training_was_given():
+    with torch.random.fork_rng():
+        assert order_under(1) == order_under(1) != order_under(2)
+        assert order_under(1, seed=7) == order_under(2, seed=7)
+        assert order_under(1) == order_under(5, seed=1)
+        first, second = (torch.Generator().manual_seed(seed) for seed in (3, 2**64 - 1))
+        assert order_under(1, generator=first) == order_under(2, generator=first) == order_under(1, seed=3)
+        assert order_under(1, generator=second) == order_under(1, seed=2**64 - 1) != order_under(1, generator=first)
+        before = torch.random.get_rng_state()
+        list(curate(DataLoader(DATA, batch_size=20, shuffle=True), STORE, **OPTIONS).batch_sampler)
+        assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_several_ranks_agree_on_the_order_however_they_are_seeded():
+    with torch.random.fork_rng():
+        for rank in range(2):
+            share = {"num_replicas": 2, "rank": rank}
+            assert order_under(rank, **share) == order_under(5, seed=0, **share)
+            assert order_under(rank, generator=torch.Generator().manual_seed(rank), **share) == order_under(
+                5, seed=0, **share
+            )
+
+
+def test_processes_that_a_framework_shards_agree_too(tmp_path):
+    if not torch.distributed.is_available():
+        pytest.skip("torch was built without distributed")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with torch.random.fork_rng():
+            assert order_under(1) != order_under(2)  # one process
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(torch.distributed, "get_world_size", lambda: 2)
+                assert order_under(1) == order_under(2) == order_under(5, seed=0)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_batches_carry_their_indices_on_request():
+    loader = DataLoader(DATA, batch_size=20, shuffle=True)
+    batches = [
+        (rows.tolist(), indices.tolist()) for rows, indices in curate(loader, STORE, with_indices=True, **OPTIONS)
+    ]
+    assert batches == [(batch, batch) for batch in curate(loader, STORE, **OPTIONS).batch_sampler]
+    again = curate(
+        curate(loader, STORE, with_indices=True, **OPTIONS),
+        STORE,
+        with_indices=True,
+        candidate_batch_size=40,
+        **OPTIONS,
+    )
+    assert all(len(batch) == 2 for batch in again)
+    assert loader.dataset is DATA
+    with pytest.raises(ArgumentError, match=r"^with_indices must be True or False"):
+        curate(loader, STORE, with_indices=1)
+
+
+def test_observed_indices_reach_the_selection():
+    loader = curate(
+        DataLoader(DATA, batch_size=40, shuffle=True), STORE, selection=HighestLearnerLoss(), with_indices=True
+    )
+    for rows, indices in loader:
+        loader.batch_sampler.observe(indices, rows.float())
+    assert loader.batch_sampler.statistics()["spectral/observed_share"] == 5 * 12 / 200
+
+
+def test_a_learner_reads_candidates_as_the_loader_collates_them():
+    class Sum(torch.nn.Module):
+        def forward(self, numbers):
+            return torch.stack([numbers, -numbers], dim=1)
+
+    words = [str(number) for number in range(200)]
+    labelled = ReferenceStore.from_arrays(STORE.features, labels=np.zeros(200, dtype=np.int64))
+    loader = DataLoader(
+        words, batch_size=40, collate_fn=lambda samples: torch.tensor([float(word) for word in samples])
+    )
+    curated = curate(loader, labelled, selection=HighestLearnerLoss(), keep_ratio=0.25, learner=Sum())
+    assert sorted(int(number) for number in next(iter(curated))) == list(range(10))  # the loss falls with the number
 
 
 def test_features_alone_will_do():
@@ -215,7 +331,7 @@ def test_a_stateful_loader_stays_one(shuffle):
     new = curate(old, STORE, **OPTIONS)
     assert type(new) is module.StatefulDataLoader
     assert new.snapshot_every_n_steps == 5
-    reference = list(SpectralBatchSampler(STORE, 20, shuffle=shuffle, **OPTIONS))
+    reference = list(SpectralBatchSampler(STORE, 20, shuffle=shuffle, seed=torch.initial_seed(), **OPTIONS))
     iterator = iter(new)
     assert [next(iterator)[0].tolist() for _ in range(4)] == reference[:4]
     again = curate(old, STORE, **OPTIONS)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import DTypeLike, NDArray
 
+    from spectral_sampler.extraction.extract import extract
     from spectral_sampler.store.manifest import Manifest
 
 __all__ = ["ReferenceStore"]
@@ -106,17 +107,19 @@ class ReferenceStore:
             fingerprint=manifest.fingerprint,
         )
 
-    @classmethod
-    def from_model(
-        cls, model: torch.nn.Module, dataset: Any, path: str | os.PathLike[str], **options: Any
-    ) -> ReferenceStore:
-        """Runs a frozen ``model`` over ``dataset`` and stores what it says; see :func:`extraction.extract` for options.
+    if TYPE_CHECKING:
+        from_model = staticmethod(extract)
+    else:
 
-        A finished store made of the same model and data set is opened and returned; an interrupted one is resumed.
-        """
-        from spectral_sampler.extraction import extract
+        @classmethod
+        def from_model(cls, model, dataset, path, **options):  # noqa: ANN001, ANN003, ANN206 - typed above
+            """Runs a frozen ``model`` over ``dataset`` and stores what it says; the options are `extraction.extract`'s.
 
-        return extract(model, dataset, path, **options)
+            A finished store made of the same model and data set is opened and returned; an interrupted one is resumed.
+            """
+            from spectral_sampler.extraction import extract
+
+            return extract(model, dataset, path, **options)
 
     def save(self, path: str | os.PathLike[str]) -> ReferenceStore:
         """Writes the store to the directory ``path`` and returns it opened from there.
