@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from torch import distributed
@@ -26,7 +27,7 @@ def torchrun(script, ranks, folder):
 
 def work(found):
     """Runs ``found(rank, ranks)`` in a process that torchrun started, and reports what it returns."""
-    distributed.init_process_group("gloo")
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     (Path(sys.argv[1]) / f"{rank}.json").write_text(json.dumps(found(rank, ranks)), encoding="utf-8")
     distributed.destroy_process_group()

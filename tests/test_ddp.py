@@ -1,11 +1,14 @@
-"""Two processes, and the frameworks that start them."""
+"""Several processes, and the frameworks that start them."""
 
 import multiprocessing
 import os
 import traceback
 
+import ddp_worker
+import numpy as np
 import pytest
 import torch
+from ranks import torchrun
 from sampler_cases import FirstFeature, epochs_of, make_store
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -106,6 +109,39 @@ def test_two_processes_train_as_one_would_on_the_union(tmp_path, workers):
     train(network, DataLoader(Rows(), batch_sampler=pairs), [0])
     for parameter, distributed in zip(network.parameters(), weights, strict=True):
         assert torch.allclose(parameter, torch.tensor(distributed), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def found(request, tmp_path_factory):
+    if not torch.distributed.is_available():
+        pytest.skip("torch was built without distributed")
+    return torchrun("ddp_worker.py", request.param, tmp_path_factory.mktemp("ranks"))
+
+
+def union(found, name):
+    """The steps of all ranks side by side, as `ddp_worker.play` has them in one process."""
+    assert all(isinstance(rank[name], list) for rank in found), found[0][name]
+    return [[tuple(batch) for (batch,) in step] for step in zip(*(rank[name] for rank in found), strict=True)]
+
+
+@pytest.mark.parametrize("name", ddp_worker.RUNS)
+def test_ranks_deliver_what_one_process_would(found, name):
+    expected, steps = ddp_worker.play(name, len(found)), union(found, name)
+    assert len(steps) == EPOCHS * 16 // len(found)
+    first = next((number for number, pair in enumerate(zip(steps, expected, strict=True)) if pair[0] != pair[1]), None)
+    assert first is None, f"step {first}: {steps[first]} instead of {expected[first]}"
+
+
+def gain(steps):
+    """Mean learnability of the picks after the first epoch, in which nothing is known yet."""
+    return np.mean([learnable for step in steps for epoch, _, _, learnable in step if epoch])
+
+
+def test_what_is_learnable_is_found_whole_on_several_ranks(found):
+    uniform, whole = (gain(ddp_worker.play(name, len(found))) for name in ("uniform", "plausible-learnable"))
+    assert whole > uniform + 0.1
+    assert gain(union(found, "plausible-learnable")) == pytest.approx(whole, abs=1e-9)
+    assert gain(union(found, "alone")) < whole - 0.02  # a rank that knows its own losses alone
 
 
 def train_by_distributed_sampler(rank):
