@@ -8,6 +8,7 @@ import torch
 from ranks import torchrun
 
 from spectral_sampler import ArgumentError
+from spectral_sampler.sampler import gathering
 from spectral_sampler.sampler.gathering import pairs, wanted
 
 
@@ -72,6 +73,15 @@ def test_without_a_process_group():
         wanted(True, 2)
     with pytest.raises(ArgumentError, match=r"^gather must be True or False, got 'all'"):
         wanted("all", 2)
+
+
+@pytest.mark.parametrize(
+    ("backends", "place"),
+    [("cpu:gloo,cuda:gloo,xpu:gloo", "cpu"), ("cpu:gloo,cuda:nccl", "cpu"), ("cuda:nccl", "cuda"), ("xpu:xccl", "xpu")],
+)
+def test_the_collective_runs_where_the_group_serves_it(monkeypatch, backends, place):
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: backends)
+    assert gathering._place() == torch.device(place)  # without an index: the current one
 
 
 def test_pairs_are_flat_and_stay_where_they_are():

@@ -143,9 +143,7 @@ def test_a_selection_that_solves_no_cosine_graph_moves_nothing(machine, monkeypa
 @pytest.mark.parametrize(("device", "index"), [("cuda:0", 0), ("cuda", 1), (torch.device("cuda", 1), 1)])
 def test_a_named_device_is_taken_whatever_the_table_says(machine, caplog, device, index):
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.arange(40 * N)), batch_size=N)
-    curated = curate(
-        loader, ReferenceStore.from_arrays(FEATURES), keep_ratio=0.5, selection=SALN(), shuffle=True, device=device
-    )
+    curated = curate(loader, FEATURES, keep_ratio=0.5, selection=SALN(), shuffle=True, seed=0, device=device)
     assert list(curated.batch_sampler) == EXPECTED[0]
     assert {where for where, _ in machine.solved} == {torch.device("cuda", index)}
     assert not said(caplog), "nobody moved"
