@@ -84,7 +84,7 @@ def candidate_batches(settings: Settings, rows: int) -> int:
 def budgets(settings: Settings, rows: int) -> NDArray[np.int64]:
     """Samples kept from every candidate batch of the training, (epochs · batches,): ``max(2, ⌊r N⌋)``."""
     size = settings.candidate_batch_size
-    ratios = plan_ratios(settings.planned_ratio(), settings.epochs, candidate_batches(settings, rows)).ravel()
+    ratios = plan_ratios(settings.planned_ratio(), settings.epochs, candidate_batches(settings, rows)).flat()
     return np.clip(np.floor(ratios * size + 1e-9).astype(np.int64), _MIN_KEEP, size)
 
 

@@ -232,7 +232,7 @@ def compare(comparison: Comparison, say: Callable[[str], None] = lambda _: None)
 
 def _keep_ratios(settings: Settings, rows: int) -> list[float]:
     ratios = plan_ratios(settings.planned_ratio(), settings.epochs, cells.candidate_batches(settings, rows))
-    return [round(float(ratio), 6) for ratio in ratios.ravel()]
+    return [round(float(ratio), 6) for ratio in ratios.flat()]
 
 
 def _execute(comparison: Comparison, pending: list[Cell], paths: dict[Cell, Path]) -> dict[str, Any]:

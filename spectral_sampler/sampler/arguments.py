@@ -130,7 +130,7 @@ def chosen_selection(selection: object, store: ReferenceStore, *, learner: bool)
     """The selection, or for None the one that the evidence recommends for what the store holds; the store, and a
     learner if there is one, have what it needs."""
     if selection is None:
-        chosen = Uniform() if store.labels is None else PlausibleEven()
+        chosen: Selection = Uniform() if store.labels is None else PlausibleEven()
         held = "has labels" if store.labels is not None else "has no labels; PlausibleEven() needs them and gains more"
         _log.info("selection: %r, because the store %s", chosen, held)
     else:

@@ -49,7 +49,8 @@ class Deliveries:
 
     def clear(self) -> None:
         """Another pass begins: what an earlier one read ahead is never trained on."""
-        self.__init__()  # type: ignore[misc]
+        self._queue.clear()
+        self._unreported = self._missed = self._place = 0
 
     def next(self, count: int) -> NDArray[np.int64]:
         """The indices of the oldest batch that was not reported, of which ``count`` losses are at hand."""

@@ -12,10 +12,14 @@ from spectral_sampler.errors import argument_error
 from spectral_sampler.sampler.arguments import true_or_false
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["gathered", "pairs", "wanted"]
+    Pairs = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+__all__ = ["begun", "gathered", "pairs", "wanted"]
 
 _FAULTY = -1  # a rank's count where its arguments were refused
 
@@ -49,9 +53,7 @@ def pairs(indices: Any, losses: Any) -> tuple[Tensor, Tensor]:
     return rows, values
 
 
-def gathered(
-    indices: Any, losses: Any, *, capacity: int, device: torch.device | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def gathered(indices: Any, losses: Any, *, capacity: int, device: torch.device | None = None) -> Pairs:
     """The pairs of all ranks of the default process group, in rank order: the same on every rank.
 
     A rank sends its count, its indices and the bits of its losses as float64, so all arrive exactly, NaN too. That is
@@ -70,24 +72,43 @@ def gathered(
     Raises:
         ArgumentError: as `pairs` does; on the other ranks naming those that were refused.
     """
+    return begun(indices, losses, capacity=capacity, device=device)()
+
+
+def begun(indices: Any, losses: Any, *, capacity: int, device: torch.device | None = None) -> Callable[[], Pairs]:
+    """`gathered` in two: the collective runs, and what is returned waits for its end when it is called.
+
+    On a GPU a second collective would have to run then, on ranks that need not all call it: more than ``capacity``
+    pairs are refused there.
+    """
     place = _place() if device is None else device
     try:
         rows, values = pairs(indices, losses)
+        if place.type != "cpu" and len(rows) > capacity:
+            rule = f"at most {capacity} at a time where ranks gather on a GPU"
+            raise argument_error("losses", rule, len(rows), "Report them batch by batch.")
     except Exception:  # whatever it was, the others must hear of it
         _exchange(_FAULTY, capacity, place)
         raise
-    table = _exchange(len(rows), capacity, place, rows, values)
-    refused = np.flatnonzero(table[:, 0] == _FAULTY)
-    if refused.size:
-        rule = "one loss for each of the indices, which are integers, on every rank"
-        raise argument_error("losses", rule, f"others on ranks {refused.tolist()}", "Those ranks say what is wrong.")
-    counts = table[:, 0].copy()
-    size = int(counts.max())
-    if size > capacity:
-        table = _exchange(len(rows), size, place, rows, values)
-    size = table.shape[1] // 2
-    held = np.arange(size) < counts[:, None]
-    return table[:, 1 : 1 + size][held], table[:, 1 + size :].view(np.float64)[held]
+    received = _exchange(len(rows), capacity, place, rows, values)
+
+    def ended() -> Pairs:
+        table = received.cpu().numpy()
+        refused = np.flatnonzero(table[:, 0] == _FAULTY)
+        if refused.size:
+            rule = "one loss for each of the indices, which are integers, on every rank"
+            raise argument_error(
+                "losses", rule, f"others on ranks {refused.tolist()}", "Those ranks say what is wrong."
+            )
+        counts = table[:, 0].copy()
+        size = int(counts.max())
+        if size > capacity:
+            table = _exchange(len(rows), size, place, rows, values).cpu().numpy()
+        size = table.shape[1] // 2
+        held = np.arange(size) < counts[:, None]
+        return table[:, 1 : 1 + size][held], table[:, 1 + size :].view(np.float64)[held]
+
+    return ended
 
 
 def _place() -> torch.device:
@@ -96,7 +117,7 @@ def _place() -> torch.device:
     return torch.device("cpu" if "cpu" in kinds else kinds[0])
 
 
-def _exchange(count: int, size: int, place: torch.device, *columns: Tensor) -> NDArray[np.int64]:
+def _exchange(count: int, size: int, place: torch.device, *columns: Tensor) -> Tensor:
     """(ranks, 1 + 2·size): every rank's count, indices and losses, the last two where they fit."""
     sent = torch.zeros(1 + 2 * size, dtype=torch.int64, device=place)
     sent[0] = count
@@ -106,4 +127,4 @@ def _exchange(count: int, size: int, place: torch.device, *columns: Tensor) -> N
             part.copy_(column, non_blocking=place.type != "cpu")
     received = sent.new_empty(distributed.get_world_size() * len(sent))
     distributed.all_gather_into_tensor(received, sent)
-    return np.asarray(received.cpu().numpy()).reshape(-1, len(sent))
+    return received.reshape(-1, len(sent))

@@ -99,8 +99,8 @@ class ObservedLosses:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.__init__(self._samples, self.longest)  # type: ignore[misc] - nothing of before stays
         self.now, self.refused = int(state["now"]), int(state["refused"])
+        self._table, self._sum, self._seen, self.count = None, 0, 0, 0
         if state["losses"] is not None:
             losses, seen = state["losses"].numpy().copy(), (self.now - state["ages"].numpy()).astype(np.int32)
             known = np.flatnonzero(~np.isnan(losses))

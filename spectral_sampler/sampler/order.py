@@ -54,13 +54,13 @@ class CandidateOrder(Sampler[int]):
     def __init__(
         self, counter: _Counter, rows: int, seed: int, shuffle: bool, *, fixed: bool, source: Any = None
     ) -> None:
-        self._counter, self._source = counter, source
+        self._counter, self.source = counter, source
         self._rows, self._seed, self._shuffle, self._fixed = rows, seed, shuffle, fixed
         self._told = 0  # the epoch a sampler has before anybody sets it
         self._drawn: dict[int, NDArray[np.int64]] = {}  # the source's order of the running epoch, and of one looked at
 
     def __len__(self) -> int:
-        return self._rows if self._source is None else len(self._source)
+        return self._rows if self.source is None else len(self.source)
 
     def __iter__(self) -> Iterator[int]:
         yield from self.whole(self._counter.epoch).tolist()
@@ -76,29 +76,29 @@ class CandidateOrder(Sampler[int]):
     def tell(self, epoch: int) -> None:
         """Passes the epoch on to the caller's sampler."""
         self._told = epoch
-        if callable(getattr(self._source, "set_epoch", None)):
-            self._source.set_epoch(epoch)
+        if callable(getattr(self.source, "set_epoch", None)):
+            self.source.set_epoch(epoch)
 
     def epoch_set_by_caller(self) -> int | None:
         """The epoch that somebody else has set on the caller's sampler since `tell`, as loops with a
         DistributedSampler do."""
-        epoch = getattr(self._source, "epoch", None) if callable(getattr(self._source, "set_epoch", None)) else None
+        epoch = getattr(self.source, "epoch", None) if callable(getattr(self.source, "set_epoch", None)) else None
         return epoch if isinstance(epoch, int) and epoch >= 0 and epoch != self._told else None
 
     @property
     def constant(self) -> bool:
         """Is the order the same in every epoch?"""
-        return self._fixed or (self._source is None and not self._shuffle)
+        return self._fixed or (self.source is None and not self._shuffle)
 
     @property
     def rotates(self) -> bool:
         """Is it the same in every epoch, and ours, so that a `Plan` varies what an epoch leaves out?"""
-        return self.constant and self._source is None
+        return self.constant and self.source is None
 
     @functools.cached_property
     def repeats(self) -> bool:
         """May a candidate batch hold a sample twice? Only orders that are known not to are trusted."""
-        source = self._source
+        source = self.source
         if source is None or isinstance(source, (SequentialSampler, DistributedSampler)):
             return len(self) > self._rows
         if hasattr(source, "replacement"):  # a RandomSampler draws its data source again and again until it is done
@@ -114,7 +114,7 @@ class CandidateOrder(Sampler[int]):
     def prepare(self, epoch: int) -> None:
         """To be called in the consumer's thread, in which alone a caller's sampler may be iterated: after it, any
         thread may ask for the epoch, however many others are looked at."""
-        if self._source is not None:
+        if self.source is not None:
             self._of(epoch, runs=True)
 
     def indices(self, epoch: int, slot: Slot) -> NDArray[np.int64]:
@@ -125,13 +125,13 @@ class CandidateOrder(Sampler[int]):
         if slot.order_pass and not self.rotates:  # a further pass over the data within the epoch
             key = self._key(epoch) + slot.order_pass * _PASS_STRIDE
             positions = draws.permuted(self._seed, key, len(self), positions)
-        if self._source is not None:
+        if self.source is not None:
             return self._of(epoch)[positions]
         return draws.permuted(self._seed, self._key(epoch), self._rows, positions) if self._shuffle else positions
 
     def whole(self, epoch: int) -> NDArray[np.int64]:
         """(len(self),) all candidates of an epoch's first pass, in the order offered."""
-        if self._source is not None:
+        if self.source is not None:
             return self._of(epoch)
         if self._shuffle:
             return draws.permutation(self._seed, self._key(epoch), self._rows)
@@ -150,7 +150,7 @@ class CandidateOrder(Sampler[int]):
         return self._drawn[key]
 
     def _draw(self, epoch: int) -> NDArray[np.int64]:
-        source = self._source
+        source = self.source
         settable, generator = callable(getattr(source, "set_epoch", None)), getattr(source, "generator", _ABSENT)
         seedable = generator is None or isinstance(generator, torch.Generator)
         if settable or seedable:

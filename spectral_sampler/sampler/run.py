@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from spectral_sampler.sampler.statistics import Statistics
 from spectral_sampler.selection.proposal import EpochRequest, Proposal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from spectral_sampler.sampler.arguments import Settings
     from spectral_sampler.sampler.counter import EpochCounter, Pass
@@ -60,7 +61,7 @@ class Run:
         self.deliveries, self.statistics = Deliveries(), Statistics()
         self._proposals: dict[int, Proposal | None] = {}
         self._memo: tuple[int, Any] | None = None  # of the epoch that a loaded state is in
-        self._pending: list[tuple[Any, Any]] = []
+        self._pending: list[tuple[torch.Tensor, Callable[[], gathering.Pairs]]] = []
         self._delivered = 0
         self._heard = self._due = 0  # samples reported since the latest pass began, and delivered in the one before
         self._warned = False
@@ -177,35 +178,33 @@ class Run:
     def hear(self, indices: Any, losses: Any, gather: bool | None) -> None:
         """Losses (n,) of the samples ``indices`` (n,). What is on a GPU stays there until something depends on it, so
         that no step waits for its stream."""
-        rows = torch.as_tensor(indices).detach().reshape(-1)
-        values = torch.as_tensor(losses).detach().reshape(-1)
-        if rows.numel() and (rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool):
-            raise argument_error("indices", "integers", f"dtype {rows.dtype}", "Pass the dataset indices of the batch.")
-        if rows.shape != values.shape:
-            rule = f"one value for each of the {len(rows)} indices"
-            raise argument_error("losses", rule, f"{len(values)} values", 'Compute the loss with reduction="none".')
-        own = rows
         if gathering.wanted(gather, self.settings.num_replicas):
-            rows, values = gathering.gathered(rows, values, capacity=self.plan.candidates)
-        self._heard += len(rows)
-        self._pending.append((own, rows, values.clone() if values.is_cuda else values))
+            take = gathering.begun(indices, losses, capacity=self.plan.candidates)
+            rows, values = gathering.pairs(indices, losses)
+        else:
+            rows, values = gathering.pairs(indices, losses)
+            values = values.clone() if values.is_cuda else values  # the loop may go on with its own in place
+            take = functools.partial(_fetched, rows, values)
+        self._pending.append((rows, take))
         if not values.is_cuda or len(self._pending) > _PENDING:
             self._catch_up()
 
     def hear_next(self, losses: Any, gather: bool | None) -> None:
         """Losses (n,) of the oldest batch delivered whose losses are not known."""
         self._catch_up()
-        self.hear(self.deliveries.next(int(torch.as_tensor(losses).numel())), losses, gather)
+        count = losses.numel() if isinstance(losses, torch.Tensor) else np.size(losses)
+        self.hear(self.deliveries.next(count), losses, gather)
 
     def _catch_up(self) -> None:
         """Takes in what was reported; a GPU is waited for here, and not where it was reported."""
         pending, self._pending = self._pending, []
-        for own, rows, values in pending:
-            floats = values.double().cpu().numpy()
-            self.observed.observe(rows.cpu().numpy().astype(np.int64), floats)
+        for own, take in pending:
+            rows, values = take()
+            self.observed.observe(rows, values)
             self.deliveries.reported(own.cpu().numpy())
-            if self.adaptive is not None and len(floats):
-                self.adaptive.observe(float(floats.mean()))
+            self._heard += len(rows)
+            if self.adaptive is not None and len(values):
+                self.adaptive.observe(float(values.mean()))
 
     def weights_for(self, indices: Any) -> torch.Tensor:
         """(n,) the factors with which the samples ``indices`` (n,) went out."""
@@ -304,3 +303,7 @@ class Run:
             found = f"epoch {epoch}, batch {step}"
             raise argument_error("state", f"a position from 0 to {self.plan.steps}", found, remedy)
         return epoch, step
+
+
+def _fetched(rows: torch.Tensor, values: torch.Tensor) -> gathering.Pairs:
+    return rows.cpu().numpy().astype(np.int64), values.double().cpu().numpy()

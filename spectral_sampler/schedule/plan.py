@@ -69,7 +69,10 @@ class Ratios(NamedTuple):
     def of_epoch(self, epoch: int) -> Array:
         """(groups,) the ratios of an epoch."""
         groups = -(-self.batches // self.group)
-        return np.full(groups, self.last) if epoch >= self.epochs or self.values.size == 1 else self.values[epoch]
+        if epoch >= self.epochs or self.values.size == 1:
+            return np.full(groups, self.last)
+        found: Array = self.values[epoch]
+        return found
 
     def flat(self) -> Array:
         """(epochs · batches,)."""

@@ -20,8 +20,8 @@ class _Past(NamedTuple):
     """Last, sum, count."""
     best: float = 0.0
     last: float | None = None
-    sum: float = 0.0
-    count: int = 0
+    total: float = 0.0
+    heard: int = 0
 
 
 class PlateauSchedule(AdaptiveSchedule):
@@ -80,7 +80,7 @@ class PlateauSchedule(AdaptiveSchedule):
     def observe(self, loss: float) -> None:
         """One observation; those that are not finite are left out."""
         if abs(loss) < float("inf"):
-            self._past = self._past._replace(sum=self._past.sum + loss, count=self._past.count + 1)
+            self._past = self._past._replace(total=self._past.total + loss, heard=self._past.heard + 1)
 
     def ratio(self, step: int) -> float:
         """The ratio of candidate batch ``step``; a period's is decided when its first batch is asked for."""
@@ -116,15 +116,15 @@ class PlateauSchedule(AdaptiveSchedule):
     @staticmethod
     def _listen(past: _Past) -> _Past:
         """Turns the period's observations into its slowness."""
-        if not past.count:
+        if not past.heard:
             return past
-        loss, slowness, best = past.sum / past.count, past.slowness, past.best
+        loss, slowness, best = past.total / past.heard, past.slowness, past.best
         if past.last is not None:
             progress = max(0.0, past.last - loss)
             best = max(best, progress)
             slow = 1.0 - progress / best if best > 0 else 1.0
             slowness = (slow, slowness[1] + slow, slowness[2] + 1.0)
-        return past._replace(slowness=slowness, best=best, last=loss, sum=0.0, count=0)
+        return past._replace(slowness=slowness, best=best, last=loss, total=0.0, heard=0)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and None."""
