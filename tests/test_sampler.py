@@ -36,27 +36,27 @@ def test_contract_of_a_batch_sampler():
 @pytest.mark.parametrize(
     ("ratio", "size", "multiple", "least", "kept"),
     [
-        (0.29, 100, 1, 2, 29),  # 0.29 · 100 is below 29 in floating point
-        (0.3, 128, 1, 2, 38),
-        (0.3, 128, 16, 2, 32),
-        (0.01, 128, 1, 2, 2),
-        (0.01, 128, 8, 2, 8),
-        (0.01, 128, 1, 5, 5),
-        (1.0, 30, 8, 2, 24),
-        (1.0, 32, 1, 2, 32),
+        (0.29, 100, 1, 2, {29}),  # 0.29 · 100 is below 29 in floating point
+        (0.3, 128, 1, 2, {38, 39}),
+        (0.3, 128, 16, 2, {32, 48}),
+        (0.01, 128, 1, 2, {2}),
+        (0.01, 128, 8, 2, {8}),
+        (0.01, 128, 1, 5, {5}),
+        (1.0, 30, 8, 2, {24}),
+        (1.0, 32, 1, 2, {32}),
     ],
 )
 def test_budget(ratio, size, multiple, least, kept):
     sampler = make(candidate_batch_size=size, keep_ratio=ratio, multiple_of=multiple, min_keep=least)
-    assert {len(batch) for batch in sampler} == {kept} == sampler.batch_sizes()
+    assert {len(batch) for batches in epochs_of(sampler, 8) for batch in batches} == kept == sampler.batch_sizes()
 
 
-def test_tail_is_budgeted_by_its_own_size_and_kept_whole_when_tiny():
+def test_tail_is_budgeted_by_its_own_size_and_filled_up_when_tiny():
     store = make_store(100)
     sizes = [len(batch) for batch in make(store, candidate_batch_size=30, keep_ratio=0.5, drop_last=False)]
     assert sizes == [15, 15, 15, 5]
-    assert [len(batch) for batch in make(make_store(91), candidate_batch_size=30, drop_last=False)][-1] == 1
-    assert [len(b) for b in make(make_store(93), candidate_batch_size=30, drop_last=False, min_keep=4)][-1] == 3
+    assert [len(batch) for batch in make(make_store(91), candidate_batch_size=30, drop_last=False)][-1] == 2
+    assert [len(b) for b in make(make_store(93), candidate_batch_size=30, drop_last=False, min_keep=4)][-1] == 4
 
 
 @pytest.mark.parametrize("samples", [64, 95, 96, 97, 127, 200])
@@ -79,7 +79,9 @@ def test_length_is_exact_and_ranks_are_disjoint_and_cover(samples, replicas, dro
         assert len(seen) == len(set(seen)) == expected * step
     else:
         assert set(seen) == set(range(samples))
-        assert len(seen) == (samples if replicas == 1 else expected * step)
+        assert len(seen) == (
+            samples + (samples == 97) if replicas == 1 else expected * step
+        )  # a tail of one takes another
 
 
 def test_wrapped_batches_repeat_the_first_ones():
@@ -106,8 +108,9 @@ def test_ratios_meet_minimum_maximum_and_mean_and_stay_after_the_horizon():
     assert (ratios.min(), ratios.max()) == (0.18, 0.88)
     assert ratios.mean() == pytest.approx(0.30, abs=1e-12)
     sizes = [len(batch) for batches in epochs_of(sampler, 8) for batch in batches]
-    assert sizes == [max(2, math.floor(ratio * 16 + 1e-9)) for ratio in ratios]
-    assert {len(batch) for batch in sampler} == {math.floor(0.88 * 16)}
+    assert all(math.floor(r * 16 + 1e-9) <= n <= math.ceil(r * 16 - 1e-9) for n, r in zip(sizes, ratios, strict=True))
+    assert np.mean(sizes) == pytest.approx(0.30 * 16, rel=0.005)
+    assert {len(batch) for batch in sampler} == {14, 15} == {math.floor(0.88 * 16), math.ceil(0.88 * 16)}
 
 
 def test_constant_size_takes_as_many_candidates_as_the_ratio_asks_for():
@@ -190,7 +193,7 @@ def test_nothing_is_scored_where_everything_is_kept():
 def test_features_alone_are_enough_for_a_selection_that_needs_no_more():
     for features in (torch.from_numpy(STORE.features), np.asarray(STORE.features)):
         sampler = SpectralBatchSampler(features, candidate_batch_size=32, keep_ratio=0.3, selection=SALN())
-        assert len(next(iter(sampler))) == 9
+        assert len(next(iter(sampler))) in {9, 10}
 
 
 def test_the_published_method_takes_two_arguments():
@@ -200,7 +203,7 @@ def test_the_published_method_takes_two_arguments():
     assert isinstance(sampler.selection, GSTDS)
     assert sampler.keep_ratios().mean() == pytest.approx(0.30)
     _, choice, _ = sampler.selection_at(9, 14)
-    assert np.bincount(choice.kinds, minlength=3).tolist() == [14, 14, 0]  # ⌊.88 · 32⌋ = 28
+    assert np.bincount(choice.kinds, minlength=3).tolist() == [14, 14, 0]  # .88 · 32 = 28.16
 
 
 def test_statistics_are_flat_floats_of_the_latest_pass():
@@ -243,7 +246,7 @@ def test_zero_weight_draws_are_counted_and_warned_of_once(caplog):
         epochs_of(sampler, 2)
     assert sampler.statistics()["spectral/zero_weight_draws"] == 3 * len(sampler)
     [record] = caplog.records
-    assert record.getMessage().startswith("epoch 0, candidate batch 0: 3 of 9 selected samples have weight zero, ")
+    assert record.getMessage().startswith("epoch 0, candidate batch 0: 3 of 10 selected samples have weight zero, ")
 
 
 def test_heavy_tailed_losses_that_run_out_of_weight_are_reported(caplog):
@@ -257,7 +260,7 @@ def test_heavy_tailed_losses_that_run_out_of_weight_are_reported(caplog):
     by_loss = SpectralBatchSampler(zero, candidate_batch_size=32, keep_ratio=0.9, selection=GSTDS(weights="loss"))
     with caplog.at_level(logging.WARNING, logger="spectral_sampler"):
         list(by_loss)
-    assert by_loss.statistics()["spectral/zero_weight_draws"] == 2 * 14
+    assert by_loss.statistics()["spectral/zero_weight_draws"] == 2 * 15
     assert len(caplog.records) == 1
 
 
@@ -289,7 +292,7 @@ class Greedy(Uniform):
 
 
 def test_a_selection_that_breaks_its_contract_is_caught():
-    with pytest.raises(RuntimeError, match="was to select 9 distinct candidates"):
+    with pytest.raises(RuntimeError, match="was to select 10 distinct candidates"):
         list(make(selection=Greedy()))
 
 

@@ -143,7 +143,7 @@ class OnlineSelection:
         if isinstance(keep_ratio, AdaptiveSchedule):
             self._adaptive, keep_ratio = keep_ratio, keep_ratio.max  # the number stands in
             self._adaptive.begin(calls)
-        self._ratios = plan_ratios(keep_ratio, 1, calls or 1)[0]
+        self._ratios = plan_ratios(keep_ratio, 1, calls or 1).flat()
         self.policy, self.store, self.seed = policy, store, int(seed)
         self.min_keep = whole("min_keep", min_keep, 1, "1 keeps at least one sample.")
         self.calls = self.candidates = self.kept = 0
