@@ -37,6 +37,7 @@ __all__ = [
     "data_digests",
     "map_array",
     "npy_header",
+    "open_regular",
     "read_manifest",
     "verify_data",
 ]
@@ -133,7 +134,7 @@ def verify_data(path: Path, entry: ArrayEntry, array: NDArray[Any]) -> None:
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the store at ``path``; StoreError unless it is complete and unchanged."""
     try:
-        with _open_regular(path / MANIFEST) as file:
+        with open_regular(path / MANIFEST) as file:
             size = os.fstat(file.fileno()).st_size
             text = file.read(min(size, _MANIFEST_LIMIT))
     except OSError as error:
@@ -194,7 +195,7 @@ def _check(manifest: Manifest, body: dict[str, Any]) -> None:
         raise ValueError("the fingerprint does not belong to the checksums")
 
 
-def _open_regular(path: Path) -> Any:
+def open_regular(path: Path) -> Any:
     """Opens a regular file for reading, never through a symbolic link and never waiting on a pipe."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     descriptor = os.open(path, flags)
@@ -208,7 +209,7 @@ def map_array(path: Path, entry: ArrayEntry) -> NDArray[Any]:
     """The data of one file, mapped copy-on-write: nobody's write reaches the disk, and torch sees writable memory."""
     name = path / entry.file
     try:
-        with _open_regular(name) as file:
+        with open_regular(name) as file:
             size = os.fstat(file.fileno()).st_size
             if size != entry.size:
                 raise StoreError(
