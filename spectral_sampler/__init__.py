@@ -38,6 +38,7 @@ from spectral_sampler.selection import (
     SpectralStrata,
     Uniform,
 )
+from spectral_sampler.selection.label_noise import LabelNoise, label_noise, suspects
 from spectral_sampler.store import ReferenceStore
 
 __version__ = "0.1.0"
@@ -56,6 +57,7 @@ __all__ = [
     "GradientNorm",
     "Indexed",
     "InfoBatch",
+    "LabelNoise",
     "LinearSchedule",
     "LossWeighted",
     "MellowAIMD",
@@ -78,5 +80,7 @@ __all__ = [
     "explain",
     "fiedler_rows",
     "fiedler_vector",
+    "label_noise",
+    "suspects",
     "use_backend",
 ]

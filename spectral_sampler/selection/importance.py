@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["draw_by_logits", "importance_weights", "inclusion_probabilities", "systematic"]
+__all__ = ["draw_by_chances", "draw_by_logits", "importance_weights", "inclusion_probabilities", "systematic"]
 
-_CERTAIN = 1.0 - 1e-9
+_CERTAIN, _NEVER = 1.0 - 1e-9, 1e-300
 
 
 def draw_by_logits(
@@ -28,6 +28,25 @@ def draw_by_logits(
     if eligible is not None:
         keys = np.where(eligible, keys, -np.inf)
     return np.argsort(-keys, kind="stable")[:count]
+
+
+def draw_by_chances(logits: Array, count: int, uniforms: Array) -> NDArray[np.int64]:
+    """``count`` of N, each with the chance ``π_i = min(1, c·exp(logit_i))``, ``Σπ = count``, to within a few per cent.
+
+    Drawn one after the other, as by `draw_by_logits`, heavy ones run out and come less often than in proportion. Here
+    the largest ``logit(π_i) + logit(u_i)`` are taken, Rosén's (1997) Pareto sampling: i is in about when u_i > 1 − π_i,
+    whatever the others draw. Equal logits draw the same either way, and in the same order. Logits of any size are safe.
+    """
+    order = np.argsort(-logits, kind="stable")
+    ranked = logits[order]
+    rest = np.logaddexp.accumulate(ranked[::-1])[::-1]
+    chances = np.log(count - np.arange(count)) + (ranked - rest)[:count]  # if all of larger weight are certain
+    certain = int(np.append(np.flatnonzero(chances < np.log(_CERTAIN)), count)[0])
+    open_ones = order[certain:]
+    chances = np.log(max(count - certain, _NEVER)) + ranked[certain:] - rest[certain : certain + 1]
+    keys = chances - np.log1p(-np.exp(chances)) + np.log(uniforms[open_ones]) - np.log1p(-uniforms[open_ones])
+    chosen = np.append(order[:certain], open_ones[np.argsort(-keys, kind="stable")[: count - certain]])
+    return np.asarray(chosen[draw_by_logits(logits[chosen], count, uniforms[chosen])])
 
 
 def inclusion_probabilities(weights: Array, count: int) -> Array:

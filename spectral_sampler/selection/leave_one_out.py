@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from spectral_sampler import draws
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -21,6 +23,7 @@ _BLOCK = 4096  # rows at a time: the (M, C) scores never exist as a whole
 _NUMBERS = 1 << 20  # scores at a time
 _JUDGES = 4096  # rows whose errors choose λ
 _ALTERNATIVES = 1 << 22  # numbers
+_PATIENCE = 5.0  # seconds of a pass over the rows before a bar is drawn
 _PENALTIES = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0])
 """Candidates for λ, as multiples of the largest eigenvalue of the features' second moment."""
 
@@ -70,7 +73,13 @@ class _Probe(NamedTuple):
 
 def _blocks(places: NDArray[np.int64], classes: int) -> Iterator[NDArray[np.int64]]:
     step = max(1, min(_BLOCK, _NUMBERS // classes))
-    return (places[start : start + step] for start in range(0, len(places), step))
+    starts: Iterable[int] = range(0, len(places), step)
+    if sys.stderr.isatty():
+        with contextlib.suppress(ImportError):
+            from tqdm.auto import tqdm
+
+            starts = tqdm(starts, desc="label noise", unit="block", leave=False, delay=_PATIENCE)
+    return (places[start : start + step] for start in starts)
 
 
 def _unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from spectral_sampler import draws
-from spectral_sampler.errors import argument_error
 from spectral_sampler.fiedler import Status
-from spectral_sampler.selection.importance import draw_by_logits
-from spectral_sampler.selection.label_noise import LabelNoise, estimate
+from spectral_sampler.selection.importance import draw_by_chances
+from spectral_sampler.selection.label_noise import label_noise, labelled, labels_of, suspects
 from spectral_sampler.selection.needs import required, within
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores, Selection
 
@@ -24,58 +24,77 @@ if TYPE_CHECKING:
 
 __all__ = ["PlausibleEven"]
 
+_log = logging.getLogger("spectral_sampler")
 _STREAM = 0x504C4155
 _SUSPECT = -1e6  # below every logarithm of a weight; a doubt is a difference of two scores near [0, 1]
+_UNLABELLED = -1e5  # between the two
+_LOUD = 0.02  # share of the rows from which withholding them is a warning; of right, separable labels it is less
 
 
-class _Facts(NamedTuple):
-    """What is computed once for a store."""
+class _Judged(NamedTuple):
+    """What is computed once for a store and a share of suspects."""
 
+    suspects: NDArray[np.bool_]
+    share: float
+    names: NDArray[np.int64]
+    """(C,) labels, ascending."""
     rarity: Array
-    """(M,) rows of the largest class over those of the row's own."""
-    noise: LabelNoise
-    suspects: dict[float | None, NDArray[np.bool_]]
-    """(M,) by the share that was asked for, None for the estimate."""
+    """(C,) logarithm of the rows of the largest class over those of each, without suspects; NaN for no label."""
 
 
-_FACTS: WeakKeyDictionary[ReferenceStore, _Facts] = WeakKeyDictionary()
+_JUDGED: WeakKeyDictionary[ReferenceStore, dict[float | None, _Judged]] = WeakKeyDictionary()
 
 
-def _facts(store: ReferenceStore, share: float | None) -> _Facts:
-    if store not in _FACTS:
-        if store.labels is None:
-            raise argument_error("store", "a reference store with labels", "one without", "Make it with labels=.")
-        _, classes, counts = np.unique(store.labels, return_inverse=True, return_counts=True)
-        _FACTS[store] = _Facts((counts.max() / counts)[classes], estimate(store.features, store.labels), {})
-    facts = _FACTS[store]
-    if share not in facts.suspects:
-        facts.suspects[share] = facts.noise.suspects(share)
-    return facts
+def _judged(store: ReferenceStore, share: float | None) -> _Judged:
+    known = _JUDGED.setdefault(store, {})
+    if share not in known:
+        labels, accused = labels_of(store), suspects(store, share)
+        names, classes = np.unique(labels, return_inverse=True)
+        meant = labelled(labels)
+        counts = np.bincount(classes[meant & ~accused], minlength=len(names))
+        rarity = np.log(counts.max() / np.maximum(counts, 1.0))
+        rarity[classes[~meant]] = np.nan
+        judged = _Judged(accused, float(accused.mean()), names, rarity)
+        if known.setdefault(share, judged) is judged and share != 0.0:
+            _log.log(
+                logging.WARNING if share is None and judged.share > _LOUD else logging.INFO,
+                "label noise: %.1f %% of the labels are suspected (%s of %s rows; a probe predicts %.0f %%) and will "
+                "not be drawn unless a budget asks for them; overlapping classes look the same: see suspects(store), "
+                "or pass label_noise=0",
+                *(100.0 * judged.share, f"{accused.sum():,}", f"{len(labels):,}", 100.0 * label_noise(store).accuracy),
+            )
+    return known[share]
 
 
 class PlausibleEven(Selection):
-    """``n`` of the candidates without replacement, with probability proportional to
+    """``n`` of the candidates without replacement, each with the chance ``min(1, c·w_i)``, c such that they sum to n:
 
         w_i = (n_max / n_{y_i})^b,
 
-    n_y the rows of class y, *without suspects*.
+    n_y the rows of class y, *without suspects*. With b = 1 every class that a candidate batch has enough of is shown
+    equally often; what it has too few of is taken whole.
 
     - *Suspects* are the samples whose labels the features of all others contradict most, as many as labels are
-      estimated to be wrong (`spectral_sampler.selection.label_noise`): none to speak of where they are right. They are
-      taken only where a budget exceeds the other candidates, the least doubtful first, and with weight zero: a loop
-      that multiplies its losses by ``sampler.weights_for(indices)`` learns nothing from them.
+      estimated to be wrong (`spectral_sampler.selection.label_noise`); a line in the log says how many,
+      `spectral_sampler.suspects` which. They are taken only where a budget exceeds the other candidates, the least
+      doubtful first, and with weight zero: a loop that multiplies its losses by ``sampler.weights_for(indices)`` learns
+      nothing from them. Classes of fewer than five are not judged. **Classes that overlap look like wrong labels**;
+      where yours do, pass ``label_noise=0``.
+    - *Rows without a label*, marked −1, are neither a class nor suspects. They come after all labelled candidates and
+      before suspects, with weight one; a loss with ``ignore_index=-1`` learns nothing from them.
     - The draw of a sample moves from epoch to epoch by the golden ratio instead of being made anew
       (`spectral_sampler.draws.recurring`). Each epoch's draw has the same distribution, but over several epochs a
       sample is drawn about as often as it should be: one drawn now is less likely to be drawn next. A ``sampler=``
       that offers a sample twice in one epoch gives it the same draw twice.
 
-    The combination is our own. The draw is Efraimidis and Spirakis' (2006), the sequence Weyl's. docs/results.md has
-    what it is worth, and where it is not. The first batch of a store waits for the estimate, seconds for 10,000 rows.
+    The combination is our own. The draw is Rosén's (1997) Pareto sampling, the sequence Weyl's. docs/results.md has
+    what it is worth, and where it is not. The first batch waits for the estimate: `spectral_sampler.label_noise`.
 
     Args:
         balance: b; 0 leaves the classes as they are, 1 shows every class equally often, for a test in which classes
             count alike.
-        label_noise: share of the samples that are suspects, in [0, 1); None estimates it, 0 trusts every label.
+        label_noise: share of the samples that are suspects, in [0, 1); None estimates it, 0 trusts every label and
+            computes nothing.
     """
 
     name = "plausible-even"
@@ -90,30 +109,41 @@ class PlausibleEven(Selection):
             self.label_noise = within("label_noise", label_noise, "[0, 1)", "None estimates it, 0 trusts every label.")
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores:  # noqa: ARG002
-        """(B, N) logarithms of the weights; of suspects −10⁶ minus the doubt. They are exact: the error is 0."""
-        facts = _facts(store, self.label_noise)
-        suspects, doubts = facts.suspects[self.label_noise][indices], facts.noise.doubts[indices]
-        values = np.where(suspects, _SUSPECT - doubts, self.balance * np.log(facts.rarity[indices]))
+        """(B, N) logarithms of the weights; −10⁵ without a label, of suspects −10⁶ minus the doubt. They are exact: the
+        error is 0."""
+        judged, labels = _judged(store, self.label_noise), labels_of(store)[indices]
+        rarity = self.balance * judged.rarity[np.searchsorted(judged.names, labels)]
+        values, accused = np.where(np.isnan(rarity), _UNLABELLED, rarity), judged.suspects[indices]
+        if accused.any():
+            values = np.where(accused, _SUSPECT - label_noise(store).doubts[indices], values)
         exact = np.full(len(indices), int(Status.CONVERGED), dtype=np.int64)
         return Scores(values, np.zeros(len(indices)), exact, np.zeros_like(exact))
+
+    def facts(self, store: ReferenceStore) -> dict[str, float]:
+        """``suspect_share``: share of the rows that are suspects, once a first batch has asked for them."""
+        judged = _JUDGED.get(store, {}).get(self.label_noise)
+        return {} if judged is None else {"suspect_share": judged.share}
 
     def _preference(self, batch: CandidateBatch, plausible: NDArray[np.bool_]) -> Array:  # noqa: ARG002
         """(N,) logarithm of a further factor of the weights."""
         return np.zeros(len(batch.indices))
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
-        """Plausible candidates in the order drawn, then suspects if the budget asks for them."""
+        """Plausible candidates in the order drawn, then those without a label, then suspects."""
         scores = required(batch, "scores")
-        plausible = scores > _SUSPECT / 2
+        plausible = scores > _UNLABELLED / 2
         count = min(budget, int(plausible.sum()))
+        places, others = np.flatnonzero(plausible), np.flatnonzero(~plausible)
         uniforms = draws.recurring(batch.seed, batch.turn, batch.indices, _STREAM)
-        drawn = draw_by_logits(scores + self._preference(batch, plausible), count, uniforms, plausible)
-        suspects = np.flatnonzero(~plausible)
-        suspects = suspects[np.lexsort((batch.ties()[suspects], -scores[suspects]))][: budget - count]
-        positions = np.concatenate([drawn, suspects])
-        kinds = np.full(budget, KINDS.index("weighted"), dtype=np.int8)
-        factors = np.repeat([1.0, 0.0], [count, len(suspects)]) if len(suspects) else None
-        return Choice(positions, kinds, weights=factors)
+        logits = scores + self._preference(batch, plausible)
+        drawn = places[draw_by_chances(logits[places], count, uniforms[places])]
+        others = others[np.lexsort((batch.ties()[others], -scores[others]))][: budget - count]
+        positions = np.concatenate([drawn, others])
+        kinds, factors = np.full(budget, KINDS.index("weighted"), dtype=np.int8), scores[positions] > _SUSPECT / 2
+        forced = int(budget - factors.sum())
+        return Choice(
+            positions, kinds, zero_weight_draws=forced, weights=factors.astype(np.float64) if forced else None
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(balance={self.balance}, label_noise={self.label_noise})"

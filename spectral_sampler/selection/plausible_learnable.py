@@ -18,7 +18,7 @@ __all__ = ["PlausibleLearnable"]
 
 
 class PlausibleLearnable(PlausibleEven):
-    """As `PlausibleEven`, but with probability proportional to
+    """As `PlausibleEven`, but with
 
         w_i = exp((l_i − r_i) / T) · (n_max / n_{y_i})^b,
 
