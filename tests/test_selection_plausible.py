@@ -9,7 +9,8 @@ from scipy import stats
 
 from spectral_sampler import PlausibleEven, PlausibleLearnable, ReferenceStore, SpectralBatchSampler, Uniform, draws
 from spectral_sampler.errors import ArgumentError
-from spectral_sampler.selection import CandidateBatch
+from spectral_sampler.selection import CandidateBatch, plausible_even
+from spectral_sampler.selection.importance import draw_by_chances, inclusion_probabilities
 from spectral_sampler.selection.label_noise import estimate
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 0, 1, 2] * 200)
@@ -41,7 +42,8 @@ def offered(policy, store, seed=0, epoch=0, indices=TEN, learner_losses=None):
 
 def probabilities(balance, *, excluded, preference=None):
     """The definition, written again."""
-    weights = [(max(np.bincount(LABELS)) / sum(label == LABELS)) ** balance for label in LABELS[:10]]
+    believed = LABELS[~np.isin(np.arange(len(LABELS)) % 10, list(SUSPECTS if excluded else ()))]
+    weights = [(max(np.bincount(believed)) / sum(label == believed)) ** balance for label in LABELS[:10]]
     weights = np.array(weights) * (1.0 if preference is None else preference)
     if excluded:
         weights[list(SUSPECTS)] = 0.0
@@ -102,6 +104,7 @@ def test_suspects_come_last_by_doubt_and_weigh_nothing():
     choice = policy.select(offered(policy, store), 9)
     assert choice.positions[-1] == first
     assert choice.weights.tolist() == [1.0] * 8 + [0.0]
+    assert choice.zero_weight_draws == 1
     assert policy.select(offered(policy, store), 10).positions[-2:].tolist() == [first, second]
 
 
@@ -154,6 +157,73 @@ def test_further_passes_of_an_epoch_draw_anew():
     assert len(set(drawn.tolist())) > 273, "more than independent draws reach"
 
 
+def uneven(imbalance, rows, classes=10):
+    """Labels of classes whose sizes fall to 1 / imbalance of the largest."""
+    shares = imbalance ** (-np.arange(classes) / (classes - 1))
+    return np.repeat(np.arange(classes), np.round(rows * shares / shares.sum()).astype(int))
+
+
+def shown_by(policy, labels, epochs, **options):
+    """How often every row was drawn."""
+    store = ReferenceStore.from_arrays(np.eye(labels.max() + 1)[labels], losses=np.zeros(len(labels)), labels=labels)
+    sampler = SpectralBatchSampler(store, selection=policy, **options)
+    times = np.zeros(len(labels))
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        times[np.concatenate(list(sampler))] += 1
+    return times
+
+
+@pytest.mark.parametrize("policy", [PlausibleEven, PlausibleLearnable])
+@pytest.mark.parametrize(("imbalance", "keep_ratio"), [(10, 0.1), (10, 0.3), (100, 0.02), (100, 0.1)])
+def test_every_class_is_shown_equally_often_as_far_as_candidates_allow(policy, imbalance, keep_ratio):
+    labels, epochs = uneven(imbalance, 40000), 6
+    times = shown_by(policy(label_noise=0), labels, epochs, candidate_batch_size=1000, keep_ratio=keep_ratio)
+    shown, sizes = np.bincount(labels, times), np.bincount(labels)
+    wanted, whole = np.zeros(10), np.zeros(10, dtype=bool)
+    for _ in range(10):  # classes that are too small are shown whole, and leave the more to the others
+        wanted = np.where(whole, sizes * epochs, (times.sum() - sizes[whole].sum() * epochs) / (~whole).sum())
+        whole |= wanted > sizes * epochs
+    ample = wanted < 0.8 * sizes * epochs
+    assert shown[ample] == pytest.approx(wanted[ample], rel=0.05 if keep_ratio > 0.02 else 0.1)
+    assert shown[whole] == pytest.approx(wanted[whole], rel=0.1)
+    assert whole.sum() == {(10, 0.1): 0, (10, 0.3): 1, (100, 0.02): 0, (100, 0.1): 2}[imbalance, keep_ratio]
+
+
+def test_uneven_classes_are_drawn_as_evenly_over_epochs():
+    labels, epochs = uneven(10, 6000), 20
+    times = shown_by(PlausibleEven(label_noise=0), labels, epochs, candidate_batch_size=500, keep_ratio=0.1)
+    for name in range(10):
+        share = times[labels == name].mean() / epochs
+        assert times[labels == name].var() < 0.4 * epochs * share * (1 - share)
+
+
+def test_equal_classes_are_drawn_as_by_one_draw_after_the_other():
+    store = make_store(wrong=False, labels=np.arange(399) % 3)
+    for seed in range(50):
+        batch = offered_without_losses(PlausibleEven(label_noise=0), store, np.arange(30))._replace(seed=seed)
+        uniforms = draws.recurring(seed, 0, np.arange(30), plausible_even._STREAM)
+        assert PlausibleEven().select(batch, 12).positions.tolist() == np.argsort(-uniforms)[:12].tolist()
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 6])
+def test_chances_are_as_stated(count):
+    weights = np.array([1.0, 1.0, 0.5, 2.0, 4.0, 20.0, 0.2, 1.0, 3.0, 1.5])
+    chances, drawn, generator = inclusion_probabilities(weights, count), np.zeros(10), np.random.default_rng(0)
+    for _ in range(20000):
+        drawn[draw_by_chances(np.log(weights), count, generator.random(10))] += 1
+    assert chances.sum() == pytest.approx(count)
+    assert drawn / 20000 == pytest.approx(chances, rel=0.06, abs=0.008)
+    assert (drawn[chances == 1] == 20000).all()
+
+
+@pytest.mark.parametrize("logits", [[0.0, -1e5, 1e5, -700.0], [-900.0, -1e4, -700.0, -9000.0]])
+def test_logits_of_any_size_are_ranked(logits):
+    for count in range(5):
+        drawn = draw_by_chances(np.array(logits), count, np.array([0.2, 0.9, 0.5, 0.1]))
+        assert set(drawn.tolist()) == set(np.argsort(np.negative(logits))[:count].tolist())
+
+
 def test_recurring_draws_are_uniform_in_an_epoch_and_even_over_them():
     indices = np.arange(5000)
     table = np.stack([draws.recurring(1, epoch, indices, 2) for epoch in range(40)])
@@ -177,6 +247,7 @@ def test_observed_losses_and_weights_go_through_the_sampler():
     weights = sampler.weights_for(kept)
     assert weights.tolist() == np.where(wrong[kept], 0.0, 1.0).tolist()
     assert weights.sum() == (~wrong).sum() < 1800
+    assert sampler.statistics()["spectral/zero_weight_draws"] == 1800 - (~wrong).sum()
     sought = np.flatnonzero(~wrong)[::10]
     sampler.observe(np.arange(2000), np.where(np.isin(np.arange(2000), sought), 5.0, 0.0))
     again = SpectralBatchSampler(store, candidate_batch_size=2000, keep_ratio=0.1, selection=PlausibleLearnable())

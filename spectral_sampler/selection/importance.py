@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_by_chances", "draw_by_logits", "importance_weights", "inclusion_probabilities", "systematic"]
 
-_CERTAIN, _NEVER = 1.0 - 1e-9, 1e-300
+_CERTAIN = 1.0 - 1e-9
+_NEVER = -1e9  # below the logarithm of any positive weight, and equal for all that are zero
 
 
 def draw_by_logits(
@@ -30,39 +31,38 @@ def draw_by_logits(
     return np.argsort(-keys, kind="stable")[:count]
 
 
+def _log_chances(logits: Array, count: int) -> Array:
+    """``ln π_i``, ``π_i = min(1, c·exp(logit_i))`` with ``Σπ = count``, (N,); safe for logits of any size."""
+    order = np.argsort(-logits, kind="stable")
+    ranked = logits[order]
+    rest = np.logaddexp.accumulate(ranked[::-1])[::-1]
+    found = np.log(count - np.arange(count)) + (ranked - rest)[:count]  # if all of larger weight are certain
+    certain = int(np.append(np.flatnonzero(found < np.log(_CERTAIN)), count)[0])
+    chances = np.zeros(len(logits))
+    with np.errstate(divide="ignore"):
+        chances[order[certain:]] = np.log(count - certain) + ranked[certain:] - rest[certain : certain + 1]
+    return chances
+
+
+def inclusion_probabilities(weights: Array, count: int) -> Array:
+    """``π_i = min(1, c·w_i)`` with ``Σπ = count``, (N,); weight zero gets a chance only if too few others are left."""
+    logits = np.log(weights, where=weights > 0, out=np.full(len(weights), _NEVER))
+    return np.asarray(np.exp(_log_chances(logits, count)))
+
+
 def draw_by_chances(logits: Array, count: int, uniforms: Array) -> NDArray[np.int64]:
     """``count`` of N, each with the chance ``π_i = min(1, c·exp(logit_i))``, ``Σπ = count``, to within a few per cent.
 
     Drawn one after the other, as by `draw_by_logits`, heavy ones run out and come less often than in proportion. Here
     the largest ``logit(π_i) + logit(u_i)`` are taken, Rosén's (1997) Pareto sampling: i is in about when u_i > 1 − π_i,
-    whatever the others draw. Equal logits draw the same either way, and in the same order. Logits of any size are safe.
+    whatever the others draw. It is less exact where ``Σ π (1 − π) < 1``: nearly all are certain, or hardly one drawn.
+    Equal logits draw the same either way, and in the same order. Logits of any size are safe.
     """
-    order = np.argsort(-logits, kind="stable")
-    ranked = logits[order]
-    rest = np.logaddexp.accumulate(ranked[::-1])[::-1]
-    chances = np.log(count - np.arange(count)) + (ranked - rest)[:count]  # if all of larger weight are certain
-    certain = int(np.append(np.flatnonzero(chances < np.log(_CERTAIN)), count)[0])
-    open_ones = order[certain:]
-    chances = np.log(max(count - certain, _NEVER)) + ranked[certain:] - rest[certain : certain + 1]
-    keys = chances - np.log1p(-np.exp(chances)) + np.log(uniforms[open_ones]) - np.log1p(-uniforms[open_ones])
-    chosen = np.append(order[:certain], open_ones[np.argsort(-keys, kind="stable")[: count - certain]])
+    chances = _log_chances(logits, count)
+    with np.errstate(divide="ignore"):
+        keys = chances - np.log1p(-np.exp(chances)) + np.log(uniforms) - np.log1p(-uniforms)
+    chosen = np.argsort(-keys, kind="stable")[:count]
     return np.asarray(chosen[draw_by_logits(logits[chosen], count, uniforms[chosen])])
-
-
-def inclusion_probabilities(weights: Array, count: int) -> Array:
-    """``π_i = min(1, c·w_i)`` with ``Σπ = count``, (N,); weight zero gets a chance only if too few others are left."""
-    positive = weights > 0
-    if np.count_nonzero(positive) <= count:
-        spare = count - np.count_nonzero(positive)
-        return np.where(positive, 1.0, spare / max(1, np.count_nonzero(~positive)))
-    scaled = weights / weights.max()
-    certain = np.zeros(len(weights), dtype=np.bool_)
-    while True:  # each turn fixes at least one candidate at 1
-        chance = scaled * ((count - np.count_nonzero(certain)) / scaled[~certain].sum())
-        over = (chance >= _CERTAIN) & ~certain
-        if not over.any():
-            return np.where(certain, 1.0, chance)
-        certain |= over
 
 
 def systematic(chances: Array, count: int, uniforms: Array, start: float) -> NDArray[np.int64]:

@@ -28,7 +28,6 @@ _NAME, _VERSION = "derived-label-noise", 1
 _QUANTILE = 0.7
 _FEWEST = 5  # samples of a class, below which its labels are not judged: too little is known of them
 _STANDARD_ERRORS = 3.0
-_UNLABELLED = -1
 
 
 class LabelNoise(NamedTuple):
@@ -61,7 +60,7 @@ class LabelNoise(NamedTuple):
 
 def labelled(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(M,) all but those that are −1, the mark of a row without a label; −1 and 1 alone are two classes."""
-    marked = labels == _UNLABELLED
+    marked = labels == -1
     return np.ones_like(marked) if marked.any() and np.isin(labels, (-1, 1)).all() else ~marked
 
 
@@ -96,16 +95,16 @@ def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> Label
     label take no part. Wrong labels that are not spread over the classes, such as two classes that are taken for each
     other, are found less often. Where classes are uneven *and* labels wrong, most samples labelled with a rare class
     are in truth of others: the share errs upwards with few classes, and much of what is right in the rarest classes is
-    accused with the rest. **Overlap looks like noise**: of right labels, up to a third were accused where classes
-    overlap in ways that no linear probe resolves (rings around each other 36 %, levels of a scale 17 %), and a tenth of
-    a rare class that is made of several clusters. The combination is our own.
+    accused with the rest. **Overlap looks like noise**: of labels that are right it accuses a sixth where the classes
+    are five overlapping levels along one direction, and in few dimensions a tenth to a half of a small class that is
+    made of several clusters. The combination is our own.
 
     Args:
         features: (M, d), finite.
         labels: (M,) integers, any; −1 for rows without a label (`labelled`).
     """
     known = labelled(labels)
-    first = np.where(known, _copies(features, labels), _UNLABELLED)
+    first = np.where(known, _copies(features, labels), -1)
     rows = np.flatnonzero(first == np.arange(len(labels)))
     names, classes = np.unique(labels[rows], return_inverse=True)
     counts = np.bincount(classes)
