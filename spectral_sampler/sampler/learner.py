@@ -11,6 +11,7 @@ from torch.utils.data import default_collate
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.selection.needs import forwards_candidates
+from spectral_sampler.selection.proposal import Proposes
 
 if TYPE_CHECKING:
     from spectral_sampler.selection import Selection
@@ -56,8 +57,8 @@ class Learner:
             (logits, features (N, h)).
     """
 
-    def __init__(self, learner: Any, dataset: Any, selection: Selection, collate_fn=None) -> None:
-        by_loss = "learner_losses" in selection.needs and not selection.proposes
+    def __init__(self, learner: Any, dataset: Any, selection: Selection) -> None:
+        by_loss = "learner_losses" in selection.needs and not isinstance(selection, Proposes)
         if not (forwards_candidates(selection) or by_loss):
             remedy = "It would forward candidates for nothing."
             raise argument_error("learner", f"left out with {selection.name}", type(learner).__name__, remedy)
@@ -82,11 +83,7 @@ class Learner:
         self.forwarded += len(indices)
         self.seconds += time.perf_counter() - started
         logits, embeddings = found if isinstance(found, (tuple, list)) else (found, None)
-        from types import SimpleNamespace
-
-        return SimpleNamespace(
-            given={"logits": logits, "embeddings": embeddings}, seconds=time.perf_counter() - started
-        )
+        return {"logits": logits, "embeddings": embeddings}
 
     def as_floats(self) -> dict[str, float]:
         """The cost since the pass began."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_by_chances", "draw_by_logits", "importance_weights", "inclusion_probabilities", "systematic"]
 
 _CERTAIN = 1.0 - 1e-9
-_NEVER = -1e9  # below the logarithm of any positive weight, and equal for all that are zero
+_NEVER = -1e4  # below the logarithm of any positive weight, and equal for all that are zero
 
 
 def draw_by_logits(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from spectral_sampler.errors import StoreError
 from spectral_sampler.store import atomic, manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -74,17 +75,14 @@ def keep(store: ReferenceStore, name: str, version: int, arrays: Mapping[str, ND
             for key, array in arrays.items():
                 data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
                 digests = body["sha256"][key] = manifest.data_digests(data)
-                parts: tuple[bytes | memoryview, ...] = (
-                    manifest.npy_header(data.dtype.name, data.shape),
-                    *manifest.data_chunks(data),
-                )
-                file = _file(name, key, digests)
-                staged[file] = atomic.stage(directory, file, parts, len(parts[0]) + data.nbytes)
+                header, file = manifest.npy_header(data.dtype.name, data.shape), _file(name, key, digests)
+                parts: Iterator[bytes | memoryview] = itertools.chain([header], manifest.data_chunks(data))
+                staged[file] = atomic.stage(directory, file, parts, len(header) + data.nbytes)
             text = json.dumps(body).encode()
             files = dict(staged)
             staged[f"{name}.json"] = atomic.stage(directory, f"{name}.json", (text,), len(text))
             atomic.publish(directory, files, staged[f"{name}.json"], f"{name}.json")
-            for path in (path for key in arrays for path in directory.glob(f"{name}-{key}-{'[0-9a-f]' * 16}.npy")):
+            for path in directory.glob(f"{name}-*-{'[0-9a-f]' * 16}.npy"):
                 if path.name not in files:  # of the store that was here before, or of another version
                     path.unlink(missing_ok=True)
     except StoreError as error:
