@@ -13,6 +13,7 @@ LAYERS = [
     ["precision"],
     ["preference"],
     ["draws"],
+    ["modules"],
     ["limits"],
     ["graph"],
     ["result"],

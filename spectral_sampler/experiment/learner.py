@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spectral_sampler.draws import permutation
 from spectral_sampler.experiment.samples import Samples, TensorSamples
-from spectral_sampler.indexed import Indexed
+from spectral_sampler.modules import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -132,16 +132,13 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 def evaluate(network: nn.Module, samples: Samples, device: str = "cpu") -> tuple[float, NDArray[np.float64]]:
     """Accuracy, and the cross-entropy of every sample (M,)."""
-    loader = DataLoader(Rows(samples.plain()), batch_size=500, collate_fn=_as_it_is, generator=_unused())
-    was_training = network.training
-    network.eval()
+    loader = DataLoader(Indexed(samples.plain()), batch_size=500, collate_fn=_as_it_is, generator=_unused())
     correct, losses = 0, []
-    with torch.inference_mode():
+    with frozen(network, device) as home, torch.inference_mode():
         for inputs, labels, _ in loader:
-            logits = network(inputs.to(device))
+            logits = network(inputs.to(home))
             correct += int((logits.argmax(1).cpu() == labels).sum())
             losses.append(nn.functional.cross_entropy(logits.cpu().double(), labels, reduction="none"))
-    network.train(was_training)
     return correct / len(samples), torch.cat(losses).numpy()
 
 

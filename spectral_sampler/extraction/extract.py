@@ -10,18 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch.utils.data import IterableDataset
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.extraction.forward import (
-    Encoder,
-    FeatureFunction,
-    LossFunction,
-    cross_entropy,
-    first_two,
-    global_randomness_kept,
-    home_device,
-    run_batch,
-)
+from spectral_sampler.extraction.forward import Encoder, FeatureFunction, LossFunction, cross_entropy, run_batch
 from spectral_sampler.extraction.identity import callable_name, dataset_identity, model_hash
 from spectral_sampler.extraction.job import Batches, Job
+from spectral_sampler.modules import first_two, global_randomness_kept, home_device
 from spectral_sampler.store import checks
 
 if TYPE_CHECKING:

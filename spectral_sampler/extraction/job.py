@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from spectral_sampler.errors import StoreError, argument_error
-from spectral_sampler.extraction.forward import frozen
 from spectral_sampler.extraction.partial import Layout, Partial, discard_others
+from spectral_sampler.modules import frozen
 from spectral_sampler.store import ReferenceStore, atomic, checks, writing
 
 if TYPE_CHECKING:

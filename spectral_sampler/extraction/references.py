@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.extraction.forward import Encoder, global_randomness_kept
+from spectral_sampler.extraction.forward import Encoder
+from spectral_sampler.modules import global_randomness_kept
 
 if TYPE_CHECKING:
     import os

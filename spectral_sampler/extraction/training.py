@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.extraction.forward import first_two, global_randomness_kept
+from spectral_sampler.modules import first_two, global_randomness_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
