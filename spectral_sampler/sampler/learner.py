@@ -2,63 +2,101 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.data import default_collate
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.modules import called, first_two, frozen, global_randomness_kept, last_linear_input, moved
 from spectral_sampler.selection.needs import forwards_candidates
 from spectral_sampler.selection.proposal import Proposes
 
 if TYPE_CHECKING:
     from spectral_sampler.selection import Selection
 
-__all__ = ["Learner", "ModuleForward"]
+__all__ = ["Learner", "Outputs"]
 
 
-class ModuleForward:
-    """A function from dataset indices to (logits (N, C), inputs of the last linear layer (N, h)), without gradient.
+class Outputs(NamedTuple):
+    """What the learner says of N candidates, where it said it, and what that cost."""
 
-    Reads ``dataset[i]``, of which the first entry is the input, and evaluates in eval mode, so that neither batch
-    statistics nor dropout see the candidates; the mode is put back.
-    """
+    logits: Any
+    """(N, C)."""
+    embeddings: Any
+    """(N, h) inputs of the last linear layer, None where the selection does without or the learner gives none."""
+    seconds: float
 
-    def __init__(self, module: nn.Module, dataset: Any) -> None:
-        self.module, self.dataset = module, dataset
+    @property
+    def given(self) -> dict[str, Any]:
+        """As `spectral_sampler.selection.offered.offered` takes it."""
+        return {"logits": self.logits, "embeddings": self.embeddings}
 
-    def __call__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """One forward pass over the samples ``indices``."""
-        samples = [self.dataset[index] for index in indices]
-        inputs = default_collate([sample[0] if isinstance(sample, (tuple, list)) else sample for sample in samples])
-        device = next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
-        linear = [part for part in self.module.modules() if isinstance(part, nn.Linear)][-1:]
-        caught: list[torch.Tensor] = []
-        hooks = [part.register_forward_pre_hook(lambda _, given: caught.append(given[0])) for part in linear]
-        was_training = self.module.training
-        try:
-            self.module.eval()
-            with torch.no_grad():
-                logits = self.module(inputs.to(device))
-        finally:
-            self.module.train(was_training)
-            for hook in hooks:
-                hook.remove()
-        return logits, caught[-1] if caught else None
+
+class _ModuleForward:
+    """A function from dataset indices to (logits (N, C), inputs of the last linear layer that runs (N, h) or None)."""
+
+    def __init__(self, module: nn.Module, dataset: Any, collate: Callable[[list[Any]], Any], *, embeds: bool) -> None:
+        self._module, self._dataset, self._collate, self._embeds = module, dataset, collate, embeds
+        named = inspect.signature(module.forward).parameters
+        self._left_out = {"label", "labels"} - set(named)
+
+    def _inputs(self, indices: list[int]) -> Any:
+        several = getattr(self._dataset, "__getitems__", None)
+        batch = self._collate(several(indices) if several else [self._dataset[index] for index in indices])
+        if isinstance(batch, Mapping):
+            return {name: value for name, value in batch.items() if name not in self._left_out}
+        return first_two(batch)[0]
+
+    def __call__(self, indices: list[int]) -> tuple[Any, torch.Tensor | None]:
+        """One forward pass: eval mode, no gradient, whatever the caller's training loop is in the middle of."""
+        listening = last_linear_input(self._module) if self._embeds else contextlib.nullcontext([])
+        with global_randomness_kept(), torch.no_grad(), frozen(self._module) as home, listening as caught:
+            found = called(self._module, moved(self._inputs(indices), home))
+            if home.type == "cuda":
+                torch.cuda.current_stream(home).synchronize()  # the choice waits for it: it is this call's time
+        return found, caught[0] if caught else None
+
+
+def _logits_of(found: Any, size: int) -> Any:
+    """The logits (N, C) among what a module or a function put out: itself, of that name, or the first of two axes."""
+    if isinstance(found, Mapping):
+        found = found.get("logits")
+    found = getattr(found, "logits", found)
+    if isinstance(found, (tuple, list)):
+        found = next((part for part in found if getattr(part, "ndim", 0) == 2), None)
+    if getattr(found, "ndim", 0) != 2 or len(found) != size:
+        shape = tuple(found.shape) if hasattr(found, "shape") else type(found).__name__
+        remedy = "Pass a function from dataset indices to logits, or to (logits, features)."
+        raise argument_error("learner", f"one that puts out logits of shape ({size}, classes)", shape, remedy)
+    return found.detach() if isinstance(found, torch.Tensor) else found
 
 
 class Learner:
-    """Counts what forwarding the candidates costs.
+    """``learner(indices)`` is one forward pass over samples of the data set; nothing is changed or counted by it.
 
     Args:
         learner: a module, which reads ``dataset``, or a function from dataset indices to logits (N, C) or to
-            (logits, features (N, h)).
+            (logits, features (N, h)). A module runs in eval mode where it is; its logits are its output, ``.logits`` or
+            ["logits"] of that, or the first tensor of two axes in a tuple.
+        dataset: its samples, collated, are the module's inputs: the first entry of a tuple, or keyword arguments of
+            a mapping, without "label" and "labels" unless the module's ``forward`` names them.
+        selection: what it is for.
+        collate_fn: as in DataLoader.
+
+    Raises:
+        ArgumentError: no selection that uses it, or no data set; by the call, outputs that are no logits.
     """
 
-    def __init__(self, learner: Any, dataset: Any, selection: Selection) -> None:
-        by_loss = "learner_losses" in selection.needs and not isinstance(selection, Proposes)
+    def __init__(
+        self, learner: Any, dataset: Any, selection: Selection, collate_fn: Callable[[list[Any]], Any] | None = None
+    ) -> None:
+        by_loss = "learner_losses" in selection.needs and not selection.proposes
         if not (forwards_candidates(selection) or by_loss):
             remedy = "It would forward candidates for nothing."
             raise argument_error("learner", f"left out with {selection.name}", type(learner).__name__, remedy)
@@ -68,23 +106,13 @@ class Learner:
             if dataset is None:
                 remedy = "Pass dataset=, from which the candidates are read."
                 raise argument_error("dataset", "given with a module as learner=", None, remedy)
-            learner = ModuleForward(learner, dataset)
+            embeds = "embeddings" in selection.needs
+            learner = _ModuleForward(learner, dataset, collate_fn or default_collate, embeds=embeds)
         self._forward = learner
-        self.restart()
 
-    def restart(self) -> None:
-        """Count from zero."""
-        self.forwarded, self.seconds = 0, 0.0
-
-    def __call__(self, indices: list[int]) -> dict[str, Any]:
-        """logits, and embeddings where the learner gives them."""
+    def __call__(self, indices: list[int]) -> Outputs:
+        """One forward pass over the samples ``indices`` (N,)."""
         started = time.perf_counter()
         found = self._forward(indices)
-        self.forwarded += len(indices)
-        self.seconds += time.perf_counter() - started
-        logits, embeddings = found if isinstance(found, (tuple, list)) else (found, None)
-        return {"logits": logits, "embeddings": embeddings}
-
-    def as_floats(self) -> dict[str, float]:
-        """The cost since the pass began."""
-        return {"spectral/forwarded_total": float(self.forwarded), "spectral/seconds_forwarding": self.seconds}
+        found, embeddings = found if isinstance(found, (tuple, list)) and len(found) == 2 else (found, None)
+        return Outputs(_logits_of(found, len(indices)), embeddings, time.perf_counter() - started)

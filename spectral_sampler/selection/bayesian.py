@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,25 +10,26 @@ import torch
 
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection.gradient_norm import output_gradients
+from spectral_sampler.selection.likelihood import (
+    as_tensor,
+    block_length,
+    class_numbers,
+    cross_entropy,
+    output_gradients,
+)
 from spectral_sampler.selection.needs import required, whole, within
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.ranking import top
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
+    from torch import Tensor
 
     Array = NDArray[np.float64]
 
 __all__ = ["BayesianSelection", "LastLayerLaplace"]
-
-_CHUNK = 1 << 18  # numbers of one block of sampled logits: 2 MiB, which stay in the cache
-
-
-def _log_softmax(logits: Array) -> Array:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
-
 
 class LastLayerLaplace:
     """Gaussian posterior of the logits: a Kronecker-factored Laplace approximation of the last linear layer.
@@ -49,41 +51,50 @@ class LastLayerLaplace:
         self.effective_size = within("effective_size", effective_size, "(0, inf)", "The paper's for CIFAR-10 is 200.")
         self.prior_precision = within("prior_precision", prior_precision, "(0, inf)", "The paper's is 10.")
         self.momentum = within("momentum", momentum, "[0, 1)", "The paper's is 0.99.")
-        self.input_factor: Array | None = None
-        self.output_factor: Array | None = None
+        self.input_factor: Tensor | None = None
+        self.output_factor: Tensor | None = None
+        self._roots: dict[str, Tensor] = {}
 
-    def update(self, embeddings: Array, gradients: Array) -> None:
+    def update(self, embeddings: Any, gradients: Any) -> None:
         """Moves A (d, d) and G (C, C) on by the samples trained on: ``embeddings`` (n, d), ``gradients`` (n, C)."""
         if not len(embeddings):
             return
-        factors = [rows.T @ rows / len(rows) for rows in (embeddings, gradients)]
-        if self.input_factor is not None and self.output_factor is not None:
-            old, m = (self.input_factor, self.output_factor), self.momentum
-            factors = [m * past + (1.0 - m) * new for past, new in zip(old, factors, strict=True)]
-        self.input_factor, self.output_factor = factors
+        for name, given in (("input_factor", embeddings), ("output_factor", gradients)):
+            rows = torch.as_tensor(given).double()
+            past, new = getattr(self, name), rows.T / len(rows)
+            m = 0.0 if past is None else self.momentum
+            past = rows.new_zeros(2 * rows.shape[1:]) if past is None else past.to(rows.device)
+            setattr(self, name, torch.addmm(past, new, rows, beta=m, alpha=1.0 - m))
+        self._roots.clear()
 
-    def _root(self, factor: Array | None, size: int) -> torch.Tensor:
-        """Lower Cholesky factor of ``√n_e·factor + √τ0·I``."""
-        precision = np.sqrt(self.prior_precision) * np.eye(size)
-        if factor is not None:
-            precision += np.sqrt(self.effective_size) * factor
-        root: torch.Tensor = torch.linalg.cholesky(torch.from_numpy(precision))
-        return root
+    def restore(self, factors: Mapping[str, Tensor | None]) -> None:
+        """A and G of a checkpoint; None for the prior."""
+        for name in ("input_factor", "output_factor"):
+            setattr(self, name, None if factors[name] is None else factors[name].double())
+        self._roots.clear()
 
-    def deviations(self, embeddings: Array) -> Array:
-        """``σ_i = √(h_iᵀ V⁻¹ h_i)`` (N,)."""
-        root = self._root(self.input_factor, embeddings.shape[1])
-        whitened = torch.linalg.solve_triangular(root, torch.from_numpy(embeddings).T, upper=False)
-        return np.asarray(torch.linalg.vector_norm(whitened, dim=0).numpy())
+    def _root(self, name: str, like: Tensor) -> Tensor:
+        """Lower Cholesky factor of ``√n_e·factor + √τ0·I``, (k, k) for ``like`` (…, k); computed once an update."""
+        if name not in self._roots or self._roots[name].device != like.device:
+            factor, size = getattr(self, name), like.shape[-1]
+            scaled = like.new_zeros(size, size) if factor is None else factor.to(like) * math.sqrt(self.effective_size)
+            scaled.diagonal().add_(math.sqrt(self.prior_precision))
+            self._roots[name] = torch.linalg.cholesky(scaled)
+        return self._roots[name]
 
-    def draws(self, standard_normal: Array) -> Array:
+    def deviations(self, embeddings: Any) -> Tensor:
+        """``σ_i = √(h_iᵀ V⁻¹ h_i)`` (N,) float64."""
+        rows = torch.as_tensor(embeddings).detach().double()
+        whitened = torch.linalg.solve_triangular(self._root("input_factor", rows), rows.T, upper=False)
+        return torch.linalg.vector_norm(whitened, dim=0)
+
+    def draws(self, standard_normal: Any) -> Tensor:
         """``E L⁻¹`` (S, C) for E (S, C) standard normal and U = L Lᵀ: rows of covariance ``L⁻ᵀ L⁻¹ = U⁻¹``.
 
         (``E L⁻ᵀ`` would have covariance (Lᵀ L)⁻¹, which is not U⁻¹.)
         """
-        root = self._root(self.output_factor, standard_normal.shape[1])
-        rows = torch.linalg.solve_triangular(root, torch.from_numpy(standard_normal), upper=False, left=False)
-        return np.asarray(rows.numpy())
+        rows = torch.as_tensor(standard_normal).double()
+        return torch.linalg.solve_triangular(self._root("output_factor", rows), rows, upper=False, left=False)
 
 
 class BayesianSelection(Selection):
@@ -125,36 +136,28 @@ class BayesianSelection(Selection):
         self.temperature = within("temperature", temperature, "(0, inf)", "It multiplies the zero-shot logits.")
         self.posterior = LastLayerLaplace(effective_size, prior_precision, momentum)
 
-    def _standard_normal(self, batch: CandidateBatch, classes: int) -> Array:
+    def _standard_normal(self, batch: CandidateBatch, classes: int) -> Tensor:
         cells = np.arange(self.samples * classes, dtype=np.int64)
         uniform = draws.uniforms(batch.seed, batch.epoch, batch.batch, cells)
-        return np.asarray(torch.special.ndtri(torch.from_numpy(uniform)).numpy().reshape(self.samples, classes))
+        return torch.special.ndtri(torch.from_numpy(uniform)).reshape(self.samples, classes)
 
     def objective(self, batch: CandidateBatch) -> Array:
         """The score of every candidate, (N,)."""
-        logits, labels = required(batch, "logits"), required(batch, "labels").astype(np.int64)
-        if logits.shape[1] != self.zero_shot.shape[1]:
-            raise argument_error(
-                "zero_shot",
-                f"logits for the learner's {logits.shape[1]} classes",
-                self.zero_shot.shape[1],
-                "Same order.",
-            )
-        rows, (count, classes) = np.arange(len(labels)), logits.shape
-        deviations = self.posterior.deviations(required(batch, "embeddings"))
-        noise = self.posterior.draws(self._standard_normal(batch, classes))
-        sampled = np.empty((self.samples, count))  # log p(y_i | x_i, W_s)
-        step = max(1, _CHUNK // (count * classes))
-        for start in range(0, self.samples, step):
-            block = deviations[None, :, None] * noise[start : start + step, None, :]
-            block += logits
-            chosen, largest = block[:, rows, labels], block.max(axis=-1)
-            block -= largest[..., None]
-            np.exp(block, out=block)
-            sampled[start : start + step] = chosen - largest - np.log(block.sum(axis=-1))
-        zero_shot = _log_softmax(self.temperature * self.zero_shot[batch.indices].astype(np.float64))[rows, labels]
-        predictive = np.logaddexp.reduce(sampled, axis=0) - np.log(self.samples)
-        return np.asarray(self.alpha * sampled.mean(axis=0) + (1.0 - self.alpha) * zero_shot - predictive)
+        logits = as_tensor(required(batch, "logits"))
+        labels, (count, classes) = class_numbers(required(batch, "labels"), logits), logits.shape
+        if classes != self.zero_shot.shape[1]:
+            rule = f"logits for the learner's {classes} classes"
+            raise argument_error("zero_shot", rule, self.zero_shot.shape[1], "Same order.")
+        scale = self.posterior.deviations(torch.as_tensor(required(batch, "embeddings")).to(logits.device)).to(logits)
+        noise = self.posterior.draws(self._standard_normal(batch, classes).to(logits.device)).to(logits)
+        rows, step = torch.arange(count, device=logits.device), block_length(logits.device, count * classes)
+        sampled = torch.cat([  # log p(y_i | x_i, W_s), (S, N)
+            torch.addcmul(logits, scale[:, None], some[:, None]).log_softmax(-1)[:, rows, labels]
+            for some in noise.split(step)
+        ]).double()  # fmt: skip
+        learner = self.alpha * sampled.mean(0) - sampled.logsumexp(0) + math.log(self.samples)
+        zero_shot = cross_entropy(self.temperature * self.zero_shot[batch.indices], labels.cpu())
+        return np.asarray(learner.cpu().numpy() - (1.0 - self.alpha) * zero_shot)
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
         """The highest scores."""
@@ -163,21 +166,19 @@ class BayesianSelection(Selection):
 
     def trained(self, batch: CandidateBatch, choice: Choice) -> None:
         """Moves the posterior on by the selected samples."""
-        kept = choice.positions
-        labels = required(batch, "labels").astype(np.int64)[kept]
-        gradients = output_gradients(required(batch, "logits")[kept], labels)
-        self.posterior.update(required(batch, "embeddings")[kept], gradients)
+        logits, embeddings = (torch.as_tensor(required(batch, name)).detach() for name in ("logits", "embeddings"))
+        kept = torch.from_numpy(choice.positions).to(logits.device)
+        labels = torch.as_tensor(required(batch, "labels"))[choice.positions]
+        self.posterior.update(embeddings.to(logits.device)[kept], output_gradients(logits[kept], labels))
 
     def state_dict(self) -> dict[str, Any]:
         """A (d, d) and G (C, C) as tensors, or None before the first update."""
         factors = {"input_factor": self.posterior.input_factor, "output_factor": self.posterior.output_factor}
-        return {name: None if factor is None else torch.from_numpy(factor.copy()) for name, factor in factors.items()}
+        return {name: None if factor is None else factor.cpu() for name, factor in factors.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        for name in ("input_factor", "output_factor"):
-            factor = state[name]
-            setattr(self.posterior, name, None if factor is None else factor.numpy().astype(np.float64))
+        self.posterior.restore(state)
 
     def __repr__(self) -> str:
         rows, classes = self.zero_shot.shape

@@ -8,6 +8,7 @@ import numpy as np
 
 from spectral_sampler import draws
 from spectral_sampler.selection.importance import importance_weights, inclusion_probabilities, systematic
+from spectral_sampler.selection.likelihood import gradient_norms
 from spectral_sampler.selection.needs import required, within
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.ranking import draw_without_replacement
@@ -17,22 +18,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["GradientNorm", "gradient_norms", "output_gradients", "variance_reduction"]
+__all__ = ["GradientNorm", "variance_reduction"]
 
 _START_STREAM = 1
-
-
-def output_gradients(logits: Array, labels: NDArray[np.int64]) -> Array:
-    """``softmax(f) − onehot(y)`` (N, C): the gradient of the cross-entropy with respect to the logits (N, C)."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    gradients = shifted / shifted.sum(axis=1, keepdims=True)
-    gradients[np.arange(len(labels)), labels] -= 1.0
-    return np.asarray(gradients)
-
-
-def gradient_norms(logits: Array, labels: NDArray[np.int64]) -> Array:
-    """``g_i = ‖softmax(f_i) − onehot(y_i)‖₂`` (N,)."""
-    return np.asarray(np.linalg.norm(output_gradients(logits, labels), axis=1))
 
 
 def variance_reduction(norms: Array) -> float:
@@ -67,7 +55,7 @@ class GradientNorm(Selection):
         self.tau: float | None = None
 
     def _norms(self, batch: CandidateBatch) -> Array:
-        return gradient_norms(required(batch, "logits"), required(batch, "labels").astype(np.int64))
+        return gradient_norms(required(batch, "logits"), required(batch, "labels"))
 
     def _running_tau(self, norms: Array) -> float:
         tau = variance_reduction(norms)

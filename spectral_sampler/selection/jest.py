@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from spectral_sampler.selection.importance import draw_by_logits
 from spectral_sampler.selection.needs import required, whole, within
@@ -15,45 +16,49 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     Array = NDArray[np.float64]
 
 __all__ = ["JEST", "joint_draw", "pair_losses"]
 
 
-def joint_draw(scores: Array, count: int, chunks: int, uniforms: Callable[[int], Array]) -> NDArray[np.int64]:
+def joint_draw(scores: Any, count: int, chunks: int, uniforms: Callable[[int], Array]) -> NDArray[np.int64]:
     """Draws ``count`` of N in ``chunks`` rounds; each round's logits add the chosen ones' pair scores.
 
     ``logits_i = s_ii + Σ_k q_k s_ki + Σ_k q_k s_ik`` with q the 0/1 mask of the chosen (JEST, Algorithm 1). The last
-    round takes the remainder. Two running sums make the whole O(N·count).
+    round takes the remainder. A running sum makes the whole O(N·count).
 
     Args:
-        scores: (N, N).
+        scores: (N, N), a tensor or an array; the rounds are drawn where it is.
         uniforms: ``uniforms(round)`` gives (N,) fresh draws in (0, 1).
     """
-    chunks = min(chunks, count)
-    diagonal = np.diagonal(scores)
-    into, out_of = np.zeros(len(scores)), np.zeros(len(scores))  # Σ_k q_k s_ki and Σ_k q_k s_ik
-    free, chosen = np.ones(len(scores), dtype=np.bool_), []
-    for round_number in range(chunks):
-        size = count // chunks if round_number < chunks - 1 else count - (chunks - 1) * (count // chunks)
-        drawn = draw_by_logits(diagonal + into + out_of, size, uniforms(round_number), free)
-        free[drawn] = False
-        into += scores[drawn].sum(axis=0)
-        out_of += scores[:, drawn].sum(axis=1)
+    scores, chunks = torch.as_tensor(scores), min(chunks, count)
+    # Gumbel-top-k, as `draw_by_logits`
+    gumbel = torch.from_numpy(-np.log(-np.log([uniforms(number) for number in range(chunks)]))).to(scores)
+    logits, taken, chosen = scores.diagonal().clone(), scores.new_zeros(len(scores), dtype=torch.bool), []
+    for number in range(chunks):
+        size = count // chunks if number < chunks - 1 else count - (chunks - 1) * (count // chunks)
+        keys = (logits + gumbel[number]).masked_fill_(taken, -torch.inf)
+        drawn = keys.argsort(descending=True, stable=True)[:size]
+        taken[drawn] = True
+        logits += scores[drawn].sum(0) + scores[:, drawn].sum(1)
         chosen.append(drawn)
-    return np.concatenate(chosen)
+    return np.asarray(torch.cat(chosen).cpu().numpy())
 
 
-def pair_losses(embeddings: Array, labels: NDArray[np.int64], scale: float, margin: float) -> Array:
+def pair_losses(embeddings: Any, labels: Tensor, scale: float, margin: float) -> Tensor:
     """``softplus(m_ij · scale · (cos(h_i, h_j) − margin))``, m = +1 for different labels and −1 for equal ones, (N, N).
 
-    The supervised sigmoid contrastive loss; ``embeddings`` (N, h), ``labels`` (N,). A zero row has cosine 0.
+    The supervised sigmoid contrastive loss; ``embeddings`` (N, h), ``labels`` (N,), which say on what device. In
+    float64, which no setting of the training loop loosens. A zero row has cosine 0.
     """
-    rows = embeddings / np.maximum(np.abs(embeddings).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    sign = np.where(labels[:, None] == labels[None, :], -1.0, 1.0)
-    return np.asarray(np.logaddexp(0.0, sign * scale * (rows @ rows.T - margin)))
+    rows, tiny = torch.as_tensor(embeddings).detach().to(labels.device, torch.float64), torch.finfo(torch.float64).tiny
+    rows = rows / rows.abs().amax(1, keepdim=True).clamp_(min=tiny)
+    rows /= torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=tiny)
+    signed = (rows @ rows.T).sub_(margin).mul_(scale)
+    torch.where(labels[:, None] == labels, -signed, signed, out=signed)
+    return torch.nn.functional.softplus(signed, threshold=40.0)
 
 
 class JEST(Selection):
@@ -95,13 +100,14 @@ class JEST(Selection):
         if self.joint:
             self.needs |= {"labels", "embeddings", "features"}
 
-    def pair_scores(self, batch: CandidateBatch) -> Array:
-        """The matrix s, (N, N), of the joint form."""
-        labels = required(batch, "labels").astype(np.int64)
-        learner = pair_losses(required(batch, "embeddings"), labels, self.scale, self.margin)
-        scores = learner - pair_losses(required(batch, "features"), labels, self.scale, self.margin)
+    def pair_scores(self, batch: CandidateBatch) -> Tensor:
+        """The matrix s, (N, N) float64, of the joint form, on the device of the embeddings."""
+        embeddings = torch.as_tensor(required(batch, "embeddings"))
+        labels = torch.as_tensor(required(batch, "labels")).to(embeddings.device)
+        scores = pair_losses(embeddings, labels, self.scale, self.margin)
+        scores -= pair_losses(required(batch, "features"), labels, self.scale, self.margin)
         scores *= 1.0 / len(labels) if self.gain is None else self.gain
-        np.fill_diagonal(scores, learnability(batch) / self.temperature)
+        scores.diagonal().copy_(torch.from_numpy(learnability(batch) / self.temperature))
         return scores
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:

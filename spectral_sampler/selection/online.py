@@ -10,90 +10,31 @@ import torch
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.schedule import AdaptiveSchedule, plan_ratios
-from spectral_sampler.selection.needs import FORWARDED, NEEDS, check_needs, in_store, whole
-from spectral_sampler.selection.protocol import CandidateBatch, Choice, Selection
+from spectral_sampler.selection.likelihood import cross_entropy
+from spectral_sampler.selection.needs import FORWARDED, check_needs, in_store, whole
+from spectral_sampler.selection.offered import chosen, learnt, offered, whole_numbers
+from spectral_sampler.selection.protocol import Scores, as_selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from spectral_sampler.selection.protocol import CandidateBatch, Choice, Selection
     from spectral_sampler.store import ReferenceStore
 
-    Array = NDArray[np.float64]
+__all__ = ["OnlineSelection"]
 
-__all__ = ["OnlineSelection", "candidate_batch", "cross_entropy"]
-
-
-def _floats(values: Any) -> Array:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().to(device="cpu", dtype=torch.float64).numpy()
-    return np.asarray(values, dtype=np.float64)
+_COUNTERS = ("calls", "candidates", "kept", "nonfinite")
 
 
-def _integers(values: Any) -> NDArray[np.int64]:
-    found = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
-    return found.astype(np.int64).reshape(-1)
-
-
-def cross_entropy(logits: Array, labels: NDArray[np.int64]) -> Array:
-    """``ln Σ_c exp(f_ic) − f_iy`` (N,) of ``logits`` (N, C) and ``labels`` (N,) in 0 … C − 1."""
-    if len(labels) and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
-        found = labels.min() if labels.min() < 0 else labels.max()
-        raise argument_error(
-            "labels", f"from 0 to {logits.shape[1] - 1}, the classes of the logits", found, "Renumber."
-        )
-    return np.asarray(np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels])
-
-
-def _from_store(batch: CandidateBatch, policy: Selection, store: ReferenceStore) -> CandidateBatch:
-    """``batch`` with the rows of the store that the policy needs."""
-    index = batch.indices
-    if index.min() < 0 or index.max() >= len(store):
-        raise argument_error("indices", f"rows of the store, 0 to {len(store) - 1}", index.max(), "Check the store.")
-    if batch.labels is None and store.labels is not None:
-        batch = batch._replace(labels=store.labels[index])
-    if "losses" in policy.needs and store.losses is not None:
-        batch = batch._replace(losses=store.losses[index].astype(np.float64))
-    if {"features", "embeddings"} <= policy.needs:
-        batch = batch._replace(features=store.features[index].astype(np.float64))
-    return batch
-
-
-def candidate_batch(
-    policy: Selection, store: ReferenceStore | None, indices: Any, outputs: dict[str, Any], **place: Any
-) -> CandidateBatch:
-    """Everything ``policy`` needs to know about candidates that the learner has seen.
-
-    Args:
-        indices: (N,) distinct dataset indices.
-        outputs: any of logits (N, C), labels (N,), embeddings (N, h), learner_losses (N,). Labels come from the store
-            if not given, learner losses from logits and labels.
-        place: seed, epoch, batch, turn and progress.
-
-    Raises:
-        ArgumentError: a need that is not met, or arrays whose lengths differ.
-    """
-    index = _integers(indices)
-    if not len(index) or len(np.unique(index)) != len(index):
-        raise argument_error("indices", "distinct dataset indices, at least one", index.tolist(), "One a candidate.")
-    given = {name: value for name, value in outputs.items() if value is not None}
-    arrays: dict[str, Any] = {
-        name: _integers(value) if name == "labels" else _floats(value) for name, value in given.items()
-    }
-    for name, value in arrays.items():
-        if len(value) != len(index):
-            raise argument_error(name, f"of {len(index)} rows, one for each index", len(value), "Same order.")
-    batch = CandidateBatch(index, **arrays, **place)
-    if store is not None:
-        batch = _from_store(batch, policy, store)
-    if batch.learner_losses is None and batch.logits is not None and batch.labels is not None:
-        batch = batch._replace(learner_losses=cross_entropy(batch.logits, batch.labels))
-    for name in sorted(policy.needs - {"features"}):
-        if getattr(batch, name) is None:
-            argument = "features" if name == "embeddings" else name
-            raise argument_error(argument, f"given, because {policy.name} needs {name}", None, NEEDS[name])
-    return batch
+def _heard(losses: Any) -> Any:
+    """Losses of the learner on the host, those that are no number as +∞: NaN is for those never observed."""
+    if losses is None:
+        return None
+    found = losses.detach().cpu().double().numpy() if isinstance(losses, torch.Tensor) else losses
+    found = np.asarray(found, dtype=np.float64).reshape(-1)
+    return np.where(np.isfinite(found), found, np.inf)
 
 
 class OnlineSelection:
@@ -125,8 +66,7 @@ class OnlineSelection:
         seed: int = 0,
         min_keep: int = 1,
     ) -> None:
-        if isinstance(policy, type) or not isinstance(policy, Selection):
-            raise argument_error("policy", "an object with name, needs, score and select", repr(policy), "See JEST().")
+        policy = as_selection(policy)
         if policy.proposes:
             raise argument_error(
                 "policy", "one that selects from the candidates it is given", repr(policy),
@@ -146,7 +86,7 @@ class OnlineSelection:
         self._ratios = plan_ratios(keep_ratio, 1, calls or 1).flat()
         self.policy, self.store, self.seed = policy, store, int(seed)
         self.min_keep = whole("min_keep", min_keep, 1, "1 keeps at least one sample.")
-        self.calls = self.candidates = self.kept = 0
+        self.calls = self.candidates = self.kept = self.nonfinite = 0
         self.weights = torch.ones(0)
         """(n,) factors for the losses of the last call's selection, on the device of its logits."""
 
@@ -162,29 +102,41 @@ class OnlineSelection:
             features: (N, h) inputs of the learner's last linear layer.
             losses: (N,) learner losses, if not the cross-entropy of ``logits``.
         """
+        index = self._rows(indices)
         progress = min(1.0, self.calls / max(1, len(self._ratios) - 1)) if len(self._ratios) > 1 else 0.0
-        outputs = {"logits": logits, "labels": labels, "embeddings": features, "learner_losses": losses}
-        turn = self.candidates // len(self.store) if self.store is not None else self.calls
+        outputs = {"logits": logits, "labels": labels, "embeddings": features, "learner_losses": _heard(losses)}
+        turn = self.calls if self.store is None else self.candidates // len(self.store)
         place = {"seed": self.seed, "batch": self.calls, "turn": turn, "progress": progress}
-        batch = candidate_batch(self.policy, self.store, indices, outputs, **place)
-        batch = self._scored(batch)
-        if self._adaptive is not None and batch.learner_losses is None:
-            remedy = "Pass losses=, or logits= and labels=."
-            raise argument_error("losses", "given when keep_ratio follows the loss", None, remedy)
+        batch = offered(self.policy, self.store, index, outputs, self._score(index), **place)
+        if self._adaptive is not None:
+            if batch.learner_losses is None and (batch.logits is None or batch.labels is None):
+                remedy = "Pass losses=, or logits= and labels=."
+                raise argument_error("losses", "given when keep_ratio follows the loss", None, remedy)
+            self._adaptive.advance(self.calls)
         ratio = self._ratio()
-        count = min(len(batch.indices), max(self.min_keep, math.floor(ratio * len(batch.indices) + 1e-9)))
-        choice = self.policy.select(batch, count)
+        count = min(len(index), max(self.min_keep, math.floor(ratio * len(index) + 1e-9)))
+        choice = chosen(self.policy, batch, count)
         self._trained(batch, choice)
         device = logits.device if isinstance(logits, torch.Tensor) else torch.device("cpu")
         weights = np.ones(count) if choice.weights is None else choice.weights
         self.weights = torch.as_tensor(weights, dtype=torch.float32, device=device)
         return torch.as_tensor(choice.positions, dtype=torch.int64, device=device)
 
-    def _scored(self, batch: CandidateBatch) -> CandidateBatch:
+    def _rows(self, indices: Any) -> NDArray[np.int64]:
+        index = whole_numbers("indices", indices)
+        if not len(index) or len(np.unique(index)) != len(index):
+            raise argument_error("indices", "distinct dataset indices, at least one", index.tolist(), "One a candidate.")
+        if self.store is not None and (index.min() < 0 or index.max() >= len(self.store)):
+            rule, found = f"rows of the store, 0 to {len(self.store) - 1}", index.min() if index.min() < 0 else index.max()
+            raise argument_error("indices", rule, found, "Check the store.")
+        return index
+
+    def _score(self, index: NDArray[np.int64]) -> Scores | None:
         if self.store is None:
-            return batch
-        scores = self.policy.score(self.store, batch.indices[None], backend="auto")
-        return batch if scores is None else batch._replace(scores=scores.values[0], error=float(scores.error[0]))
+            return None
+        with torch.no_grad():
+            found = self.policy.score(self.store, index[None], backend="auto")
+        return None if found is None else Scores(*(column[0] for column in found))
 
     def _ratio(self) -> float:
         """The keep ratio of this call; the last one stays."""
@@ -193,34 +145,37 @@ class OnlineSelection:
         return float(self._ratios[min(self.calls, len(self._ratios) - 1)])
 
     def _trained(self, batch: CandidateBatch, choice: Choice) -> None:
-        if self._adaptive is not None and batch.learner_losses is not None:
-            self._adaptive.observe(float(batch.learner_losses[choice.positions].mean()))
+        if self._adaptive is not None:
+            kept, losses = choice.positions, batch.learner_losses
+            losses = cross_entropy(batch.logits[kept], batch.labels[kept]) if losses is None else losses[kept]
+            self._adaptive.observe(float(losses.mean()))
         self.calls += 1
         self.candidates += len(batch.indices)
         self.kept += len(choice.positions)
-        if hasattr(self.policy, "trained"):
-            self.policy.trained(batch, choice)
+        self.nonfinite += choice.nonfinite
+        learnt(self.policy, batch, choice)
 
     def statistics(self) -> dict[str, float]:
-        """Counts so far: every candidate cost a forward pass, every kept one a backward pass."""
+        """Counts so far: every candidate cost a forward pass, every kept one a backward pass; outputs of how many
+        candidates were not finite."""
         return {
             "spectral/online_calls": float(self.calls),
             "spectral/online_forwarded": float(self.candidates),
             "spectral/online_kept": float(self.kept),
+            "spectral/nonfinite_total": float(self.nonfinite),
         }
 
     def state_dict(self) -> dict[str, Any]:
         """The counters, the policy's state and that of a schedule that listens."""
-        policy = self.policy.state_dict() if hasattr(self.policy, "state_dict") else {}
         schedule = self._adaptive.state_dict() if self._adaptive is not None else {}
-        counters = {"calls": self.calls, "candidates": self.candidates, "kept": self.kept}
-        return {**counters, "policy": policy, "schedule": schedule}
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        return {**counters, "policy": self.policy.state_dict(), "schedule": schedule}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.calls, self.candidates, self.kept = state["calls"], state["candidates"], state["kept"]
-        if state["policy"] or hasattr(self.policy, "load_state_dict"):
-            self.policy.load_state_dict(state["policy"])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        self.policy.load_state_dict(state["policy"])
         if self._adaptive is not None:
             self._adaptive.load_state_dict(state["schedule"])
 

@@ -1,0 +1,88 @@
+"""What logits say of labels: cross-entropies and the gradients of these, on the device that the logits are on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from spectral_sampler.errors import argument_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Array = NDArray[np.float64]
+
+__all__ = ["as_tensor", "block_length", "class_numbers", "cross_entropy", "gradient_norms", "output_gradients"]
+
+_BLOCK_OF_CPU, _BLOCK = 1 << 20, 1 << 26  # numbers worked on at a time: what a cache holds, and what fills a GPU
+
+
+def as_tensor(rows: Any) -> Tensor:
+    """``rows``, a tensor or an array, as a tensor without gradient, in the precision given but at least float32."""
+    found = torch.as_tensor(rows).detach()
+    return found if found.dtype == torch.float64 else found.float()
+
+
+def block_length(device: torch.device, width: int) -> int:
+    """How many rows of ``width`` numbers to work on at a time."""
+    return max(1, (_BLOCK_OF_CPU if device.type == "cpu" else _BLOCK) // max(1, width))
+
+
+def class_numbers(labels: Any, logits: Tensor) -> Tensor:
+    """``labels`` (N,) as int64 beside ``logits`` (N, C), refused where they are not from 0 to C − 1."""
+    found = torch.as_tensor(labels).to(logits.device, torch.int64)
+    if len(found):
+        least, most = (int(end) for end in torch.aminmax(found))
+        if least < 0 or most >= logits.shape[1]:
+            rule = f"from 0 to {logits.shape[1] - 1}, the classes of the logits"
+            remedy = "Renumber them, and offer no samples without a label."
+            raise argument_error("labels", rule, least if least < 0 else most, remedy)
+    return found
+
+
+def _apart(logits: Any, labels: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """By blocks of rows: ``f_y``, ``m = max f_c`` and ``e^(f_c − m)`` of the classes c ≠ y alone, where y has 0.
+
+    Sums without the label's own class lose no digits where that class has nearly all of the probability.
+    """
+    whole = torch.as_tensor(logits).detach()
+    numbers, step = class_numbers(labels, whole), block_length(whole.device, whole.shape[1])
+    for start in range(0, len(whole), step):
+        rows, own = as_tensor(whole[start : start + step]), numbers[start : start + step, None]
+        others = rows.scatter(1, own, -torch.inf)
+        largest = others.amax(1).nan_to_num_(0.0, 0.0, 0.0)  # whatever: what is not finite stays so
+        yield rows.gather(1, own).squeeze(1).double(), largest.double(), others.sub_(largest[:, None]).exp_()
+
+
+def _joined(found: list[Tensor]) -> Array:
+    return np.asarray(torch.cat(found).cpu().numpy()) if found else np.empty(0)
+
+
+def cross_entropy(logits: Any, labels: Any) -> Array:
+    """``ln Σ_c exp(f_ic) − f_iy`` (N,) of ``logits`` (N, C) and ``labels`` (N,) in 0 … C − 1."""
+    return _joined([
+        torch.nn.functional.softplus(others.sum(1).double().log_() + largest - own, threshold=700.0)
+        for own, largest, others in _apart(logits, labels)
+    ])  # fmt: skip
+
+
+def gradient_norms(logits: Any, labels: Any) -> Array:
+    """``g_i = ‖softmax(f_i) − onehot(y_i)‖₂`` (N,), the norm of `output_gradients`."""
+    norms = []
+    for own, largest, others in _apart(logits, labels):
+        total = others.sum(1).double()
+        norm = torch.linalg.vector_norm(others, dim=1).double()
+        norms.append(torch.hypot(total, norm) / (total + (own - largest).exp_()))
+    return _joined(norms)
+
+
+def output_gradients(logits: Any, labels: Any) -> Tensor:
+    """``softmax(f) − onehot(y)`` (N, C) float64: the gradient of the cross-entropy with respect to the logits."""
+    rows = as_tensor(logits).double()
+    own = class_numbers(labels, rows)[:, None]
+    return rows.softmax(1).scatter_add_(1, own, rows.new_full(own.shape, -1.0))

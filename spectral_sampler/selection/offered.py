@@ -1,0 +1,155 @@
+"""What a selection is offered, inside the sampler and in the training loop, and what it makes of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from spectral_sampler.errors import argument_error
+from spectral_sampler.selection.likelihood import cross_entropy
+from spectral_sampler.selection.needs import NEEDS
+from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from spectral_sampler.selection.protocol import Selection
+    from spectral_sampler.store import ReferenceStore
+
+__all__ = ["chosen", "learnt", "offered", "whole_numbers"]
+
+_ON_HOST = {"labels", "learner_losses"}
+_ROWS = ("indices", "scores", "losses", "labels", "learner_losses", "logits", "embeddings", "features")
+
+
+def whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
+    """``values`` (n,) as int64 on the host, or one sentence."""
+    found = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+    if found.size and found.dtype.kind not in "iub":
+        raise argument_error(name, "integers", f"dtype {found.dtype}", "One for each candidate.")
+    return found.astype(np.int64).reshape(-1)
+
+
+def _taken(given: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """What is given and not None: labels and losses on the host, the rest where it is."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name == "labels":
+            value = whole_numbers(name, value)
+        elif isinstance(value, torch.Tensor):
+            value = value.detach()
+            value = value.cpu().double().numpy() if name in _ON_HOST else value
+        else:
+            value = np.asarray(value, dtype=np.float64)
+        if len(value) != size:
+            raise argument_error(name, f"of {size} rows, one for each index", len(value), "Same order.")
+        found[name] = value
+    return found
+
+
+def offered(
+    selection: Selection,
+    store: ReferenceStore | None,
+    indices: NDArray[np.int64],
+    given: Mapping[str, Any],
+    score: Any = None,
+    **place: Any,
+) -> CandidateBatch:
+    """Everything that ``selection`` needs to know about candidates.
+
+    Args:
+        indices: (N,) dataset indices, distinct and within the store.
+        given: any of logits (N, C), labels (N,), embeddings (N, h), learner_losses (N,), tensors or arrays, or None.
+            Labels come from the store if not given, learner losses from logits and labels.
+        score: its ``values`` (N,) and ``error``, or None.
+        place: seed, epoch, batch, turn and progress.
+
+    Raises:
+        ArgumentError: a need that is not met, labels that are no classes of the logits, or lengths that differ.
+    """
+    needs = selection.needs
+    known = _taken(given, len(indices)) if given else {}
+    by_logits = "learner_losses" in needs and "learner_losses" not in known and "logits" in known
+    if store is not None:
+        if (by_logits or "labels" in needs) and "labels" not in known and store.labels is not None:
+            known["labels"] = store.labels[indices]
+        if "losses" in needs and store.losses is not None:
+            known["losses"] = store.losses[indices].astype(np.float64)
+        if "features" in needs and "embeddings" in needs:
+            known["features"] = store.features[indices]
+    if by_logits and "labels" in known:
+        losses = cross_entropy(known["logits"], known["labels"])
+        losses[~np.isfinite(losses)] = np.inf  # NaN would be a loss that nobody asked for yet
+        known["learner_losses"] = losses
+    for name in needs - known.keys() - {"features"}:
+        argument = "features" if name == "embeddings" else name
+        raise argument_error(argument, f"given, because {selection.name} needs {name}", None, NEEDS[name])
+    if score is not None:
+        known["scores"], known["error"] = score.values, float(score.error)
+    return CandidateBatch(indices, **known, **place)
+
+
+def _finite(batch: CandidateBatch) -> NDArray[np.bool_] | None:
+    """(N,) whose outputs of the learner are numbers (−∞ masks a class), None if all are; unknown losses are no fault
+    of theirs."""
+    found = None if batch.learner_losses is None else ~np.isinf(batch.learner_losses)
+    for rows in (batch.logits, batch.embeddings):
+        if rows is not None:
+            values = torch.as_tensor(rows)
+            largest = (values if rows is batch.logits else values.abs()).amax(1)
+            own = largest.isfinite().cpu().numpy()
+            found = own if found is None else found & own
+    return None if found is None or found.all() else found
+
+
+def _part(batch: CandidateBatch, rows: NDArray[np.int64]) -> CandidateBatch:
+    known = {name: value for name in _ROWS if (value := getattr(batch, name)) is not None}
+    return batch._replace(**{
+        name: value[torch.from_numpy(rows).to(value.device) if isinstance(value, torch.Tensor) else rows]
+        for name, value in known.items()
+    })  # fmt: skip
+
+
+def chosen(selection: Selection, batch: CandidateBatch, budget: int) -> Choice:
+    """The selection's choice, checked. It does not see candidates whose outputs are not finite: they come last, in an
+    order drawn, and are counted. Pure."""
+    finite = _finite(batch)
+    if finite is None:
+        choice = selection.select(batch, budget)
+    else:
+        rows, others = np.flatnonzero(finite), np.flatnonzero(~finite)
+        count = min(budget, len(rows))
+        rest = others[np.argsort(batch.ties()[others])][: budget - count]
+        choice = Choice(np.empty(0, np.int64), np.empty(0, np.int8))
+        if count:
+            choice = selection.select(_part(batch, rows), count)
+        choice = choice._replace(
+            positions=np.concatenate([rows[choice.positions], rest]),
+            kinds=np.append(choice.kinds, np.full(len(rest), KINDS.index("uniform"), dtype=np.int8)),
+            weights=None if choice.weights is None else np.append(choice.weights, np.ones(len(rest))),
+            nonfinite=len(others),
+        )
+    if not len(choice.positions) == len(set(choice.positions.tolist())) == budget:
+        raise RuntimeError(f"{selection!r} was to select {budget} distinct candidates and did not")
+    return choice
+
+
+def learnt(selection: Selection, batch: CandidateBatch, choice: Choice) -> None:
+    """``selection.trained`` with what it saw of ``batch`` and took of that, as `chosen` found it."""
+    finite = _finite(batch) if choice.nonfinite else None
+    if finite is not None:
+        taken = finite[choice.positions]
+        choice = choice._replace(
+            positions=(np.cumsum(finite) - 1)[choice.positions[taken]],
+            kinds=choice.kinds[taken],
+            weights=None if choice.weights is None else choice.weights[taken],
+        )
+        batch = _part(batch, np.flatnonzero(finite))
+    if len(choice.positions):
+        selection.trained(batch, choice)
