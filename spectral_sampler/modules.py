@@ -39,7 +39,9 @@ def global_randomness_kept() -> Iterator[None]:
 
 def home_device(model: nn.Module) -> torch.device:
     """Where the model's tensors are: the first of them, which its inputs meet first."""
-    return next((tensor.device for part in (model.parameters(), model.buffers()) for tensor in part), torch.device("cpu"))
+    return next(
+        (tensor.device for part in (model.parameters(), model.buffers()) for tensor in part), torch.device("cpu")
+    )
 
 
 @contextlib.contextmanager
@@ -76,7 +78,7 @@ _SHARING = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 def _whole(model: nn.Module) -> nn.Module:
     """The module within wrappers that split a batch over threads, or talk to other processes when they are called."""
     while isinstance(model, _SHARING) or isinstance(getattr(model, "_orig_mod", None), _SHARING):
-        model = model.module if isinstance(model, _SHARING) else model._orig_mod  # type: ignore[assignment]
+        model = model.module if isinstance(model, _SHARING) else model._orig_mod  # type: ignore[assignment]  # noqa: SLF001
     return model
 
 

@@ -50,8 +50,8 @@ def published_objective(batch, a, g, alpha, tau, n_e, tau0, normal):
 def test_objective_against_the_paper(seed, steps):
     selection = trained(BayesianSelection(ZERO_SHOT, alpha=0.3, temperature=2.0, samples=64, effective_size=50), steps)
     batch = offered(seed)
-    a = np.zeros((D, D)) if steps == 0 else selection.posterior.input_factor
-    g = np.zeros((C, C)) if steps == 0 else selection.posterior.output_factor
+    a = np.zeros((D, D)) if steps == 0 else selection.posterior.input_factor.numpy()
+    g = np.zeros((C, C)) if steps == 0 else selection.posterior.output_factor.numpy()
     uniform = draws.uniforms(batch.seed, batch.epoch, batch.batch, np.arange(64 * C))
     normal = torch.special.ndtri(torch.from_numpy(uniform)).numpy().reshape(64, C)
     expected = published_objective(batch, a, g, 0.3, 2.0, 50, 10, normal)
@@ -62,7 +62,7 @@ def test_objective_against_the_paper(seed, steps):
 def test_blocks_of_samples_change_nothing(monkeypatch):
     selection, batch = trained(BayesianSelection(ZERO_SHOT, samples=50)), offered()
     whole = selection.objective(batch)
-    monkeypatch.setattr("spectral_sampler.selection.bayesian._CHUNK", 7 * N * C)
+    monkeypatch.setattr("spectral_sampler.selection.likelihood._BLOCK_OF_CPU", 7 * N * C)
     assert selection.objective(batch) == pytest.approx(whole, abs=1e-12)
 
 
@@ -71,8 +71,8 @@ def test_posterior_draws_have_the_covariance_of_the_inverse_and_not_of_its_trans
     laplace = LastLayerLaplace(effective_size=400, prior_precision=1.0)
     gradients = generator.normal(size=(200, C)) * [3.0, 1.0, 0.3, 0.1] @ generator.normal(size=(C, C))
     laplace.update(generator.normal(size=(200, D)), gradients)
-    u = 20 * laplace.output_factor + np.eye(C)
-    rows = laplace.draws(generator.normal(size=(200_000, C)))
+    u = 20 * laplace.output_factor.numpy() + np.eye(C)
+    rows = laplace.draws(generator.normal(size=(200_000, C))).numpy()
     covariance = rows.T @ rows / len(rows)
     root = np.linalg.cholesky(u)
     scale = np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
@@ -84,19 +84,19 @@ def test_posterior_draws_have_the_covariance_of_the_inverse_and_not_of_its_trans
 def test_deviations_are_the_quadratic_form():
     generator = np.random.default_rng(1)
     laplace, h = LastLayerLaplace(100, 4.0), generator.normal(size=(N, D))
-    assert laplace.deviations(h) == pytest.approx(np.linalg.norm(h, axis=1) / np.sqrt(2))  # the prior: V = 2 I
+    assert laplace.deviations(h).numpy() == pytest.approx(np.linalg.norm(h, axis=1) / np.sqrt(2))  # the prior: V = 2 I
     laplace.update(h, generator.normal(size=(N, C)))
     v = 10 * h.T @ h / N + 2 * np.eye(D)
-    assert laplace.deviations(h) == pytest.approx(np.sqrt(np.einsum("nd,de,ne->n", h, np.linalg.inv(v), h)))
+    assert laplace.deviations(h).numpy() == pytest.approx(np.sqrt(np.einsum("nd,de,ne->n", h, np.linalg.inv(v), h)))
 
 
 def test_sampled_logits_have_the_stated_covariance():
     """σ_i² U⁻¹ from the very numbers that `select` uses."""
     selection, batch = trained(BayesianSelection(ZERO_SHOT, samples=20_000)), offered(4)
     noise = selection.posterior.draws(selection._standard_normal(batch, C))
-    sampled = selection.posterior.deviations(batch.embeddings)[3] * noise
-    v = np.sqrt(200) * selection.posterior.input_factor + np.sqrt(10) * np.eye(D)
-    u = np.sqrt(200) * selection.posterior.output_factor + np.sqrt(10) * np.eye(C)
+    sampled = (selection.posterior.deviations(batch.embeddings)[3] * noise).numpy()
+    v = np.sqrt(200) * selection.posterior.input_factor.numpy() + np.sqrt(10) * np.eye(D)
+    u = np.sqrt(200) * selection.posterior.output_factor.numpy() + np.sqrt(10) * np.eye(C)
     h = batch.embeddings[3]
     expected = h @ np.linalg.inv(v) @ h * np.linalg.inv(u)
     assert np.abs(np.cov(sampled.T) - expected).max() < 0.05 * expected.max()

@@ -111,7 +111,7 @@ def test_an_outer_difference_would_not_be_joint():
     chosen = np.arange(5)
     logits = np.diag(outer) + outer[chosen].sum(0) + outer[:, chosen].sum(1)
     assert np.ptp(logits - 6 * learnability(batch)) < 1e-9
-    joint = JEST(joint=True, gain=1.0).pair_scores(batch)
+    joint = JEST(joint=True, gain=1.0).pair_scores(batch).numpy()
     logits = np.diag(joint) + joint[chosen].sum(0) + joint[:, chosen].sum(1)
     assert np.ptp(logits - 6 * learnability(batch)) > 1
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BayesianSelection", "LastLayerLaplace"]
 
+
 class LastLayerLaplace:
     """Gaussian posterior of the logits: a Kronecker-factored Laplace approximation of the last linear layer.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_tensor", "block_length", "class_numbers", "cross_entropy", "gradient_norms", "output_gradients"]
 
-_BLOCK_OF_CPU, _BLOCK = 1 << 20, 1 << 26  # numbers worked on at a time: what a cache holds, and what fills a GPU
+_BLOCK_OF_CPU, _BLOCK = 1 << 18, 1 << 26  # numbers worked on at a time: what a cache holds, and what fills a GPU
 
 
 def as_tensor(rows: Any) -> Tensor:
@@ -45,8 +45,8 @@ def class_numbers(labels: Any, logits: Tensor) -> Tensor:
     return found
 
 
-def _apart(logits: Any, labels: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """By blocks of rows: ``f_y``, ``m = max f_c`` and ``e^(f_c − m)`` of the classes c ≠ y alone, where y has 0.
+def _apart(logits: Any, labels: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """By blocks of rows: ``max f_c − f_y`` (n,) in float64, and ``e^(f_c − max f_c)`` (n, C) with 0 for the class y.
 
     Sums without the label's own class lose no digits where that class has nearly all of the probability.
     """
@@ -54,9 +54,9 @@ def _apart(logits: Any, labels: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     numbers, step = class_numbers(labels, whole), block_length(whole.device, whole.shape[1])
     for start in range(0, len(whole), step):
         rows, own = as_tensor(whole[start : start + step]), numbers[start : start + step, None]
-        others = rows.scatter(1, own, -torch.inf)
-        largest = others.amax(1).nan_to_num_(0.0, 0.0, 0.0)  # whatever: what is not finite stays so
-        yield rows.gather(1, own).squeeze(1).double(), largest.double(), others.sub_(largest[:, None]).exp_()
+        largest = rows.amax(1, keepdim=True)
+        others = (rows - largest).exp_().scatter_(1, own, 0.0)
+        yield (largest.double() - rows.gather(1, own)).squeeze(1), others
 
 
 def _joined(found: list[Tensor]) -> Array:
@@ -66,18 +66,17 @@ def _joined(found: list[Tensor]) -> Array:
 def cross_entropy(logits: Any, labels: Any) -> Array:
     """``ln Σ_c exp(f_ic) − f_iy`` (N,) of ``logits`` (N, C) and ``labels`` (N,) in 0 … C − 1."""
     return _joined([
-        torch.nn.functional.softplus(others.sum(1).double().log_() + largest - own, threshold=700.0)
-        for own, largest, others in _apart(logits, labels)
+        torch.nn.functional.softplus(others.sum(1).double().log_() + margin, threshold=700.0)
+        for margin, others in _apart(logits, labels)
     ])  # fmt: skip
 
 
 def gradient_norms(logits: Any, labels: Any) -> Array:
     """``g_i = ‖softmax(f_i) − onehot(y_i)‖₂`` (N,), the norm of `output_gradients`."""
     norms = []
-    for own, largest, others in _apart(logits, labels):
-        total = others.sum(1).double()
-        norm = torch.linalg.vector_norm(others, dim=1).double()
-        norms.append(torch.hypot(total, norm) / (total + (own - largest).exp_()))
+    for margin, others in _apart(logits, labels):
+        total, norm = others.sum(1).double(), torch.linalg.vector_norm(others, dim=1).double()
+        norms.append(torch.hypot(total, norm) / (total + margin.neg_().exp_()))
     return _joined(norms)
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["chosen", "learnt", "offered", "whole_numbers"]
 
-_ON_HOST = {"labels", "learner_losses"}
 _ROWS = ("indices", "scores", "losses", "labels", "learner_losses", "logits", "embeddings", "features")
 
 
@@ -35,20 +34,22 @@ def whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
 
 
 def _taken(given: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """What is given and not None: labels and losses on the host, the rest where it is."""
+    """What is given and not None: labels and losses on the host, the rest as tensors where it is."""
     found: dict[str, Any] = {}
     for name, value in given.items():
         if value is None:
             continue
         if name == "labels":
             value = whole_numbers(name, value)
-        elif isinstance(value, torch.Tensor):
-            value = value.detach()
-            value = value.cpu().double().numpy() if name in _ON_HOST else value
         else:
-            value = np.asarray(value, dtype=np.float64)
+            value = value.detach() if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
+            value = value.cpu().double().flatten().numpy() if name == "learner_losses" else value
+        argument = "features" if name == "embeddings" else name
         if len(value) != size:
-            raise argument_error(name, f"of {size} rows, one for each index", len(value), "Same order.")
+            raise argument_error(argument, f"of {size} rows, one for each index", len(value), "Same order.")
+        if isinstance(value, torch.Tensor) and value.ndim != 2:
+            remedy = "Pool or flatten what has more axes."
+            raise argument_error(argument, f"of shape ({size}, n)", tuple(value.shape), remedy)
         found[name] = value
     return found
 
@@ -77,7 +78,7 @@ def offered(
     known = _taken(given, len(indices)) if given else {}
     by_logits = "learner_losses" in needs and "learner_losses" not in known and "logits" in known
     if store is not None:
-        if (by_logits or "labels" in needs) and "labels" not in known and store.labels is not None:
+        if ("labels" in needs or "logits" in known) and "labels" not in known and store.labels is not None:
             known["labels"] = store.labels[indices]
         if "losses" in needs and store.losses is not None:
             known["losses"] = store.losses[indices].astype(np.float64)
@@ -87,7 +88,7 @@ def offered(
         losses = cross_entropy(known["logits"], known["labels"])
         losses[~np.isfinite(losses)] = np.inf  # NaN would be a loss that nobody asked for yet
         known["learner_losses"] = losses
-    for name in needs - known.keys() - {"features"}:
+    for name in sorted(needs - known.keys() - {"features"}):
         argument = "features" if name == "embeddings" else name
         raise argument_error(argument, f"given, because {selection.name} needs {name}", None, NEEDS[name])
     if score is not None:
@@ -135,7 +136,7 @@ def chosen(selection: Selection, batch: CandidateBatch, budget: int) -> Choice:
             weights=None if choice.weights is None else np.append(choice.weights, np.ones(len(rest))),
             nonfinite=len(others),
         )
-    if not len(choice.positions) == len(set(choice.positions.tolist())) == budget:
+    if len(choice.positions) != budget or np.bincount(choice.positions, minlength=len(batch.indices)).max() > 1:
         raise RuntimeError(f"{selection!r} was to select {budget} distinct candidates and did not")
     return choice
 

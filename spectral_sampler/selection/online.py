@@ -28,15 +28,6 @@ __all__ = ["OnlineSelection"]
 _COUNTERS = ("calls", "candidates", "kept", "nonfinite")
 
 
-def _heard(losses: Any) -> Any:
-    """Losses of the learner on the host, those that are no number as +∞: NaN is for those never observed."""
-    if losses is None:
-        return None
-    found = losses.detach().cpu().double().numpy() if isinstance(losses, torch.Tensor) else losses
-    found = np.asarray(found, dtype=np.float64).reshape(-1)
-    return np.where(np.isfinite(found), found, np.inf)
-
-
 class OnlineSelection:
     """Selects from candidates that the learner has already forwarded::
 
@@ -66,7 +57,7 @@ class OnlineSelection:
         seed: int = 0,
         min_keep: int = 1,
     ) -> None:
-        policy = as_selection(policy)
+        policy = as_selection(policy, "policy")
         if policy.proposes:
             raise argument_error(
                 "policy", "one that selects from the candidates it is given", repr(policy),
@@ -83,7 +74,7 @@ class OnlineSelection:
         if isinstance(keep_ratio, AdaptiveSchedule):
             self._adaptive, keep_ratio = keep_ratio, keep_ratio.max  # the number stands in
             self._adaptive.begin(calls)
-        self._ratios = plan_ratios(keep_ratio, 1, calls or 1).flat()
+        self._ratios = plan_ratios(keep_ratio, 1, calls or 1)
         self.policy, self.store, self.seed = policy, store, int(seed)
         self.min_keep = whole("min_keep", min_keep, 1, "1 keeps at least one sample.")
         self.calls = self.candidates = self.kept = self.nonfinite = 0
@@ -103,11 +94,15 @@ class OnlineSelection:
             losses: (N,) learner losses, if not the cross-entropy of ``logits``.
         """
         index = self._rows(indices)
-        progress = min(1.0, self.calls / max(1, len(self._ratios) - 1)) if len(self._ratios) > 1 else 0.0
-        outputs = {"logits": logits, "labels": labels, "embeddings": features, "learner_losses": _heard(losses)}
+        last = self._ratios.batches - 1
+        progress = min(1.0, self.calls / last) if last else 0.0
+        outputs = {"logits": logits, "labels": labels, "embeddings": features, "learner_losses": losses}
         turn = self.calls if self.store is None else self.candidates // len(self.store)
         place = {"seed": self.seed, "batch": self.calls, "turn": turn, "progress": progress}
         batch = offered(self.policy, self.store, index, outputs, self._score(index), **place)
+        if losses is not None:  # none is unknown here, which is what NaN says of it
+            known = batch.learner_losses
+            batch = batch._replace(learner_losses=np.where(np.isfinite(known), known, np.inf))
         if self._adaptive is not None:
             if batch.learner_losses is None and (batch.logits is None or batch.labels is None):
                 remedy = "Pass losses=, or logits= and labels=."
@@ -125,9 +120,14 @@ class OnlineSelection:
     def _rows(self, indices: Any) -> NDArray[np.int64]:
         index = whole_numbers("indices", indices)
         if not len(index) or len(np.unique(index)) != len(index):
-            raise argument_error("indices", "distinct dataset indices, at least one", index.tolist(), "One a candidate.")
+            raise argument_error(
+                "indices", "distinct dataset indices, at least one", index.tolist(), "One a candidate."
+            )
         if self.store is not None and (index.min() < 0 or index.max() >= len(self.store)):
-            rule, found = f"rows of the store, 0 to {len(self.store) - 1}", index.min() if index.min() < 0 else index.max()
+            rule, found = (
+                f"rows of the store, 0 to {len(self.store) - 1}",
+                index.min() if index.min() < 0 else index.max(),
+            )
             raise argument_error("indices", rule, found, "Check the store.")
         return index
 
@@ -142,7 +142,7 @@ class OnlineSelection:
         """The keep ratio of this call; the last one stays."""
         if self._adaptive is not None:
             return self._adaptive.ratio(self.calls)
-        return float(self._ratios[min(self.calls, len(self._ratios) - 1)])
+        return self._ratios.at(0, min(self.calls, self._ratios.batches - 1))
 
     def _trained(self, batch: CandidateBatch, choice: Choice) -> None:
         if self._adaptive is not None:
