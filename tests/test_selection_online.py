@@ -197,7 +197,7 @@ def test_two_lines_in_a_loop_train_a_network():
             lambda: OnlineSelection(JEST(joint=True), 0.3, store=make_store(losses=None)),
             r"^policy must be .*\(losses is missing\), got JEST\(.*\. Make the store with losses=",
         ),
-        (lambda: OnlineSelection(RHOLoss, 0.3), r"^policy must be an object with name"),
+        (lambda: OnlineSelection(RHOLoss, 0.3), r"^policy must be a Selection, got"),
         (lambda: OnlineSelection(InfoBatch()), r"^policy must be one that selects from the candidates it is given"),
         (lambda: OnlineSelection(SensitivitySampling()), r"^policy must be one .* pass it to a SpectralBatchSampler"),
         (

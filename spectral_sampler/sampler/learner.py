@@ -43,8 +43,7 @@ class _ModuleForward:
 
     def __init__(self, module: nn.Module, dataset: Any, collate: Callable[[list[Any]], Any], *, embeds: bool) -> None:
         self._module, self._dataset, self._collate, self._embeds = module, dataset, collate, embeds
-        named = inspect.signature(module.forward).parameters
-        self._left_out = {"label", "labels"} - set(named)
+        self._left_out = {"label", "labels", "index"} - inspect.signature(module.forward).parameters.keys()
 
     def _inputs(self, indices: list[int]) -> Any:
         several = getattr(self._dataset, "__getitems__", None)
@@ -85,7 +84,7 @@ class Learner:
             (logits, features (N, h)). A module runs in eval mode where it is; its logits are its output, ``.logits`` or
             ["logits"] of that, or the first tensor of two axes in a tuple.
         dataset: its samples, collated, are the module's inputs: the first entry of a tuple, or keyword arguments of
-            a mapping, without "label" and "labels" unless the module's ``forward`` names them.
+            a mapping, without "label", "labels" and "index" unless the module's ``forward`` names them.
         selection: what it is for.
         collate_fn: as in DataLoader.
 
