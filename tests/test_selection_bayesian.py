@@ -59,6 +59,34 @@ def test_objective_against_the_paper(seed, steps):
     assert selection.select(batch, 7).positions.tolist() == np.argsort(-expected)[:7].tolist()
 
 
+def test_a_posterior_is_factored_once_an_update(monkeypatch):
+    factored = []
+    cholesky = torch.linalg.cholesky
+    monkeypatch.setattr(torch.linalg, "cholesky", lambda matrix: factored.append(len(matrix)) or cholesky(matrix))
+    selection, batch = BayesianSelection(ZERO_SHOT, samples=8), offered()
+    for _ in range(3):
+        choice = selection.select(batch, 5)
+    assert sorted(factored) == [C, D], "looking again factors nothing"
+    selection.trained(batch, choice)
+    moved = selection.objective(batch)
+    assert sorted(factored) == [C, C, D, D]
+    state = selection.state_dict()
+    fresh = BayesianSelection(ZERO_SHOT, samples=8)
+    assert (fresh.objective(batch) != moved).any()
+    fresh.load_state_dict(state)
+    assert fresh.objective(batch).tolist() == moved.tolist(), "a restored posterior is factored anew"
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_outputs_of_the_learners_own_precision(kind):
+    selection, batch = trained(BayesianSelection(ZERO_SHOT, samples=64, effective_size=50)), offered(2)
+    given = {name: torch.tensor(getattr(batch, name)).to(kind) for name in ("logits", "embeddings")}
+    exact = batch._replace(**{name: value.double().numpy() for name, value in given.items()})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = selection.objective(batch._replace(**given))
+    assert found == pytest.approx(selection.objective(exact), rel=1e-5, abs=1e-5)
+
+
 def test_blocks_of_samples_change_nothing(monkeypatch):
     selection, batch = trained(BayesianSelection(ZERO_SHOT, samples=50)), offered()
     whole = selection.objective(batch)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from spectral_sampler import draws
@@ -64,6 +65,19 @@ def test_joint_jest_against_the_algorithm(seed, count, chunks):
     choice = selection.select(batch, count)
     assert choice.positions.tolist() == published_jest(scores, count, chunks, batch.uniforms)
     assert len(set(choice.positions.tolist())) == count
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_embeddings_of_the_learners_own_precision(kind):
+    batch = offered(2)
+    embeddings = torch.tensor(batch.embeddings).to(kind)
+    features = batch.features.astype(np.float16)
+    exact = batch._replace(embeddings=embeddings.double().numpy(), features=features.astype(np.float64))
+    selection, given = JEST(joint=True, gain=0.4), batch._replace(embeddings=embeddings, features=features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores, choice = selection.pair_scores(given), selection.select(given, 20)
+    assert scores.numpy() == pytest.approx(published_scores(exact, 10.0, 0.5, 0.4), rel=1e-5, abs=1e-9)
+    assert choice.positions.tolist() == selection.select(exact, 20).positions.tolist()
 
 
 def test_the_second_chunk_follows_the_pair_scores_in_both_directions():

@@ -1,5 +1,7 @@
 """OnlineSelection in a training loop: what it feeds the policies, what it refuses, what it returns."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from spectral_sampler.selection import (
     JEST,
     BayesianSelection,
     CandidateBatch,
+    Choice,
     GradientNorm,
     InfoBatch,
     OnlineSelection,
@@ -149,6 +152,94 @@ def test_a_schedule_that_listens_and_keeps_its_mean():
     sizes = [len(online(indices=np.arange(100), losses=np.full(100, 3.0 / (1 + step)))) for step in range(60)]
     assert abs(sum(sizes) - 0.4 * 6000) <= 60  # budgets are whole numbers
     assert len(set(sizes)) > 3
+
+
+class Noting(Uniform):
+    """Keeps what it is offered."""
+
+    def __init__(self, *needs):
+        self.needs, self.seen = frozenset(needs), []
+
+    def select(self, batch, budget):
+        self.seen.append(batch)
+        return super().select(batch, budget)
+
+
+def test_a_turn_is_a_pass_over_the_data_and_not_a_call():
+    policy = Noting("features")
+    online = OnlineSelection(policy, 0.5, store=make_store())
+    for start in range(0, 3 * M, N):
+        online(indices=np.arange(start, start + N) % M)
+    assert [batch.turn for batch in policy.seen] == [N * call // M for call in range(len(policy.seen))]
+    assert [batch.batch for batch in policy.seen] == list(range(len(policy.seen)))
+
+
+class Foreign:
+    """Has the parts of a selection without being derived from it."""
+
+    name, needs = "foreign", frozenset({"losses"})
+
+    def score(self, store, indices, *, backend):
+        return None
+
+    def select(self, batch, budget):
+        return Choice(np.argsort(batch.losses)[:budget], np.zeros(budget, dtype=np.int8))
+
+
+def test_a_foreign_policy_goes_without_what_it_does_not_have():
+    store = make_store()
+    online = OnlineSelection(Foreign(), 0.25, store=store)
+    assert online(indices=np.arange(N)).tolist() == np.argsort(store.losses[:N])[: N // 4].tolist()
+    online.load_state_dict(online.state_dict())
+
+
+SCHEDULES = {
+    "constant": lambda: 0.3,
+    "sigmoid": lambda: SigmoidSchedule(0.2, 0.8, mean=0.4),
+    "aimd": lambda: MellowAIMD(0.2, 0.8, mean=0.4, window=3),
+    "plateau": lambda: PlateauSchedule(0.2, 0.8, mean=0.4, periods=7),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", POLICIES)
+def test_it_resumes_at_every_call(name, schedule):
+    def run(calls, state=None):
+        online = OnlineSelection(POLICIES[name](), SCHEDULES[schedule](), store=make_store(), steps=12)
+        if state is not None:
+            online(**outputs(99))  # what it did before is overwritten
+            online.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
+        lists, states = [], []
+        for step in calls:
+            file = io.BytesIO()
+            torch.save(online.state_dict(), file)
+            states.append(file.getvalue())
+            lists.append((online(**outputs(step)).tolist(), online.weights.tolist()))
+        return lists, states, online.statistics()
+
+    lists, states, statistics = run(range(14))
+    assert len({len(kept) for kept, _ in lists}) > (1 if schedule != "constant" else 0)
+    for stop, state in enumerate(states):
+        rest, _, end = run(range(stop, 14), state)
+        assert rest == lists[stop:], stop
+        assert end == statistics
+
+
+def test_it_decides_what_is_due_and_then_asks_for_the_ratio():
+    heard = []
+
+    class Told(MellowAIMD):
+        def advance(self, step):
+            heard.append(("advance", step))
+
+        def ratio(self, step):
+            heard.append(("ratio", step))
+            return 0.5
+
+    online = OnlineSelection(Uniform(), Told(0.2, 0.8, mean=0.4))
+    for _ in range(2):
+        online(indices=np.arange(8), losses=np.ones(8))
+    assert heard == [("advance", 0), ("ratio", 0), ("advance", 1), ("ratio", 1)]
 
 
 def test_calls_draw_anew_and_the_same_calls_draw_the_same():
