@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spectral_sampler.draws import permutation
 from spectral_sampler.experiment.samples import Samples, TensorSamples
+from spectral_sampler.indexed import Indexed
 from spectral_sampler.modules import frozen
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spectral_sampler.selection import KINDS, CandidateBatch, Choice
-from spectral_sampler.selection.offered import offered
+from spectral_sampler.selection.offered import chosen, offered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,4 @@ def choose(selection: Selection, store: ReferenceStore, candidates: Candidates, 
     elif "learner_losses" in selection.needs:
         given["learner_losses"] = view.losses(indices)
     batch = offered(selection, store, indices, given, score, **view.place)
-    choice = selection.select(batch, slot.budget)
-    if len(choice.positions) != slot.budget or np.bincount(choice.positions, minlength=len(indices)).max() > 1:
-        raise RuntimeError(f"{selection!r} was to select {slot.budget} distinct candidates and did not")
-    return Decision(choice, batch, forwarded, seconds)
+    return Decision(chosen(selection, batch, slot.budget), batch, forwarded, seconds)

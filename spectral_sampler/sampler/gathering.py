@@ -86,7 +86,7 @@ def begun(indices: Any, losses: Any, *, capacity: int, device: torch.device | No
         rows, values = pairs(indices, losses)
         if place.type != "cpu" and len(rows) > capacity:
             rule = f"at most {capacity} at a time where ranks gather on a GPU"
-            raise argument_error("losses", rule, len(rows), "Report them batch by batch.")
+            raise argument_error("losses", rule, len(rows), "Report them batch by batch.")  # noqa: TRY301
     except Exception:  # whatever it was, the others must hear of it
         _exchange(_FAULTY, capacity, place)
         raise

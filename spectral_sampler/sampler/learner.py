@@ -15,7 +15,6 @@ from torch.utils.data import default_collate
 from spectral_sampler.errors import argument_error
 from spectral_sampler.modules import called, first_two, frozen, global_randomness_kept, last_linear_input, moved
 from spectral_sampler.selection.needs import forwards_candidates
-from spectral_sampler.selection.proposal import Proposes
 
 if TYPE_CHECKING:
     from spectral_sampler.selection import Selection

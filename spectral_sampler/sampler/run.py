@@ -16,6 +16,7 @@ from spectral_sampler.sampler.choosing import Decision, View
 from spectral_sampler.sampler.deliveries import Deliveries
 from spectral_sampler.sampler.observed import ObservedLosses
 from spectral_sampler.sampler.statistics import Statistics
+from spectral_sampler.selection.offered import learnt
 from spectral_sampler.selection.proposal import EpochRequest, Proposal
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class Run:
             stale = self.observed.stale(candidates.indices)
         self.statistics.add(candidates, decision, stale, waited, selecting)
         if offered is not None:
-            self.selection.trained(offered, choice)
+            learnt(self.selection, offered, choice)
         self.counter.delivered(which)
         self._delivered += 1
         self.observed.now = self._delivered // self.plan.steps

@@ -124,7 +124,7 @@ class Epoch:
         return indices if len(distinct) == len(indices) else indices[np.sort(first)]
 
     def _fitted(self, slot: Slot, size: int) -> Slot:
-        """``slot`` with the budget for fewer candidates than it has: a sampler repeated some, or a selection proposed."""
+        """``slot`` with the budget for fewer candidates than it has, where a sampler repeats or a selection proposes."""
         if size == slot.size:
             return slot
         if self._plan.batch_size is None:

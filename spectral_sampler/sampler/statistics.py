@@ -31,7 +31,7 @@ class Statistics:
         self.epoch, self.batches, self.candidates, self.kept_total, self.kept = epoch, 0, 0, 0, 0
         self.ratio, self.scored, self.certified, self.unconverged, self.matvecs = 0.0, 0, 0, 0, 0
         self.flags = dict.fromkeys(_FLAGS, 0)
-        self.zero_weight_draws = self.asked = self.known = self.stale = self.forwarded = 0
+        self.nonfinite = self.zero_weight_draws = self.asked = self.known = self.stale = self.forwarded = 0
         self.seconds_waiting = self.seconds_selecting = self.seconds_forwarding = 0.0
 
     def add(self, candidates: Candidates, decision: Decision, stale: int, waited: float, selecting: float) -> None:
@@ -59,6 +59,7 @@ class Statistics:
             self.matvecs += candidates.score.matvecs
             for name, flag in _FLAGS.items():
                 self.flags[name] += bool(status & flag)
+        self.nonfinite += choice.nonfinite
         self.zero_weight_draws += choice.zero_weight_draws
         if choice.zero_weight_draws and not self._warned:
             self._warned = True
@@ -93,4 +94,5 @@ class Statistics:
         }
         if forwards:
             values |= {"forwarded_total": self.forwarded, "seconds_forwarding": self.seconds_forwarding}
+            values["nonfinite_total"] = self.nonfinite
         return {f"spectral/{name}": float(value) for name, value in values.items()}

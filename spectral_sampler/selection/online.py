@@ -107,7 +107,6 @@ class OnlineSelection:
             if batch.learner_losses is None and (batch.logits is None or batch.labels is None):
                 remedy = "Pass losses=, or logits= and labels=."
                 raise argument_error("losses", "given when keep_ratio follows the loss", None, remedy)
-            self._adaptive.advance(self.calls)
         ratio = self._ratio()
         count = min(len(index), max(self.min_keep, math.floor(ratio * len(index) + 1e-9)))
         choice = chosen(self.policy, batch, count)

@@ -60,11 +60,12 @@ class CandidateBatch(NamedTuple):
     """Number of the pass over the data: the epoch, where that has one pass."""
     progress: float = 0.0
     """Share of the training horizon that has passed, in [0, 1]."""
-    logits: NDArray[np.float64] | None = None
-    """(N, C) outputs of the learner for the candidates, for a policy that needs them."""
-    embeddings: NDArray[np.float64] | None = None
+    logits: Any = None
+    """(N, C) outputs of the learner for the candidates, a tensor where it is or an array, for a policy that needs
+    them."""
+    embeddings: Any = None
     """(N, h) inputs of the learner's last linear layer, likewise."""
-    features: NDArray[np.float64] | None = None
+    features: NDArray[np.floating] | None = None
     """(N, d) reference features, for a policy that compares them with the learner's."""
 
     def uniforms(self, stream: int = 0) -> NDArray[np.float64]:
@@ -89,6 +90,8 @@ class Choice(NamedTuple):
     """Draws that had to take a candidate of weight zero because no other was left."""
     weights: NDArray[np.float64] | None = None
     """(n,) factors for the loss that make an importance sample unbiased; None means ones."""
+    nonfinite: int = 0
+    """Candidates whose outputs of the learner are not finite: they come last."""
 
 
 class Selection:
