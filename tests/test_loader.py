@@ -291,7 +291,6 @@ class Stream(IterableDataset):
         (DATA, STORE, "loader"),
         (DataLoader(DATA, batch_size=20), "store", "store"),
         (DataLoader(DATA, batch_size=1), STORE, "candidate_batch_size"),
-        (DataLoader(DATA, batch_size=500), STORE, "candidate_batch_size"),
     ],
 )
 def test_refusals(loader, store, named):

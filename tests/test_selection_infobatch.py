@@ -6,7 +6,7 @@ import pytest
 from spectral_sampler import ReferenceStore, draws
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.selection import InfoBatch
-from spectral_sampler.selection.proposal import EpochRequest, Proposes
+from spectral_sampler.selection.proposal import EpochRequest
 
 M = 200
 STORE = ReferenceStore.from_arrays(np.ones((M, 2), dtype=np.float32))
@@ -89,7 +89,7 @@ def test_samples_never_observed_stay_with_weight_one():
 
 
 def test_it_is_a_selection_that_proposes():
-    assert isinstance(InfoBatch(), Proposes)
+    assert InfoBatch().proposes
     assert InfoBatch().needs == {"learner_losses"}
 
 

@@ -225,23 +225,6 @@ def test_it_resumes_at_every_call(name, schedule):
         assert end == statistics
 
 
-def test_it_decides_what_is_due_and_then_asks_for_the_ratio():
-    heard = []
-
-    class Told(MellowAIMD):
-        def advance(self, step):
-            heard.append(("advance", step))
-
-        def ratio(self, step):
-            heard.append(("ratio", step))
-            return 0.5
-
-    online = OnlineSelection(Uniform(), Told(0.2, 0.8, mean=0.4))
-    for _ in range(2):
-        online(indices=np.arange(8), losses=np.ones(8))
-    assert heard == [("advance", 0), ("ratio", 0), ("advance", 1), ("ratio", 1)]
-
-
 def test_calls_draw_anew_and_the_same_calls_draw_the_same():
     first, second = (OnlineSelection(Uniform(), 0.3, seed=1) for _ in range(2))
     lists = [first(indices=np.arange(40)).tolist() for _ in range(5)]

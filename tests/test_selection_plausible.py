@@ -185,7 +185,7 @@ def test_every_class_is_shown_equally_often_as_far_as_candidates_allow(policy, i
         wanted = np.where(whole, sizes * epochs, (times.sum() - sizes[whole].sum() * epochs) / (~whole).sum())
         whole |= wanted > sizes * epochs
     ample = wanted < 0.8 * sizes * epochs
-    assert shown[ample] == pytest.approx(wanted[ample], rel=0.05 if keep_ratio > 0.02 else 0.1)
+    assert shown[ample] == pytest.approx(wanted[ample], rel=0.05 if keep_ratio > 0.02 else 0.13)
     assert shown[whole] == pytest.approx(wanted[whole], rel=0.1)
     assert whole.sum() == {(10, 0.1): 0, (10, 0.3): 1, (100, 0.02): 0, (100, 0.1): 2}[imbalance, keep_ratio]
 

@@ -5,12 +5,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from spectral_sampler import ReferenceStore, draws
+from spectral_sampler import ReferenceStore, SpectralBatchSampler, draws
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.selection import SensitivitySampling
 from spectral_sampler.selection.clustering import cluster
-from spectral_sampler.selection.proposal import EpochRequest, Proposes
+from spectral_sampler.selection.proposal import EpochRequest
 from spectral_sampler.selection.sensitivity import leverage_scores, subset_size, weighted_subset
 
 M, D, K = 1500, 5, 12
@@ -143,7 +144,7 @@ def proposals(store, selection, epochs, batches=8, size=64):
 
 def test_proposed_batches_are_distinct_and_unbiased():
     store, selection = make_store(3), SensitivitySampling(K)
-    assert isinstance(selection, Proposes)
+    assert selection.proposes
     losses = store.losses.astype(np.float64)
     probabilities = selection.sensitivities(store).probabilities
     counts, means, first = np.zeros(M), [], np.zeros(M)
@@ -237,14 +238,19 @@ def test_one_selection_serves_several_stores():
 
 
 def test_an_epoch_begun_in_the_dark_is_resumed_in_the_dark():
-    store, order = make_store(), draws.permutation(0, 0, M)
-    request = EpochRequest(store, order, 8, 64, np.full(M, np.nan), 0, 0, 0.0)
-    first, second = (SensitivitySampling(K, losses="learner") for _ in range(2))
-    assert first.propose(request) is None
-    second.load_state_dict(first.state_dict())
-    losses = np.random.default_rng(0).exponential(size=M)
-    assert second.propose(request._replace(learner_losses=losses)) is None, "observed again before the restart"
-    assert second.propose(request._replace(epoch=1, learner_losses=losses)) is not None
+    def make():
+        return SpectralBatchSampler(make_store(), 64, selection=SensitivitySampling(K, losses="learner"))
+
+    sampler, resumed = make(), make()
+    iterator = iter(sampler)
+    next(iterator)
+    sampler.observe(range(M), np.random.default_rng(0).exponential(size=M))
+    state = sampler.state_dict(full=True)
+    rest, following = list(iterator), list(sampler)
+    resumed.load_state_dict(state)
+    assert list(resumed) == rest
+    assert list(resumed) == following
+    assert list(make())[1:] == rest, "the order as it is"
 
 
 def test_leverage_scores_beside_sensitivity_on_linear_regression():
@@ -278,11 +284,9 @@ def test_without_scikit_learn_the_error_names_the_line(monkeypatch):
         SensitivitySampling(3).sensitivities(make_store())
 
 
-def learner_proposal(losses, state=None):
+def learner_proposal(losses, memo=None):
     selection = SensitivitySampling(K, losses="learner")
-    if state is not None:
-        selection.load_state_dict(dict(zip(("epoch", "proxies", "smoothness"), state, strict=True)))
-    return selection.propose(EpochRequest(make_store(), np.arange(M), 8, 64, losses, 0, 0, 0.0))
+    return selection.propose(EpochRequest(make_store(), np.arange(M), 8, 64, losses, 0, 0, 0.0, memo))
 
 
 @pytest.mark.parametrize(
@@ -298,7 +302,7 @@ def learner_proposal(losses, state=None):
         ),
         (lambda: learner_proposal(np.full(M, -1.0)), r"^losses must be at least 0 where given to observe, got -1"),
         (
-            lambda: learner_proposal(None, state=(0, [1.0] * 4, [0.0] * 4)),
+            lambda: learner_proposal(None, torch.ones(2, 4)),
             rf"^state must be that of {K} clusters, got 4",
         ),
         (lambda: SensitivitySampling(0), r"^clusters must be an integer of at least 1, got 0"),

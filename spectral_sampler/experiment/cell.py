@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,8 +18,7 @@ from spectral_sampler.experiment.policies import CONTROLS, FRESH, FULL, FULL_EQU
 from spectral_sampler.experiment.reference import Reference, reference_for
 from spectral_sampler.experiment.zero_shot import with_zero_shot
 from spectral_sampler.sampler import SpectralBatchSampler
-from spectral_sampler.schedule import plan_ratios
-from spectral_sampler.selection import KINDS
+from spectral_sampler.selection import KINDS, Uniform
 from spectral_sampler.selection.needs import forwards_candidates
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "Places", "budgets", "candidate_batches", "checkpoints", "load", "run_cell"]
 
-_MIN_KEEP = 2  # the sampler's default: batch norm needs two
 _PICTURED_BATCH = 13  # "Batch 14" of GSTDS Fig. 8
 
 
@@ -82,10 +81,13 @@ def candidate_batches(settings: Settings, rows: int) -> int:
 
 
 def budgets(settings: Settings, rows: int) -> NDArray[np.int64]:
-    """Samples kept from every candidate batch of the training, (epochs · batches,): ``max(2, ⌊r N⌋)``."""
-    size = settings.candidate_batch_size
-    ratios = plan_ratios(settings.planned_ratio(), settings.epochs, candidate_batches(settings, rows)).flat()
-    return np.clip(np.floor(ratios * size + 1e-9).astype(np.int64), _MIN_KEEP, size)
+    """Samples kept from every candidate batch of the training, (epochs · batches,)."""
+    sampler = SpectralBatchSampler(
+        np.ones((rows, 1)), settings.candidate_batch_size, epochs=settings.epochs,
+        keep_ratio=settings.planned_ratio(), selection=Uniform(),
+    )  # fmt: skip
+    places = itertools.product(range(settings.epochs), range(candidate_batches(settings, rows)))
+    return np.array([len(sampler.selection_at(*place)[1].positions) for place in places])
 
 
 def _steps(cell: Cell, rows: int) -> int:

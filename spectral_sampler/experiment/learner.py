@@ -133,7 +133,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
 
 def evaluate(network: nn.Module, samples: Samples, device: str = "cpu") -> tuple[float, NDArray[np.float64]]:
     """Accuracy, and the cross-entropy of every sample (M,)."""
-    loader = DataLoader(Indexed(samples.plain()), batch_size=500, collate_fn=_as_it_is, generator=_unused())
+    loader = DataLoader(Rows(samples.plain()), batch_size=500, collate_fn=_as_it_is, generator=_unused())
     correct, losses = 0, []
     with frozen(network, device) as home, torch.inference_mode():
         for inputs, labels, _ in loader:

@@ -260,6 +260,7 @@ class Run:
             state |= {
                 "losses": self.observed.state_dict(), "delivered": self._delivered,
                 "learnt": self.selection.state_dict(), "memo": None if proposal is None else proposal.memo,
+                "as_it_is": epoch in self._proposals and proposal is None,
             }  # fmt: skip
         return state
 
@@ -276,7 +277,9 @@ class Run:
             self.observed.load_state_dict(state["losses"])
             self._delivered = int(state["delivered"])
             self.selection.load_state_dict(state["learnt"])
-            self._memo = None if state["memo"] is None else (epoch, state["memo"])
+            self._memo = (epoch, state["memo"])
+            if state["as_it_is"]:
+                self._proposals[epoch] = None
         elif (self.listens and state["observed"] != self.observed.digest) or self.selection.state_dict():
             _log.warning(
                 "the state has a position and no more: %s goes on without the losses and what it learnt before; save "

@@ -110,9 +110,11 @@ class Epoch:
             indices = [self._offered(slot) for slot in slots]
             if self._plan.recurs:
                 keys = [self._order.slot_key(self._epoch, slot) for slot in slots]
+            slots = [self._fitted(slot, len(own)) for slot, own in zip(slots, indices, strict=True)]
         else:
+            size = self._proposed.shape[1]
+            slots = [self._plan.slot(self._epoch, slot.number, size=size) for slot in slots]
             indices = [self._proposed[slot.number] for slot in slots]
-        slots = [self._fitted(slot, len(own)) for slot, own in zip(slots, indices, strict=True)]
         return [Candidates(*row) for row in zip(slots, indices, self._scorer.score(slots, indices, keys), strict=True)]
 
     def _offered(self, slot: Slot) -> NDArray[np.int64]:
@@ -123,15 +125,14 @@ class Epoch:
         distinct, first = np.unique(indices, return_index=True)
         return indices if len(distinct) == len(indices) else indices[np.sort(first)]
 
-    def _fitted(self, slot: Slot, size: int) -> Slot:
-        """``slot`` with the budget for fewer candidates than it has, where a sampler repeats or a selection proposes."""
-        if size == slot.size:
+    def _fitted(self, slot: Slot, distinct: int) -> Slot:
+        """``slot`` with a budget that its distinct candidates suffice for."""
+        if slot.budget <= distinct:
             return slot
-        if self._plan.batch_size is None:
-            return self._plan.slot(self._epoch, slot.number, size=size)
-        if size < slot.budget:
+        if self._plan.batch_size is not None:
             raise argument_error(
-                "sampler", f"one that offers at least {slot.budget} distinct samples among {slot.size}", size,
+                "sampler", f"one that offers at least {slot.budget} distinct samples among {slot.size}", distinct,
                 'Use emit="shrink" with it.',
             )  # fmt: skip
-        return slot
+        multiple = self._plan.multiple_of
+        return slot._replace(budget=distinct // multiple * multiple or distinct)

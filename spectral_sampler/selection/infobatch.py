@@ -71,7 +71,8 @@ class InfoBatch(Uniform):
         return kept, np.where(below, 1.0 / (1.0 - self.share), 1.0)
 
     def propose(self, request: EpochRequest) -> Proposal | None:
-        """The pruned epoch in the order given, dealt into equal batches; the memo (M,) says which samples are easy."""
+        """The pruned epoch in the order given, dealt into equal batches, None where nothing is pruned; the memo (M,) says
+        which samples are easy."""
         order = request.order
         if request.progress >= self.annealing or request.learner_losses is None:
             return None
@@ -81,12 +82,12 @@ class InfoBatch(Uniform):
         else:
             below = request.memo.numpy()
         kept, weights = self.kept(below[order], order, request.seed, request.epoch)
-        stay, memo = np.flatnonzero(kept), torch.from_numpy(below)
+        stay = np.flatnonzero(kept)
         if len(stay) == len(order):
-            return Proposal(None, memo=memo)
+            return None
         size = min(request.size, max(1, len(stay) // request.batches))
         dealt = stay[: request.batches * size].reshape(request.batches, size)
-        return Proposal(order[dealt], weights[dealt], memo)
+        return Proposal(order[dealt], weights[dealt], torch.from_numpy(below))
 
     def __repr__(self) -> str:
         return f"InfoBatch({self.share}, annealing={self.annealing})"

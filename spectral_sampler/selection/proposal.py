@@ -36,8 +36,8 @@ class EpochRequest(NamedTuple):
 class Proposal(NamedTuple):
     """The candidates of an epoch. K stays as requested, so that the length of the epoch does; N may shrink."""
 
-    batches: NDArray[np.int64] | None
-    """(K, N') dataset indices, N' ≤ N, unique within a row; None for the order as it is."""
+    batches: NDArray[np.int64]
+    """(K, N') dataset indices, N' ≤ N, unique within a row."""
     weights: NDArray[np.float64] | None = None
     """(K, N') factors for the loss; None means ones."""
     memo: Any = None

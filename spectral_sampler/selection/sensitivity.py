@@ -177,25 +177,23 @@ class SensitivitySampling(Uniform):
             known[key] = cluster(store.features, self.clusters, power=self.power, seed=self.seed)
         return known[key]
 
-    def _observed(self, request: EpochRequest) -> tuple[Array | None, torch.Tensor]:
+    def _observed(self, request: EpochRequest) -> tuple[Array | None, torch.Tensor | None]:
         """Probabilities (M,) from the learner's losses, None where none is known; and what they follow from, l̂ and Λ of
         every cluster, (2, k)."""
         found, losses, memo = self._clustering(request.store), request.learner_losses, request.memo
         spans, clusters = found.distances**self.power, int(found.labels.max()) + 1
         if memo is None:
-            unknown = losses is None or not np.isfinite(losses).any()
-            fitted = ([], []) if unknown else self._fit_known(found.labels, spans, losses)
-            memo = torch.tensor(fitted, dtype=torch.float64)
-        if memo.shape[1] not in (0, clusters):
+            if losses is None or not np.isfinite(losses).any():
+                return None, None
+            memo = torch.tensor(self._fit_known(found.labels, spans, losses), dtype=torch.float64)
+        if memo.shape[1] != clusters:
             remedy = "Restore it into a selection with as many."
             raise argument_error("state", f"that of {clusters} clusters", memo.shape[1], remedy)
-        if not memo.numel():
-            return None, memo
         proxies, smoothness = memo.numpy()
         mass = proxies[found.labels] + smoothness[found.labels] * spans
         return (mass / mass.sum() if mass.sum() > 0 else None), memo
 
-    def _fit_known(self, labels: NDArray[np.int64], spans: Array, losses: Any) -> tuple[list[float], list[float]]:
+    def _fit_known(self, labels: NDArray[np.int64], spans: Array, losses: Array) -> tuple[list[float], list[float]]:
         """Mean loss and smoothness of every cluster; for one of which none is known the mean of all samples, and 0."""
         known = np.isfinite(losses)
         if (losses[known] < 0).any():
@@ -235,7 +233,7 @@ class SensitivitySampling(Uniform):
 
         Systematic sampling in the epoch's random order: batch k takes the points ``start_k, start_k + 1, …`` with the
         starts spread evenly over the unit interval, so that an epoch repeats a sample as rarely as its chance allows.
-        The order as it is before the learner's losses are known, if it is by those.
+        None, the order as it is, before the learner's losses are known, if it is by those.
         """
         order, size = request.order, min(request.size, len(request.order))
         if isinstance(self._losses, str):
@@ -243,7 +241,7 @@ class SensitivitySampling(Uniform):
         else:
             probabilities, memo = self.sensitivities(request.store).probabilities, None
         if probabilities is None:
-            return Proposal(None, memo=memo)
+            return None
         chances = inclusion_probabilities(probabilities[order], size)
         first = draws.uniforms(request.seed, request.epoch, 0, np.zeros(1, dtype=np.int64), _ORDER_STREAM)[0]
         starts = (first + draws.permutation(request.seed, request.epoch, request.batches) / request.batches) % 1.0
