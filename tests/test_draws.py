@@ -1,5 +1,6 @@
 """Counter-based randomness: uniform, independent of where else it was used, and the same for ever."""
 
+import itertools
 import math
 import random
 
@@ -127,9 +128,7 @@ def test_fixed_points_and_inversions_are_those_of_a_random_order():
 
 def test_batches_of_one_place_are_independent_between_epochs():
     batches = [draws.permuted(8, epoch, LARGE, np.arange(512, 640)) for epoch in range(1500)]
-    shared = np.bincount(
-        [min(4, len(np.intersect1d(a, b))) for a, b in zip(batches, batches[1:], strict=False)], minlength=5
-    )
+    shared = np.bincount([min(4, len(np.intersect1d(a, b))) for a, b in itertools.pairwise(batches)], minlength=5)
     expected = stats.hypergeom(LARGE, 128, 128).pmf(np.arange(5))
     expected[4] = 1 - expected[:4].sum()
     assert stats.chisquare(shared, shared.sum() * expected).pvalue > 1e-4

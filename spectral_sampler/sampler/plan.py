@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.schedule import AdaptiveSchedule, Ratios, plan_ratios
+from spectral_sampler.schedule import AdaptiveSchedule, FittedSchedule, Ratios, plan_ratios
 from spectral_sampler.schedule.plan import group_sizes
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class Plan:
         if not isinstance(keep_ratio, AdaptiveSchedule):
             self._take(plan_ratios(keep_ratio, epochs, self.batches))
             if self.batch_size is None:
-                self._settle(horizon=epochs is not None)
+                fits = not (isinstance(keep_ratio, FittedSchedule) and self._constant)  # else a warning has been given
+                self._settle(horizon=fits and epochs is not None)
             return
         if self.batch_size is not None:
             raise argument_error("emit", '"shrink" with an adaptive keep_ratio', '"constant"', "Use a schedule.")
@@ -113,8 +114,9 @@ class Plan:
         ratios, candidates = self.ratios, self.candidates
         wanted = ratios.mean
         reach = ratios._replace(values=self._target(ratios.values, candidates)).mean * self.multiple_of / candidates
-        real, sizes = reach, group_sizes(self.batches, ratios.group)
-        if ratios.epochs * len(sizes) <= _FEW:
+        real = reach
+        if ratios.epochs * self.batches <= _FEW * ratios.group:
+            sizes = group_sizes(self.batches, ratios.group)
             values = np.broadcast_to(ratios.values, (ratios.epochs, len(sizes)))
             turns, _ = self._turns(np.arange(ratios.epochs)[:, None], np.arange(len(sizes)))
             kept = np.array([(self._budgets(values, candidates, turns, p) * sizes).sum(axis=0) for p in _PHASES])
@@ -125,7 +127,8 @@ class Plan:
             self._phases = (float(_PHASES[best[0]]), float(_PHASES[best[1]]), self._phases[2])
             real = float(shares[best]) if horizon else reach
         if abs(real - wanted) > _ENOUGH * wanted:
-            reasons = [f"min_keep={self.min_keep}"] if reach > wanted * (1 + _ENOUGH) else []
+            floor = reach > wanted * (1 + _ENOUGH) and self.min_keep >= self.multiple_of
+            reasons = [f"min_keep={self.min_keep}"] if floor else []
             if abs(reach - wanted) <= _ENOUGH * wanted:
                 reasons.append("the run is short")
             if self.multiple_of > 1:

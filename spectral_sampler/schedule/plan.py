@@ -89,7 +89,7 @@ def group_sizes(batches: int, group: int) -> NDArray[np.int64]:
 def _progress(epochs: int, batches: int, group: int) -> Array:
     """(epochs · groups,) progress of each group's first batch over the horizon; groups restart with every epoch."""
     positions = (np.arange(epochs)[:, None] * batches + np.arange(0, batches, group)).ravel().astype(np.float64)
-    return positions / max(1.0, positions[-1])
+    return np.asarray(positions / max(1.0, float(positions[-1])))
 
 
 def plan_ratios(
