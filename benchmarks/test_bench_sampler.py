@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from functools import cache
 
@@ -11,8 +12,12 @@ import torch
 
 from benchmarks import measure, problems
 from benchmarks.planted import CHOSEN_BY_LOSS, Planted, plant
-from spectral_sampler import ReferenceStore, SpectralBatchSampler
+from spectral_sampler import ReferenceStore, SigmoidSchedule, SpectralBatchSampler, draws
 from spectral_sampler.experiment.policies import FRESH, POLICIES
+from spectral_sampler.sampler.arguments import Settings
+from spectral_sampler.sampler.counter import EpochCounter
+from spectral_sampler.sampler.order import CandidateOrder
+from spectral_sampler.sampler.plan import Plan
 from spectral_sampler.selection import KINDS
 from spectral_sampler.selection.needs import forwards_candidates
 
@@ -102,3 +107,41 @@ def test_first(benchmark, own, samples, selection):
     assert batch == candidates[choice.positions].tolist()
     assert len(set(batch)) == KEPT
     assert len(np.unique(candidates)) == CANDIDATES
+
+
+def _placed(length: int, keep_ratio) -> tuple[CandidateOrder, Plan]:
+    """The candidate order and the plan of 30 epochs over so many samples, of which only the number matters."""
+    settings = Settings(
+        CANDIDATES, 30, shuffle=True, reshuffle=True, drop_last=True, seed=0, num_replicas=1, rank=0, multiple_of=1,
+        min_keep=2, lookahead=None,
+    )  # fmt: skip
+    plan = Plan(length, settings, None)
+    plan.follow(keep_ratio, 30)
+    return CandidateOrder(EpochCounter(), length, 0, shuffle=True, fixed=False), plan
+
+
+@pytest.mark.parametrize("length", [10**7, 10**8])
+@pytest.mark.parametrize("case", ["constant", "sigmoid", "torch.randperm"])
+def test_order(benchmark, length, case):
+    """From nothing to the first candidates; the peer puts all samples into an order first."""
+
+    def first():
+        if case == "torch.randperm":
+            return torch.randperm(length)[:CANDIDATES].numpy()
+        order, plan = _placed(length, RATIO if case == "constant" else SigmoidSchedule())
+        return order.indices(0, plan.at_step(0, 0))
+
+    benchmark.group = f"first candidates of {length:,} samples"
+    found = benchmark.pedantic(first, setup=draws._permutation_tables.cache_clear, rounds=3)
+    assert len(np.unique(found)) == CANDIDATES
+    assert 0 <= found.min() <= found.max() < length
+
+
+@pytest.mark.parametrize("length", [10**7, 10**8])
+def test_slot(benchmark, length):
+    """Place, size and candidates of one batch of a running epoch."""
+    order, plan = _placed(length, RATIO)
+    benchmark.group = f"the next {CANDIDATES} candidates of {length:,} samples"
+    steps, found = itertools.count(), []
+    benchmark(lambda: found.append(order.indices(0, plan.at_step(0, next(steps)))))
+    assert len(np.unique(found)) == len(found) * CANDIDATES
