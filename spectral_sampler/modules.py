@@ -105,7 +105,7 @@ def last_linear_input(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 
     with contextlib.ExitStack() as held:
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and the import takes seconds
-            held.enter_context(torch.compiler.set_stance("force_eager"))  # type: ignore[no-untyped-call]
+            held.enter_context(torch.compiler.set_stance("force_eager"))
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 hook = module.register_forward_pre_hook(remember, with_kwargs=True)

@@ -1,7 +1,7 @@
 """learner=: anybody's module on anybody's samples, forwarded and left as it was."""
 
-import collections
 import pickle
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -61,7 +61,9 @@ def test_logits_and_the_input_of_the_layer_that_ran_last():
     assert Learner(network, DATA, GradientNorm())(ROWS).embeddings is None, "nobody asked"
 
 
-Pair = collections.namedtuple("Pair", "loss logits")
+class Pair(NamedTuple):
+    loss: torch.Tensor
+    logits: torch.Tensor
 
 
 class HasLogits:
@@ -101,7 +103,7 @@ class Mappings:
         self.names = names
 
     def __getitem__(self, row):
-        return {"rows": INPUTS[row], **{name: LABELS[row] for name in self.names}}
+        return {"rows": INPUTS[row], **dict.fromkeys(self.names, LABELS[row])}
 
 
 def padded(samples):

@@ -1,7 +1,7 @@
 """A module that belongs to somebody else: found out about, run, and left exactly as it was."""
 
-import collections
 import random
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -144,7 +144,10 @@ def test_how_inputs_are_handed_over():
 
 
 def test_moved_reaches_everything():
-    Pair = collections.namedtuple("Pair", "left right")
+    class Pair(NamedTuple):
+        left: torch.Tensor
+        right: str
+
     packed = nn.utils.rnn.pack_sequence([X[0], X[1]])
     batch = {"pair": Pair(X, "text"), "list": [X, (X, 3)], "packed": packed}
     there = moved(batch, torch.device("meta"))

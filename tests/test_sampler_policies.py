@@ -233,7 +233,7 @@ def test_running_state_follows_delivery_and_not_looking():
     bayesian = make(BayesianSelection(ZERO_SHOT, samples=4), learner=network(), dataset=DATA)
     rows = next(iter(bayesian))
     hidden = network().eval()[:3](INPUTS[rows]).detach().double().numpy()
-    assert bayesian.selection.posterior.input_factor == pytest.approx(hidden.T @ hidden / len(rows), rel=1e-4)
+    assert bayesian.selection.posterior.factors["input"] == pytest.approx(hidden.T @ hidden / len(rows), rel=1e-4)
 
 
 def test_a_candidate_batch_that_is_kept_whole_moves_the_running_state_too():

@@ -50,8 +50,8 @@ def published_objective(batch, a, g, alpha, tau, n_e, tau0, normal):
 def test_objective_against_the_paper(seed, steps):
     selection = trained(BayesianSelection(ZERO_SHOT, alpha=0.3, temperature=2.0, samples=64, effective_size=50), steps)
     batch = offered(seed)
-    a = np.zeros((D, D)) if steps == 0 else selection.posterior.input_factor.numpy()
-    g = np.zeros((C, C)) if steps == 0 else selection.posterior.output_factor.numpy()
+    a = np.zeros((D, D)) if steps == 0 else selection.posterior.factors["input"].numpy()
+    g = np.zeros((C, C)) if steps == 0 else selection.posterior.factors["output"].numpy()
     uniform = draws.uniforms(batch.seed, batch.epoch, batch.batch, np.arange(64 * C))
     normal = torch.special.ndtri(torch.from_numpy(uniform)).numpy().reshape(64, C)
     expected = published_objective(batch, a, g, 0.3, 2.0, 50, 10, normal)
@@ -99,7 +99,7 @@ def test_posterior_draws_have_the_covariance_of_the_inverse_and_not_of_its_trans
     laplace = LastLayerLaplace(effective_size=400, prior_precision=1.0)
     gradients = generator.normal(size=(200, C)) * [3.0, 1.0, 0.3, 0.1] @ generator.normal(size=(C, C))
     laplace.update(generator.normal(size=(200, D)), gradients)
-    u = 20 * laplace.output_factor.numpy() + np.eye(C)
+    u = 20 * laplace.factors["output"].numpy() + np.eye(C)
     rows = laplace.draws(generator.normal(size=(200_000, C))).numpy()
     covariance = rows.T @ rows / len(rows)
     root = np.linalg.cholesky(u)
@@ -123,8 +123,8 @@ def test_sampled_logits_have_the_stated_covariance():
     selection, batch = trained(BayesianSelection(ZERO_SHOT, samples=20_000)), offered(4)
     noise = selection.posterior.draws(selection._standard_normal(batch, C))
     sampled = (selection.posterior.deviations(batch.embeddings)[3] * noise).numpy()
-    v = np.sqrt(200) * selection.posterior.input_factor.numpy() + np.sqrt(10) * np.eye(D)
-    u = np.sqrt(200) * selection.posterior.output_factor.numpy() + np.sqrt(10) * np.eye(C)
+    v = np.sqrt(200) * selection.posterior.factors["input"].numpy() + np.sqrt(10) * np.eye(D)
+    u = np.sqrt(200) * selection.posterior.factors["output"].numpy() + np.sqrt(10) * np.eye(C)
     h = batch.embeddings[3]
     expected = h @ np.linalg.inv(v) @ h * np.linalg.inv(u)
     assert np.abs(np.cov(sampled.T) - expected).max() < 0.05 * expected.max()
@@ -142,8 +142,8 @@ def test_running_factors_follow_the_kept_samples_alone():
         (gradient,) = torch.autograd.grad(loss, f)
         new_a, new_g = h.T @ h / len(kept), gradient.numpy().T @ gradient.numpy() / len(kept)
         a, g = (new_a, new_g) if a is None else (0.9 * a + 0.1 * new_a, 0.9 * g + 0.1 * new_g)
-    assert selection.posterior.input_factor == pytest.approx(a)
-    assert selection.posterior.output_factor == pytest.approx(g)
+    assert selection.posterior.factors["input"] == pytest.approx(a)
+    assert selection.posterior.factors["output"] == pytest.approx(g)
 
 
 def test_a_certain_posterior_leaves_redundancy_and_zero_shot():

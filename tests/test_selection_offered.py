@@ -1,4 +1,4 @@
-"""What policies are offered and what is made of their choices: outputs that are not finite, labels, where numbers are."""
+"""What policies are offered and what is made of their choices: outputs that are not finite, labels, places."""
 
 import math
 
@@ -73,7 +73,7 @@ def published(logits, labels):
     away[rows, labels] = -np.inf
     losses = np.logaddexp(0.0, np.logaddexp.reduce(away, axis=1))
     gradients = np.exp(f - np.logaddexp.reduce(f, axis=1)[:, None])
-    gradients[rows, labels] = -(-np.expm1(-losses))
+    gradients[rows, labels] = np.expm1(-losses)
     return losses, gradients, np.linalg.norm(gradients, axis=1)
 
 

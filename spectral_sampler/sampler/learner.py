@@ -37,30 +37,6 @@ class Outputs(NamedTuple):
         return {"logits": self.logits, "embeddings": self.embeddings}
 
 
-class _ModuleForward:
-    """A function from dataset indices to (logits (N, C), inputs of the last linear layer that runs (N, h) or None)."""
-
-    def __init__(self, module: nn.Module, dataset: Any, collate: Callable[[list[Any]], Any], *, embeds: bool) -> None:
-        self._module, self._dataset, self._collate, self._embeds = module, dataset, collate, embeds
-        self._left_out = {"label", "labels", "index"} - inspect.signature(module.forward).parameters.keys()
-
-    def _inputs(self, indices: list[int]) -> Any:
-        several = getattr(self._dataset, "__getitems__", None)
-        batch = self._collate(several(indices) if several else [self._dataset[index] for index in indices])
-        if isinstance(batch, Mapping):
-            return {name: value for name, value in batch.items() if name not in self._left_out}
-        return first_two(batch)[0]
-
-    def __call__(self, indices: list[int]) -> tuple[Any, torch.Tensor | None]:
-        """One forward pass: eval mode, no gradient, whatever the caller's training loop is in the middle of."""
-        listening = last_linear_input(self._module) if self._embeds else contextlib.nullcontext([])
-        with global_randomness_kept(), torch.no_grad(), frozen(self._module) as home, listening as caught:
-            found = called(self._module, moved(self._inputs(indices), home))
-            if home.type == "cuda":
-                torch.cuda.current_stream(home).synchronize()  # the choice waits for it: it is this call's time
-        return found, caught[0] if caught else None
-
-
 def _logits_of(found: Any, size: int) -> Any:
     """The logits (N, C) among what a module or a function put out: itself, of that name, or the first of two axes."""
     if isinstance(found, Mapping):
@@ -100,13 +76,14 @@ class Learner:
             raise argument_error("learner", f"left out with {selection.name}", type(learner).__name__, remedy)
         if not callable(learner):
             raise argument_error("learner", "a module or a function of indices", repr(learner), "Pass the model.")
+        self._forward = learner
         if isinstance(learner, nn.Module):
             if dataset is None:
                 remedy = "Pass dataset=, from which the candidates are read."
                 raise argument_error("dataset", "given with a module as learner=", None, remedy)
-            embeds = "embeddings" in selection.needs
-            learner = _ModuleForward(learner, dataset, collate_fn or default_collate, embeds=embeds)
-        self._forward = learner
+            self._forward, self._module, self._embeds = self._forwarded, learner, "embeddings" in selection.needs
+            self._dataset, self._collate = dataset, collate_fn or default_collate
+            self._left_out = {"label", "labels", "index"} - inspect.signature(learner.forward).parameters.keys()
 
     def __call__(self, indices: list[int]) -> Outputs:
         """One forward pass over the samples ``indices`` (N,)."""
@@ -114,3 +91,18 @@ class Learner:
         found = self._forward(indices)
         found, embeddings = found if isinstance(found, (tuple, list)) and len(found) == 2 else (found, None)
         return Outputs(_logits_of(found, len(indices)), embeddings, time.perf_counter() - started)
+
+    def _forwarded(self, indices: list[int]) -> tuple[Any, torch.Tensor | None]:
+        """What the module puts out, and the input of its last linear layer, whatever the caller is in the middle of."""
+        listening: Any = last_linear_input(self._module) if self._embeds else contextlib.nullcontext([])
+        several = getattr(self._dataset, "__getitems__", None)
+        with global_randomness_kept(), torch.no_grad(), frozen(self._module) as home, listening as caught:
+            batch = self._collate(several(indices) if several else [self._dataset[index] for index in indices])
+            if isinstance(batch, Mapping):
+                inputs: Any = {name: value for name, value in batch.items() if name not in self._left_out}
+            else:
+                inputs = first_two(batch)[0]
+            found = called(self._module, moved(inputs, home))
+            if home.type == "cuda":
+                torch.cuda.current_stream(home).synchronize()  # the choice waits for it: it is this call's time
+        return found, caught[0] if caught else None

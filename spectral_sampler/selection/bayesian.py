@@ -52,32 +52,27 @@ class LastLayerLaplace:
         self.effective_size = within("effective_size", effective_size, "(0, inf)", "The paper's for CIFAR-10 is 200.")
         self.prior_precision = within("prior_precision", prior_precision, "(0, inf)", "The paper's is 10.")
         self.momentum = within("momentum", momentum, "[0, 1)", "The paper's is 0.99.")
-        self.input_factor: Tensor | None = None
-        self.output_factor: Tensor | None = None
+        self.load({})
+
+    def load(self, factors: Mapping[str, Tensor]) -> None:
+        """A as "input" (d, d) and G as "output" (C, C), float64; no factors for the prior."""
+        self.factors = dict(factors)
         self._roots: dict[str, Tensor] = {}
 
     def update(self, embeddings: Any, gradients: Any) -> None:
         """Moves A (d, d) and G (C, C) on by the samples trained on: ``embeddings`` (n, d), ``gradients`` (n, C)."""
-        if not len(embeddings):
-            return
-        for name, given in (("input_factor", embeddings), ("output_factor", gradients)):
+        moved = {}
+        for name, given in (("input", embeddings), ("output", gradients)):
             rows = torch.as_tensor(given).double()
-            past, new = getattr(self, name), rows.T / len(rows)
-            m = 0.0 if past is None else self.momentum
+            past, m = self.factors.get(name), 0.0 if name not in self.factors else self.momentum
             past = rows.new_zeros(2 * rows.shape[1:]) if past is None else past.to(rows.device)
-            setattr(self, name, torch.addmm(past, new, rows, beta=m, alpha=1.0 - m))
-        self._roots.clear()
-
-    def restore(self, factors: Mapping[str, Tensor | None]) -> None:
-        """A and G of a checkpoint; None for the prior."""
-        for name in ("input_factor", "output_factor"):
-            setattr(self, name, None if factors[name] is None else factors[name].double())
-        self._roots.clear()
+            moved[name] = torch.addmm(past, rows.T / len(rows), rows, beta=m, alpha=1.0 - m)
+        self.load(moved)
 
     def _root(self, name: str, like: Tensor) -> Tensor:
         """Lower Cholesky factor of ``√n_e·factor + √τ0·I``, (k, k) for ``like`` (…, k); computed once an update."""
         if name not in self._roots or self._roots[name].device != like.device:
-            factor, size = getattr(self, name), like.shape[-1]
+            factor, size = self.factors.get(name), like.shape[-1]
             scaled = like.new_zeros(size, size) if factor is None else factor.to(like) * math.sqrt(self.effective_size)
             scaled.diagonal().add_(math.sqrt(self.prior_precision))
             self._roots[name] = torch.linalg.cholesky(scaled)
@@ -86,8 +81,8 @@ class LastLayerLaplace:
     def deviations(self, embeddings: Any) -> Tensor:
         """``σ_i = √(h_iᵀ V⁻¹ h_i)`` (N,) float64."""
         rows = torch.as_tensor(embeddings).detach().double()
-        whitened = torch.linalg.solve_triangular(self._root("input_factor", rows), rows.T, upper=False)
-        return torch.linalg.vector_norm(whitened, dim=0)
+        whitened: Tensor = torch.linalg.solve_triangular(self._root("input", rows), rows.T, upper=False)
+        return torch.linalg.vector_norm(whitened, dim=0)  # type: ignore[no-any-return]
 
     def draws(self, standard_normal: Any) -> Tensor:
         """``E L⁻¹`` (S, C) for E (S, C) standard normal and U = L Lᵀ: rows of covariance ``L⁻ᵀ L⁻¹ = U⁻¹``.
@@ -95,7 +90,8 @@ class LastLayerLaplace:
         (``E L⁻ᵀ`` would have covariance (Lᵀ L)⁻¹, which is not U⁻¹.)
         """
         rows = torch.as_tensor(standard_normal).double()
-        return torch.linalg.solve_triangular(self._root("output_factor", rows), rows, upper=False, left=False)
+        found: Tensor = torch.linalg.solve_triangular(self._root("output", rows), rows, upper=False, left=False)
+        return found.contiguous()
 
 
 class BayesianSelection(Selection):
@@ -139,8 +135,8 @@ class BayesianSelection(Selection):
 
     def _standard_normal(self, batch: CandidateBatch, classes: int) -> Tensor:
         cells = np.arange(self.samples * classes, dtype=np.int64)
-        uniform = draws.uniforms(batch.seed, batch.epoch, batch.batch, cells)
-        return torch.special.ndtri(torch.from_numpy(uniform)).reshape(self.samples, classes)
+        uniform = torch.from_numpy(draws.uniforms(batch.seed, batch.epoch, batch.batch, cells))
+        return torch.special.ndtri(uniform).reshape(self.samples, classes)  # type: ignore[no-any-return]
 
     def objective(self, batch: CandidateBatch) -> Array:
         """The score of every candidate, (N,)."""
@@ -154,7 +150,7 @@ class BayesianSelection(Selection):
         rows, step = torch.arange(count, device=logits.device), block_length(logits.device, count * classes)
         sampled = torch.cat([  # log p(y_i | x_i, W_s), (S, N)
             torch.addcmul(logits, scale[:, None], some[:, None]).log_softmax(-1)[:, rows, labels]
-            for some in noise.split(step)
+            for some in noise.split(step)  # type: ignore[no-untyped-call]
         ]).double()  # fmt: skip
         learner = self.alpha * sampled.mean(0) - sampled.logsumexp(0) + math.log(self.samples)
         zero_shot = cross_entropy(self.temperature * self.zero_shot[batch.indices], labels.cpu())
@@ -173,13 +169,12 @@ class BayesianSelection(Selection):
         self.posterior.update(embeddings.to(logits.device)[kept], output_gradients(logits[kept], labels))
 
     def state_dict(self) -> dict[str, Any]:
-        """A (d, d) and G (C, C) as tensors, or None before the first update."""
-        factors = {"input_factor": self.posterior.input_factor, "output_factor": self.posterior.output_factor}
-        return {name: None if factor is None else factor.cpu() for name, factor in factors.items()}
+        """The factors of the posterior on the host, none before the first update."""
+        return {name: factor.cpu() for name, factor in self.posterior.factors.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.posterior.restore(state)
+        self.posterior.load(state)
 
     def __repr__(self) -> str:
         rows, classes = self.zero_shot.shape

@@ -10,7 +10,7 @@ import torch
 from spectral_sampler.errors import argument_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_tensor", "block_length", "class_numbers", "cross_entropy", "gradient_norms", "output_gradients"]
 
-_BLOCK_OF_CPU, _BLOCK = 1 << 18, 1 << 26  # numbers worked on at a time: what a cache holds, and what fills a GPU
+_BLOCK_OF_CPU, _BLOCK = 1 << 17, 1 << 26  # numbers worked on at a time: what a cache holds, and what fills a GPU
 
 
 def as_tensor(rows: Any) -> Tensor:
@@ -36,48 +36,45 @@ def block_length(device: torch.device, width: int) -> int:
 def class_numbers(labels: Any, logits: Tensor) -> Tensor:
     """``labels`` (N,) as int64 beside ``logits`` (N, C), refused where they are not from 0 to C − 1."""
     found = torch.as_tensor(labels).to(logits.device, torch.int64)
-    if len(found):
-        least, most = (int(end) for end in torch.aminmax(found))
-        if least < 0 or most >= logits.shape[1]:
-            rule = f"from 0 to {logits.shape[1] - 1}, the classes of the logits"
-            remedy = "Renumber them, and offer no samples without a label."
-            raise argument_error("labels", rule, least if least < 0 else most, remedy)
+    least, most = (int(end) for end in torch.aminmax(found))
+    if least < 0 or most >= logits.shape[1]:
+        rule = f"from 0 to {logits.shape[1] - 1}, the classes of the logits"
+        remedy = "Renumber them, and offer no samples without a label."
+        raise argument_error("labels", rule, least if least < 0 else most, remedy)
     return found
 
 
-def _apart(logits: Any, labels: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """By blocks of rows: ``max f_c − f_y`` (n,) in float64, and ``e^(f_c − max f_c)`` (n, C) with 0 for the class y.
-
-    Sums without the label's own class lose no digits where that class has nearly all of the probability.
-    """
+def _by_blocks(logits: Any, labels: Any, reduced: Callable[[Tensor, Tensor], Tensor]) -> Array:
+    """``reduced`` of ``max f_c − f_y`` (n,) float64 and ``e^(f_c − max f_c)`` (n, C), with 0 for the class y, by blocks
+    of rows. Sums without the label's own class lose no digits where that has nearly all of the probability."""
     whole = torch.as_tensor(logits).detach()
-    numbers, step = class_numbers(labels, whole), block_length(whole.device, whole.shape[1])
-    for start in range(0, len(whole), step):
-        rows, own = as_tensor(whole[start : start + step]), numbers[start : start + step, None]
+    numbers, found = class_numbers(labels, whole)[:, None], []
+    step = block_length(whole.device, whole.shape[1])
+    for rows, own in zip(whole.split(step), numbers.split(step), strict=True):  # type: ignore[no-untyped-call]
+        rows = as_tensor(rows)
         largest = rows.amax(1, keepdim=True)
         others = (rows - largest).exp_().scatter_(1, own, 0.0)
-        yield (largest.double() - rows.gather(1, own)).squeeze(1), others
-
-
-def _joined(found: list[Tensor]) -> Array:
-    return np.asarray(torch.cat(found).cpu().numpy()) if found else np.empty(0)
+        found.append(reduced((largest.double() - rows.gather(1, own)).squeeze(1), others))
+    return np.asarray(torch.cat(found).cpu().numpy())
 
 
 def cross_entropy(logits: Any, labels: Any) -> Array:
     """``ln Σ_c exp(f_ic) − f_iy`` (N,) of ``logits`` (N, C) and ``labels`` (N,) in 0 … C − 1."""
-    return _joined([
-        torch.nn.functional.softplus(others.sum(1).double().log_() + margin, threshold=700.0)
-        for margin, others in _apart(logits, labels)
-    ])  # fmt: skip
+
+    def reduced(margin: Tensor, others: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(others.sum(1).double().log_() + margin, threshold=700.0)
+
+    return _by_blocks(logits, labels, reduced)
 
 
 def gradient_norms(logits: Any, labels: Any) -> Array:
     """``g_i = ‖softmax(f_i) − onehot(y_i)‖₂`` (N,), the norm of `output_gradients`."""
-    norms = []
-    for margin, others in _apart(logits, labels):
+
+    def reduced(margin: Tensor, others: Tensor) -> Tensor:
         total, norm = others.sum(1).double(), torch.linalg.vector_norm(others, dim=1).double()
-        norms.append(torch.hypot(total, norm) / (total + margin.neg_().exp_()))
-    return _joined(norms)
+        return torch.hypot(total, norm) / (total + margin.neg_().exp_())
+
+    return _by_blocks(logits, labels, reduced)
 
 
 def output_gradients(logits: Any, labels: Any) -> Tensor:

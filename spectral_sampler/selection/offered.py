@@ -97,24 +97,19 @@ def offered(
 
 
 def _finite(batch: CandidateBatch) -> NDArray[np.bool_] | None:
-    """(N,) whose outputs of the learner are numbers (−∞ masks a class), None if all are; unknown losses are no fault
-    of theirs."""
-    found = None if batch.learner_losses is None else ~np.isinf(batch.learner_losses)
-    for rows in (batch.logits, batch.embeddings):
-        if rows is not None:
-            values = torch.as_tensor(rows)
-            largest = (values if rows is batch.logits else values.abs()).amax(1)
-            own = largest.isfinite().cpu().numpy()
-            found = own if found is None else found & own
-    return None if found is None or found.all() else found
+    """(N,) whose outputs of the learner are numbers, None if all are; −∞ masks a class, and NaN is an unknown loss."""
+    found = [] if batch.learner_losses is None else [~np.isinf(batch.learner_losses)]
+    found += [
+        torch.as_tensor(extremes).amax(1).isfinite().cpu().numpy()
+        for extremes in (batch.logits, None if batch.embeddings is None else abs(batch.embeddings))
+        if extremes is not None
+    ]
+    return None if not found or (finite := np.logical_and.reduce(found)).all() else finite
 
 
 def _part(batch: CandidateBatch, rows: NDArray[np.int64]) -> CandidateBatch:
     known = {name: value for name in _ROWS if (value := getattr(batch, name)) is not None}
-    return batch._replace(**{
-        name: value[torch.from_numpy(rows).to(value.device) if isinstance(value, torch.Tensor) else rows]
-        for name, value in known.items()
-    })  # fmt: skip
+    return batch._replace(**{name: value[rows] for name, value in known.items()})
 
 
 def chosen(selection: Selection, batch: CandidateBatch, budget: int) -> Choice:
@@ -125,13 +120,12 @@ def chosen(selection: Selection, batch: CandidateBatch, budget: int) -> Choice:
         choice = selection.select(batch, budget)
     else:
         rows, others = np.flatnonzero(finite), np.flatnonzero(~finite)
-        count = min(budget, len(rows))
-        rest = others[np.argsort(batch.ties()[others])][: budget - count]
         choice = Choice(np.empty(0, np.int64), np.empty(0, np.int8))
-        if count:
-            choice = selection.select(_part(batch, rows), count)
+        if len(rows):
+            choice = selection.select(_part(batch, rows), min(budget, len(rows)))
+        rest = others[np.argsort(batch.ties()[others])][: budget - len(choice.positions)]
         choice = choice._replace(
-            positions=np.concatenate([rows[choice.positions], rest]),
+            positions=np.append(rows[choice.positions], rest),
             kinds=np.append(choice.kinds, np.full(len(rest), KINDS.index("uniform"), dtype=np.int8)),
             weights=None if choice.weights is None else np.append(choice.weights, np.ones(len(rest))),
             nonfinite=len(others),
@@ -143,14 +137,13 @@ def chosen(selection: Selection, batch: CandidateBatch, budget: int) -> Choice:
 
 def learnt(selection: Selection, batch: CandidateBatch, choice: Choice) -> None:
     """``selection.trained`` with what it saw of ``batch`` and took of that, as `chosen` found it."""
-    finite = _finite(batch) if choice.nonfinite else None
-    if finite is not None:
+    if choice.nonfinite and (finite := _finite(batch)) is not None:
         taken = finite[choice.positions]
+        batch = _part(batch, np.flatnonzero(finite))
         choice = choice._replace(
             positions=(np.cumsum(finite) - 1)[choice.positions[taken]],
             kinds=choice.kinds[taken],
             weights=None if choice.weights is None else choice.weights[taken],
         )
-        batch = _part(batch, np.flatnonzero(finite))
     if len(choice.positions):
         selection.trained(batch, choice)

@@ -11,7 +11,7 @@ import torch
 from spectral_sampler.errors import argument_error
 from spectral_sampler.schedule import AdaptiveSchedule, plan_ratios
 from spectral_sampler.selection.likelihood import cross_entropy
-from spectral_sampler.selection.needs import FORWARDED, check_needs, in_store, whole
+from spectral_sampler.selection.needs import FORWARDED, check_needs, in_store, required, whole
 from spectral_sampler.selection.offered import chosen, learnt, offered, whole_numbers
 from spectral_sampler.selection.protocol import Scores, as_selection
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from spectral_sampler.selection.protocol import CandidateBatch, Choice, Selection
+    from spectral_sampler.selection.protocol import CandidateBatch, Selection
     from spectral_sampler.store import ReferenceStore
 
 __all__ = ["OnlineSelection"]
@@ -93,66 +93,51 @@ class OnlineSelection:
             features: (N, h) inputs of the learner's last linear layer.
             losses: (N,) learner losses, if not the cross-entropy of ``logits``.
         """
-        index = self._rows(indices)
-        last = self._ratios.batches - 1
-        progress = min(1.0, self.calls / last) if last else 0.0
-        outputs = {"logits": logits, "labels": labels, "embeddings": features, "learner_losses": losses}
-        turn = self.calls if self.store is None else self.candidates // len(self.store)
-        place = {"seed": self.seed, "batch": self.calls, "turn": turn, "progress": progress}
-        batch = offered(self.policy, self.store, index, outputs, self._score(index), **place)
-        if losses is not None:  # none is unknown here, which is what NaN says of it
-            known = batch.learner_losses
-            batch = batch._replace(learner_losses=np.where(np.isfinite(known), known, np.inf))
-        if self._adaptive is not None:
-            if batch.learner_losses is None and (batch.logits is None or batch.labels is None):
-                remedy = "Pass losses=, or logits= and labels=."
-                raise argument_error("losses", "given when keep_ratio follows the loss", None, remedy)
-        ratio = self._ratio()
-        count = min(len(index), max(self.min_keep, math.floor(ratio * len(index) + 1e-9)))
-        choice = chosen(self.policy, batch, count)
-        self._trained(batch, choice)
-        device = logits.device if isinstance(logits, torch.Tensor) else torch.device("cpu")
-        weights = np.ones(count) if choice.weights is None else choice.weights
-        self.weights = torch.as_tensor(weights, dtype=torch.float32, device=device)
-        return torch.as_tensor(choice.positions, dtype=torch.int64, device=device)
-
-    def _rows(self, indices: Any) -> NDArray[np.int64]:
         index = whole_numbers("indices", indices)
         if not len(index) or len(np.unique(index)) != len(index):
             raise argument_error(
                 "indices", "distinct dataset indices, at least one", index.tolist(), "One a candidate."
             )
-        if self.store is not None and (index.min() < 0 or index.max() >= len(self.store)):
-            rule, found = (
-                f"rows of the store, 0 to {len(self.store) - 1}",
-                index.min() if index.min() < 0 else index.max(),
-            )
+        if self.store is not None and not 0 <= index.min() <= index.max() < len(self.store):
+            rule, found = f"rows of the store, 0 to {len(self.store) - 1}", f"{index.min()} to {index.max()}"
             raise argument_error("indices", rule, found, "Check the store.")
-        return index
+        last = self._ratios.batches - 1
+        turn = self.calls if self.store is None else self.candidates // len(self.store)
+        place = {"batch": self.calls, "turn": turn, "progress": min(1.0, self.calls / last) if last else 0.0}
+        given = {"logits": logits, "labels": labels, "embeddings": features, "learner_losses": losses}
+        batch = offered(self.policy, self.store, index, given, self._score(index), seed=self.seed, **place)
+        if losses is not None:  # none is unknown here, which is what NaN says of it
+            known = required(batch, "learner_losses")
+            batch = batch._replace(learner_losses=np.where(np.isfinite(known), known, np.inf))
+        ratio = self._ratio(batch)
+        count = min(len(index), max(self.min_keep, math.floor(ratio * len(index) + 1e-9)))
+        choice = chosen(self.policy, batch, count)
+        if self._adaptive is not None:
+            kept, heard = choice.positions, batch.learner_losses
+            heard = cross_entropy(batch.logits[kept], required(batch, "labels")[kept]) if heard is None else heard[kept]
+            self._adaptive.observe(float(heard.mean()))
+        for name, more in zip(_COUNTERS, (1, len(index), count, choice.nonfinite), strict=True):
+            setattr(self, name, getattr(self, name) + more)
+        learnt(self.policy, batch, choice)
+        device = logits.device if isinstance(logits, torch.Tensor) else torch.device("cpu")
+        weights = np.ones(count) if choice.weights is None else choice.weights
+        self.weights = torch.as_tensor(weights, dtype=torch.float32, device=device)
+        return torch.as_tensor(choice.positions, dtype=torch.int64, device=device)
 
     def _score(self, index: NDArray[np.int64]) -> Scores | None:
-        if self.store is None:
-            return None
         with torch.no_grad():
-            found = self.policy.score(self.store, index[None], backend="auto")
+            found = None if self.store is None else self.policy.score(self.store, index[None], backend="auto")
         return None if found is None else Scores(*(column[0] for column in found))
 
-    def _ratio(self) -> float:
+    def _ratio(self, batch: CandidateBatch) -> float:
         """The keep ratio of this call; the last one stays."""
-        if self._adaptive is not None:
-            return self._adaptive.ratio(self.calls)
-        return self._ratios.at(0, min(self.calls, self._ratios.batches - 1))
-
-    def _trained(self, batch: CandidateBatch, choice: Choice) -> None:
-        if self._adaptive is not None:
-            kept, losses = choice.positions, batch.learner_losses
-            losses = cross_entropy(batch.logits[kept], batch.labels[kept]) if losses is None else losses[kept]
-            self._adaptive.observe(float(losses.mean()))
-        self.calls += 1
-        self.candidates += len(batch.indices)
-        self.kept += len(choice.positions)
-        self.nonfinite += choice.nonfinite
-        learnt(self.policy, batch, choice)
+        if self._adaptive is None:
+            return self._ratios.at(0, min(self.calls, self._ratios.batches - 1))
+        if batch.learner_losses is None and (batch.logits is None or batch.labels is None):
+            remedy = "Pass losses=, or logits= and labels=."
+            raise argument_error("losses", "given when keep_ratio follows the loss", None, remedy)
+        self._adaptive.advance(self.calls)
+        return self._adaptive.ratio(self.calls)
 
     def statistics(self) -> dict[str, float]:
         """Counts so far: every candidate cost a forward pass, every kept one a backward pass; outputs of how many
