@@ -20,44 +20,46 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["JEST", "joint_draw", "pair_losses"]
+__all__ = ["JEST", "joint_draw", "pair_losses", "unit_rows"]
 
 
-def joint_draw(scores: Any, count: int, chunks: int, uniforms: Callable[[int], Array]) -> NDArray[np.int64]:
+def joint_draw(
+    diagonal: Tensor, pull: Callable[[Tensor], Tensor], count: int, chunks: int, uniforms: Callable[[int], Array]
+) -> NDArray[np.int64]:
     """Draws ``count`` of N in ``chunks`` rounds; each round's logits add the chosen ones' pair scores.
 
     ``logits_i = s_ii + Σ_k q_k s_ki + Σ_k q_k s_ik`` with q the 0/1 mask of the chosen (JEST, Algorithm 1). The last
-    round takes the remainder. A running sum makes the whole O(N·count).
+    round takes the remainder. A running sum makes the whole O(N·count), of pairs too.
 
     Args:
-        scores: (N, N), a tensor or an array; the rounds are drawn where it is.
+        diagonal: (N,) ``s_ii``; the rounds are drawn where it is.
+        pull: ``pull(k)``, of positions k, is ``Σ_k (s_ki + s_ik)`` (N,).
         uniforms: ``uniforms(round)`` gives (N,) fresh draws in (0, 1).
     """
-    scores, chunks = torch.as_tensor(scores), min(chunks, count)
+    chunks, logits, chosen = min(chunks, count), diagonal.clone(), []
     # Gumbel-top-k, as `draw_by_logits`
-    gumbel = torch.from_numpy(-np.log(-np.log([uniforms(number) for number in range(chunks)]))).to(scores)
-    logits, taken, chosen = scores.diagonal().clone(), scores.new_zeros(len(scores), dtype=torch.bool), []
+    gumbel = torch.from_numpy(-np.log(-np.log([uniforms(number) for number in range(chunks)]))).to(diagonal)
     for number in range(chunks):
         size = count // chunks if number < chunks - 1 else count - (chunks - 1) * (count // chunks)
-        keys = (logits + gumbel[number]).masked_fill_(taken, -torch.inf)
-        drawn = keys.argsort(descending=True, stable=True)[:size]
-        taken[drawn] = True
-        logits += scores[drawn].sum(0) + scores[:, drawn].sum(1)
-        chosen.append(drawn)
+        chosen.append((logits + gumbel[number]).argsort(descending=True, stable=True)[:size])
+        if number < chunks - 1:
+            logits += pull(chosen[-1])
+            logits[chosen[-1]] = -torch.inf
     return np.asarray(torch.cat(chosen).cpu().numpy())
 
 
-def pair_losses(embeddings: Any, labels: Tensor, scale: float, margin: float) -> Tensor:
-    """``softplus(m_ij · scale · (cos(h_i, h_j) − margin))``, m = +1 for different labels and −1 for equal ones, (N, N).
+def unit_rows(rows: Any, device: torch.device) -> Tensor:
+    """``rows / ‖rows‖`` (N, h), in float64, which no setting of the training loop loosens; a zero row stays zero."""
+    found: Tensor = torch.as_tensor(rows).detach().to(device, torch.float64)
+    norms = torch.linalg.vector_norm(found, dim=1, keepdim=True)
+    return found.div(norms.masked_fill_(norms == 0.0, 1.0))
 
-    The supervised sigmoid contrastive loss; ``embeddings`` (N, h), ``labels`` (N,), which say on what device. In
-    float64, which no setting of the training loop loosens. A zero row has cosine 0.
-    """
-    rows, tiny = torch.as_tensor(embeddings).detach().to(labels.device, torch.float64), torch.finfo(torch.float64).tiny
-    rows = rows / rows.abs().amax(1, keepdim=True).clamp_(min=tiny)
-    rows /= torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=tiny)
-    signed = (rows @ rows.T).sub_(margin).mul_(scale)
-    torch.where(labels[:, None] == labels, -signed, signed, out=signed)
+
+def pair_losses(units: Tensor, labels: Tensor, some: Tensor, scale: float, margin: float) -> Tensor:
+    """``softplus(m_ki · scale · (cos(h_k, h_i) − margin))``, m = +1 for different labels and −1 for equal ones, (n, N)
+    for the n positions ``some``. The supervised sigmoid contrastive loss; ``units`` (N, h), ``labels`` (N,)."""
+    signed = (units[some] @ units.T).sub_(margin).mul_(scale)
+    torch.where(labels[some, None] == labels, -signed, signed, out=signed)
     return torch.nn.functional.softplus(signed, threshold=40.0)
 
 
@@ -100,22 +102,28 @@ class JEST(Selection):
         if self.joint:
             self.needs |= {"labels", "embeddings", "features"}
 
-    def pair_scores(self, batch: CandidateBatch) -> Tensor:
-        """The matrix s, (N, N) float64, of the joint form, on the device of the embeddings."""
-        embeddings = torch.as_tensor(required(batch, "embeddings"))
-        labels = torch.as_tensor(required(batch, "labels")).to(embeddings.device)
-        scores = pair_losses(embeddings, labels, self.scale, self.margin)
-        scores -= pair_losses(required(batch, "features"), labels, self.scale, self.margin)
-        scores *= 1.0 / len(labels) if self.gain is None else self.gain
-        scores.diagonal().copy_(torch.from_numpy(learnability(batch) / self.temperature))
+    def _pairs(self, batch: CandidateBatch) -> Callable[[Tensor], Tensor]:
+        """A function from n positions k to ``s_ki`` (n, N), which is also ``s_ik``, for i ≠ k."""
+        device = torch.as_tensor(required(batch, "embeddings")).device
+        labels = torch.as_tensor(required(batch, "labels")).to(device)
+        learner, reference = (unit_rows(required(batch, name), device) for name in ("embeddings", "features"))
+        gain = 1.0 / len(labels) if self.gain is None else self.gain
+
+        def scores(some: Tensor) -> Tensor:
+            found = pair_losses(learner, labels, some, self.scale, self.margin)
+            return found.sub_(pair_losses(reference, labels, some, self.scale, self.margin)).mul_(gain)
+
         return scores
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
         """In the order drawn."""
+        logits = learnability(batch) / self.temperature
         if self.joint:
-            positions = joint_draw(self.pair_scores(batch), budget, self.chunks, batch.uniforms)
+            pairs = self._pairs(batch)
+            diagonal = torch.from_numpy(logits).to(torch.as_tensor(batch.embeddings).device)
+            positions = joint_draw(diagonal, lambda some: 2.0 * pairs(some).sum(0), budget, self.chunks, batch.uniforms)
         else:
-            positions = draw_by_logits(learnability(batch) / self.temperature, budget, batch.uniforms())
+            positions = draw_by_logits(logits, budget, batch.uniforms())
         return Choice(positions, np.full(budget, KINDS.index("weighted"), dtype=np.int8))
 
     def __repr__(self) -> str:
