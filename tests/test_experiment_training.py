@@ -201,7 +201,11 @@ def test_training_weights_and_losses_reach_the_sampler(task):
 
 def test_evaluation_counts_the_clean_test_part(task):
     network = network_for(task, SETTINGS, 0)
+    part = next(module for module in network.train().modules() if module is not network)
+    part.eval()  # what is frozen stays so
+    flags = [module.training for module in network.modules()]
     accuracy, losses = evaluate(network, task.test)
+    assert [module.training for module in network.modules()] == flags
     with torch.no_grad():
         logits = network.eval()(task.test.inputs)
     truth = torch.from_numpy(task.test.labels)

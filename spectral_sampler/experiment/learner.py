@@ -131,11 +131,11 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def evaluate(network: nn.Module, samples: Samples, device: str = "cpu") -> tuple[float, NDArray[np.float64]]:
-    """Accuracy, and the cross-entropy of every sample (M,)."""
+def evaluate(network: nn.Module, samples: Samples) -> tuple[float, NDArray[np.float64]]:
+    """Accuracy, and the cross-entropy of every sample (M,); the network is left as it was."""
     loader = DataLoader(Rows(samples.plain()), batch_size=500, collate_fn=_as_it_is, generator=_unused())
     correct, losses = 0, []
-    with frozen(network, device) as home, torch.inference_mode():
+    with frozen(network) as home, torch.inference_mode():
         for inputs, labels, _ in loader:
             logits = network(inputs.to(home))
             correct += int((logits.argmax(1).cpu() == labels).sum())
@@ -261,7 +261,7 @@ def _summarised(total: dict[str, list[float]]) -> dict[str, float]:
 
 
 def _checkpoint(loop: _Loop, test: Samples) -> dict[str, float]:
-    accuracy, losses = evaluate(loop.network, test, loop.recipe.device)
+    accuracy, losses = evaluate(loop.network, test)
     training_loss = float(np.mean(loop.losses))
     loop.losses.clear()
     return {
