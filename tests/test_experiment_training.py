@@ -16,7 +16,6 @@ from spectral_sampler.experiment.cell import budgets, candidate_batches
 from spectral_sampler.experiment.corruption import corrupt
 from spectral_sampler.experiment.data import Source, load_task
 from spectral_sampler.experiment.learner import (
-    CandidateBatches,
     Recipe,
     Rows,
     Timed,
@@ -117,19 +116,8 @@ def test_a_training_is_a_function_of_its_cell_and_leaves_global_randomness_alone
     }
 
 
-@pytest.mark.parametrize("reshuffle", [True, False])
-def test_whole_batches_are_the_samplers_candidate_batches(reshuffle):
-    store = ReferenceStore.from_arrays(np.random.default_rng(0).normal(size=(103, 4)))
-    sampler = SpectralBatchSampler(
-        store, candidate_batch_size=10, epochs=3, keep_ratio=0.5, selection=Uniform(), seed=7, reshuffle=reshuffle
-    )
-    whole = CandidateBatches(103, 10, 7, reshuffle=reshuffle)
-    for epoch in range(3):
-        whole.set_epoch(epoch)
-        lists = list(whole)
-        assert len(lists) == len(whole) == 10
-        for batch, indices in enumerate(lists):
-            assert indices == sampler.selection_at(epoch, batch)[0].tolist()
+def whole(task, sampler=SpectralBatchSampler):
+    return sampler(np.ones((len(task.train), 1)), 64, keep_ratio=1.0, selection=Uniform())
 
 
 def test_budgets_are_what_the_sampler_yields():
@@ -163,7 +151,7 @@ def test_learning_rate_depends_on_the_share_of_steps_done():
 
 
 def test_an_index_list_is_read_in_the_public_way(task):
-    sampler = Timed(CandidateBatches(len(task.train), 64, 0))
+    sampler = Timed(whole(task))
     inputs, labels, rows = next(iter(DataLoader(Rows(task.train), batch_sampler=sampler, collate_fn=lambda x: x)))
     assert inputs.shape == (64, 1, 8, 8)
     for place in (0, 40):
@@ -174,11 +162,11 @@ def test_an_index_list_is_read_in_the_public_way(task):
 
 
 def test_training_weights_and_losses_reach_the_sampler(task):
-    class Listening(CandidateBatches):
+    class Listening(SpectralBatchSampler):
         listens = True
 
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
             self.seen = []
 
         def observe(self, indices, losses):
@@ -187,7 +175,7 @@ def test_training_weights_and_losses_reach_the_sampler(task):
         def weights_for(self, indices):
             return torch.zeros(len(indices))
 
-    batches = Listening(len(task.train), 64, 0)
+    batches = whole(task, Listening)
     network = network_for(task, SETTINGS, 0)
     trainable = {name: value.clone() for name, value in network.named_parameters()}
     fit(network, task.train, batches, Recipe(5, 1e-2, 0.0, 1), task.test.subset(np.arange(10)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from spectral_sampler.experiment.corruption import Corrupted, corrupt
 from spectral_sampler.experiment.data import Source, load_task
-from spectral_sampler.experiment.learner import CandidateBatches, Recipe, fit, flops_per_sample
+from spectral_sampler.experiment.learner import Recipe, fit, flops_per_sample
 from spectral_sampler.experiment.networks import network_for, weights_digest
 from spectral_sampler.experiment.policies import CONTROLS, FRESH, FULL, FULL_EQUAL_COMPUTE, POLICIES
 from spectral_sampler.experiment.reference import Reference, reference_for
@@ -108,9 +108,8 @@ def _batches(
 ) -> Any:
     """The batch sampler of a policy; ``learner`` and its data for one that looks at the candidates through it."""
     settings = cell.settings
-    if cell.policy in {FULL, FULL_EQUAL_COMPUTE}:
-        return CandidateBatches(len(reference.store), settings.candidate_batch_size, cell.seed, reshuffle=reshuffle)
-    selection = with_zero_shot(POLICIES[cell.policy](), reference.logits)
+    whole = cell.policy in {FULL, FULL_EQUAL_COMPUTE}
+    selection = Uniform() if whole else with_zero_shot(POLICIES[cell.policy](), reference.logits)
     forwarded: dict[str, Any] = {}
     if learner is not None and (forwards_candidates(selection) or cell.policy in FRESH):
         forwarded = {"learner": learner[0], "dataset": learner[1].plain()}
@@ -118,7 +117,7 @@ def _batches(
         reference.store,
         candidate_batch_size=settings.candidate_batch_size,
         epochs=settings.epochs,
-        keep_ratio=settings.ratio(),
+        keep_ratio=1.0 if whole else settings.ratio(),
         selection=selection,
         seed=cell.seed,
         reshuffle=reshuffle,

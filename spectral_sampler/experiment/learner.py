@@ -13,7 +13,6 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
-from spectral_sampler.draws import permutation
 from spectral_sampler.experiment.samples import Samples, TensorSamples
 from spectral_sampler.indexed import Indexed
 from spectral_sampler.modules import frozen
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "CandidateBatches",
     "Recipe",
     "Timed",
     "Trace",
@@ -51,26 +49,6 @@ def _as_it_is(batch: Any) -> Any:
 def _unused() -> torch.Generator:
     """A DataLoader draws a seed for its workers from the global generator unless it is given another."""
     return torch.Generator().manual_seed(0)
-
-
-class CandidateBatches(BatchSampler):
-    """The candidate batches of `SpectralBatchSampler` with the same seed, whole: what ordinary training sees."""
-
-    def __init__(self, count: int, size: int, seed: int, *, reshuffle: bool = True) -> None:
-        self.count, self.size, self.seed, self.reshuffle = count, size, seed, reshuffle
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order is used next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count // self.size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = permutation(self.seed, self.epoch if self.reshuffle else 0, self.count)
-        for batch in range(len(self)):
-            yield order[batch * self.size : (batch + 1) * self.size].tolist()
 
 
 class Timed(BatchSampler):

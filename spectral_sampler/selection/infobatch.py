@@ -71,8 +71,8 @@ class InfoBatch(Uniform):
         return kept, np.where(below, 1.0 / (1.0 - self.share), 1.0)
 
     def propose(self, request: EpochRequest) -> Proposal | None:
-        """The pruned epoch in the order given, dealt into equal batches, None where nothing is pruned; the memo (M,) says
-        which samples are easy."""
+        """The pruned epoch in the order given, dealt into equal batches, or None where nothing is pruned. The memo (M,)
+        says which samples are easy."""
         order = request.order
         if request.progress >= self.annealing or request.learner_losses is None:
             return None

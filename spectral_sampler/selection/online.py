@@ -136,7 +136,6 @@ class OnlineSelection:
         if batch.learner_losses is None and (batch.logits is None or batch.labels is None):
             remedy = "Pass losses=, or logits= and labels=."
             raise argument_error("losses", "given when keep_ratio follows the loss", None, remedy)
-        self._adaptive.advance(self.calls)
         return self._adaptive.ratio(self.calls)
 
     def statistics(self) -> dict[str, float]:
