@@ -9,7 +9,7 @@ import time
 import torch
 from torch import distributed
 
-from spectral_sampler.sampler.gathering import gathered
+from spectral_sampler.gathering import gathered
 
 SIZE, ROUNDS = 128, 500
 

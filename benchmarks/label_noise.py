@@ -4,7 +4,7 @@
     python -m benchmarks.label_noise wordnet-verbs
 
 For every data set, fault and seed: the estimated and the true share of wrong labels, and of those that
-`spectral_sampler.selection.label_noise` accuses how many are wrong (precision), of the wrong ones how many it accuses
+`spectral_sampler.estimates.label_noise` accuses how many are wrong (precision), of the wrong ones how many it accuses
 (recall). The features are those that the study's selections see.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 
 from benchmarks.study import DATA, FAULTS, ROOT, RUNS, SEEDS
 from spectral_sampler.cli import _parser, _settings
+from spectral_sampler.estimates.label_noise import estimate
 from spectral_sampler.experiment.cell import Places, load
 from spectral_sampler.experiment.corruption import corrupt
 from spectral_sampler.experiment.reference import reference_for
 from spectral_sampler.experiment.report import write_json
 from spectral_sampler.experiment.runner import circumstances
-from spectral_sampler.selection.label_noise import estimate
 
 RESULT = ROOT / "benchmarks" / "results" / "label-noise.json"
 

@@ -6,6 +6,7 @@
 """
 
 from spectral_sampler.errors import ArgumentError, BackendUnavailable, StoreError
+from spectral_sampler.estimates.label_noise import LabelNoise, label_noise, suspects
 from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows, fiedler_vector
 from spectral_sampler.indexed import Indexed
 from spectral_sampler.loader import curate
@@ -38,7 +39,6 @@ from spectral_sampler.selection import (
     SpectralStrata,
     Uniform,
 )
-from spectral_sampler.selection.label_noise import LabelNoise, label_noise, suspects
 from spectral_sampler.store import ReferenceStore
 
 __version__ = "0.1.0"

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSam
 from spectral_sampler.errors import argument_error
 from spectral_sampler.indexed import Indexed
 from spectral_sampler.sampler import SpectralBatchSampler
-from spectral_sampler.sampler.arguments import check_dataset, true_or_false
+from spectral_sampler.sampler.arguments import check_dataset
+from spectral_sampler.validation import true_or_false
 
 T = TypeVar("T")
 

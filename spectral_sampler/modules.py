@@ -50,7 +50,7 @@ def frozen(model: nn.Module, device: torch.device | str | None = None) -> Iterat
 
     Flags are set and put back one by one: ``train(mode)`` would thaw what its owner froze, and may be overridden to
     do more, such as folding adapters into weights. Nor does an autocast around the caller's training step get to keep
-    weights that were cast here, without gradient.
+    weights that were cast here, without gradient (as torch 2.9 would).
     """
     cached = torch.is_autocast_cache_enabled()
     training = {module: module.training for module in model.modules()}

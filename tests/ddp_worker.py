@@ -25,7 +25,7 @@ from spectral_sampler import (
     SpectralStrata,
     Uniform,
 )
-from spectral_sampler.sampler.gathering import gathered
+from spectral_sampler.gathering import gathered
 
 SAMPLES, EPOCHS = 512, 3
 _RANDOM = np.random.default_rng(7)

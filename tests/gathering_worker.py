@@ -5,7 +5,7 @@ import ranks
 import torch
 from torch import distributed
 
-from spectral_sampler.sampler.gathering import gathered, wanted
+from spectral_sampler.gathering import gathered, wanted
 
 SIZES = (3, 0, 5, 1)
 CAPACITY = 4  # rank 2 of four has more

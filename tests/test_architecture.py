@@ -10,10 +10,11 @@ import spectral_sampler
 ROOT = Path(spectral_sampler.__file__).parent
 LAYERS = [
     ["errors"],
+    ["validation"],
     ["precision"],
     ["preference"],
     ["draws"],
-    ["modules"],
+    ["modules", "gathering"],
     ["limits"],
     ["graph"],
     ["result"],
@@ -21,8 +22,10 @@ LAYERS = [
     ["search"],
     ["kernels"],
     ["ops"],
+    ["placement"],
     ["fiedler"],
     ["store", "schedule"],
+    ["estimates"],
     ["selection"],
     ["sampler"],
     ["indexed"],

@@ -7,9 +7,8 @@ import pytest
 import torch
 from ranks import torchrun
 
-from spectral_sampler import ArgumentError
-from spectral_sampler.sampler import gathering
-from spectral_sampler.sampler.gathering import pairs, wanted
+from spectral_sampler import ArgumentError, gathering
+from spectral_sampler.gathering import pairs, wanted
 
 
 @pytest.fixture(scope="module", params=[2, 4])

@@ -11,10 +11,9 @@ import pytest
 import torch
 from sampler_cases import FirstFeature, epochs_of
 
-from spectral_sampler import SALN, ReferenceStore, SpectralBatchSampler, curate, ops, preference
+from spectral_sampler import SALN, ReferenceStore, SpectralBatchSampler, curate, ops, placement, preference
 from spectral_sampler.errors import ArgumentError, BackendUnavailable
 from spectral_sampler.kernels import device_store, nvidia
-from spectral_sampler.sampler import placement
 
 N = 16
 FEATURES = np.random.default_rng(0).random((40 * N, 8), dtype=np.float32)

@@ -171,7 +171,7 @@ def test_a_choice_does_not_depend_on_the_order_of_the_candidates():
         (lambda: BayesianSelection(np.full((5, 3), np.nan)), r"^zero_shot must be finite"),
         (lambda: BayesianSelection(ZERO_SHOT, alpha=1.5), r"^alpha must be a number in \[0, 1\], got 1\.5"),
         (lambda: BayesianSelection(ZERO_SHOT, temperature=0), r"^temperature must be"),
-        (lambda: BayesianSelection(ZERO_SHOT, samples=0), r"^samples must be an integer of at least 1"),
+        (lambda: BayesianSelection(ZERO_SHOT, samples=0), r"^samples must be a whole number of at least 1"),
         (lambda: BayesianSelection(ZERO_SHOT, effective_size=0), r"^effective_size must be"),
         (lambda: BayesianSelection(ZERO_SHOT, prior_precision=-1), r"^prior_precision must be"),
         (lambda: BayesianSelection(ZERO_SHOT, momentum=1), r"^momentum must be a number in \[0, 1\), got 1"),

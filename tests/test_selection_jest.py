@@ -189,14 +189,17 @@ def test_holdout_twin_scores_every_sample_by_a_model_that_did_not_see_it():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: JEST(chunks=0), r"^chunks must be an integer of at least 1, got 0\. The paper"),
-        (lambda: JEST(chunks=2.0), r"^chunks must be an integer of at least 1, got 2\.0"),
+        (lambda: JEST(chunks=0), r"^chunks must be a whole number of at least 1, got 0\. The paper"),
+        (lambda: JEST(chunks=2.0), r"^chunks must be a whole number of at least 1, got 2\.0"),
         (lambda: JEST(temperature=0), r"^temperature must be a number in \(0, inf\), got 0"),
         (lambda: JEST(scale=float("nan")), r"^scale must be a number in \(0, inf\), got nan"),
         (lambda: JEST(margin=float("inf")), r"^margin must be"),
         (lambda: JEST(gain=-1), r"^gain must be a number in \[0, inf\), got -1"),
         (lambda: RHOLoss(temperature="hot"), r"^temperature must be .* got 'hot'"),
-        (lambda: holdout_twin_losses(lambda train, rest: rest, 1), r"^size must be an integer of at least 2, got 1"),
+        (
+            lambda: holdout_twin_losses(lambda train, rest: rest, 1),
+            r"^size must be a whole number of at least 2, got 1",
+        ),
         (lambda: RHOLoss().select(offered(learner_losses=None), 3), r"^batch must be .*learner_losses.*observe"),
         (lambda: JEST(joint=True).select(offered(embeddings=None), 3), r"^batch must be .*embeddings"),
     ],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spectral_sampler.selection.label_noise import estimate
+from spectral_sampler.estimates.label_noise import estimate
 
 
 def flipped(truth, noise, classes, generator):

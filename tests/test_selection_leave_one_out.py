@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spectral_sampler.selection import leave_one_out as module
+from spectral_sampler.estimates import leave_one_out as module
 
 
 def leave_one_out(features, labels):

@@ -141,6 +141,14 @@ def test_the_others_are_chosen_and_learnt_from_as_if_alone():
     assert other.nonfinite == 0
 
 
+def test_a_loss_without_bound_is_not_an_unknown_one():
+    given = outputs()
+    given["logits"][3, given["labels"][3]] = -math.inf  # the label's own class is masked, the row is no fault otherwise
+    choice = chosen(RHOLoss(), offered(RHOLoss(), STORE, INDICES, given), N - 1)
+    assert 3 not in choice.positions
+    assert choice.nonfinite == 1
+
+
 def test_nothing_finite_at_all():
     given = {**outputs(), "logits": torch.full((N, C), math.nan)}
     policy = GradientNorm()

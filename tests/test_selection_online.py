@@ -297,8 +297,8 @@ def test_two_lines_in_a_loop_train_a_network():
             lambda: OnlineSelection(Uniform(), MellowAIMD())(indices=[1, 2]),
             r"^losses must be given when keep_ratio follows the loss, got None. Pass losses=",
         ),
-        (lambda: OnlineSelection(Uniform(), 0.3, steps=0), r"^steps must be an integer of at least 1"),
-        (lambda: OnlineSelection(Uniform(), 0.3, min_keep=0), r"^min_keep must be an integer of at least 1"),
+        (lambda: OnlineSelection(Uniform(), 0.3, steps=0), r"^steps must be a whole number of at least 1"),
+        (lambda: OnlineSelection(Uniform(), 0.3, min_keep=0), r"^min_keep must be a whole number of at least 1"),
         (lambda: OnlineSelection(GradientNorm())(indices=[1, 2]), r"^labels must be given, because gradient-norm"),
         (
             lambda: OnlineSelection(POLICIES["bayesian"]())(**{**outputs(), "features": None}),

@@ -9,9 +9,9 @@ from scipy import stats
 
 from spectral_sampler import PlausibleEven, PlausibleLearnable, ReferenceStore, SpectralBatchSampler, Uniform, draws
 from spectral_sampler.errors import ArgumentError
+from spectral_sampler.estimates.label_noise import estimate
 from spectral_sampler.selection import CandidateBatch, plausible_even
 from spectral_sampler.selection.importance import draw_by_chances, inclusion_probabilities
-from spectral_sampler.selection.label_noise import estimate
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 0, 1, 2] * 200)
 TEN = np.arange(10)

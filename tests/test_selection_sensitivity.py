@@ -9,8 +9,8 @@ import torch
 
 from spectral_sampler import ReferenceStore, SpectralBatchSampler, draws
 from spectral_sampler.errors import ArgumentError
+from spectral_sampler.estimates.clustering import cluster
 from spectral_sampler.selection import SensitivitySampling
-from spectral_sampler.selection.clustering import cluster
 from spectral_sampler.selection.proposal import EpochRequest
 from spectral_sampler.selection.sensitivity import leverage_scores, subset_size, weighted_subset
 
@@ -305,7 +305,7 @@ def learner_proposal(losses, memo=None):
             lambda: learner_proposal(None, torch.ones(2, 4)),
             rf"^state must be that of {K} clusters, got 4",
         ),
-        (lambda: SensitivitySampling(0), r"^clusters must be an integer of at least 1, got 0"),
+        (lambda: SensitivitySampling(0), r"^clusters must be a whole number of at least 1, got 0"),
         (lambda: SensitivitySampling(power=3), r"^power must be 1 or 2, got 3"),
         (lambda: SensitivitySampling(smoothness=-1), r"^smoothness must be"),
         (lambda: SensitivitySampling(quantile=1.0), r"^quantile must be a number in \(0, 1\), got 1\.0"),

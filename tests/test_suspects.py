@@ -14,9 +14,9 @@ import pytest
 import spectral_sampler
 from spectral_sampler import PlausibleEven, PlausibleLearnable, ReferenceStore, label_noise, suspects
 from spectral_sampler.errors import ArgumentError
+from spectral_sampler.estimates import label_noise as module
+from spectral_sampler.estimates import leave_one_out as probe
 from spectral_sampler.selection import CandidateBatch
-from spectral_sampler.selection import label_noise as module
-from spectral_sampler.selection import leave_one_out as probe
 from spectral_sampler.store import atomic, derived
 
 FIRST = np.arange(60)[None]
@@ -140,7 +140,7 @@ def test_a_store_opened_again_does_not_compute(path, monkeypatch):
 def test_several_processes_at_once_and_one_after_them(path):
     script = (
         "import sys; from spectral_sampler import ReferenceStore, suspects\n"
-        "from spectral_sampler.selection import label_noise as module\n"
+        "from spectral_sampler.estimates import label_noise as module\n"
         "if sys.argv[2] == 'kept': module.estimate = None\n"
         "print(suspects(ReferenceStore.open(sys.argv[1])).sum())\n"
     )

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import operator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch.utils.data import IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from spectral_sampler import ops
 from spectral_sampler.errors import argument_error
 from spectral_sampler.selection import PlausibleEven, Selection, Uniform
 from spectral_sampler.selection.needs import FORWARDED, NEEDS
 from spectral_sampler.selection.protocol import as_selection
 from spectral_sampler.store import ReferenceStore
+from spectral_sampler.validation import true_or_false, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 
 KeepRatio: TypeAlias = "float | AdaptiveSchedule | ConstantSchedule | FittedSchedule | Callable[[float], float]"
 
-__all__ = ["KeepRatio", "Settings", "as_store", "check_dataset", "check_device", "check_emission", "check_order"]
-__all__ += ["chosen_selection", "true_or_false", "whole_number"]
+__all__ = ["KeepRatio", "Settings", "as_store", "check_dataset", "check_emission", "check_order"]
+__all__ += ["chosen_selection"]
 
 _log = logging.getLogger("spectral_sampler")
 
@@ -75,24 +74,6 @@ class Settings(NamedTuple):
             None if self.lookahead is None
             else whole_number("lookahead", self.lookahead, 0, "Use 0 for no look-ahead thread."),
         )  # fmt: skip
-
-
-def whole_number(argument: str, value: object, minimum: int | None, remedy: str) -> int:
-    """``value`` as an int (NumPy's integers too; bool and float are refused), at least ``minimum``."""
-    rule = "a whole number" if minimum is None else f"a whole number of at least {minimum}"
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise argument_error(argument, rule, repr(value), remedy)
-    number = operator.index(value)  # type: ignore[arg-type]
-    if minimum is not None and number < minimum:
-        raise argument_error(argument, rule, number, remedy)
-    return number
-
-
-def true_or_false(argument: str, value: object) -> bool:
-    """``value`` where it is a bool; 0, 1 and strings are more often a slip than a decision."""
-    if not isinstance(value, bool):
-        raise argument_error(argument, "True or False", repr(value), "Arguments may have been given in another order.")
-    return value
 
 
 def as_store(store: object) -> ReferenceStore:
@@ -162,27 +143,6 @@ def check_order(sampler: Any, num_replicas: int) -> None:
             "num_replicas", "1 when sampler= is a DistributedSampler", num_replicas,
             "One of the two shards the data, not both; leave out sampler= for identical lists on any number of ranks.",
         )  # fmt: skip
-
-
-def check_device(device: object, backend: str) -> torch.device | None:
-    """A device that this machine has and ``backend`` solves on, or None where none was named. Initialises nothing."""
-    if device is None:
-        return None
-    remedy = "Leave it out for the current device of a GPU's backend."
-    try:
-        place = torch.device(device) if isinstance(device, (str, torch.device)) else None
-    except RuntimeError:
-        place = None
-    kinds = ("cpu", "cuda") if backend == "auto" else ops.devices(backend)
-    if place is None or place.type not in ("cpu", "cuda"):
-        raise argument_error("device", '"cpu", "cuda" or one such as "cuda:1"', repr(device), remedy)
-    if place.type not in kinds:
-        rule = f'of type {" or ".join(kinds)} with backend="{backend}"'
-        raise argument_error("device", rule, repr(str(place)), 'Pass backend="auto" or one of that device.')
-    count = torch.cuda.device_count() if place.type == "cuda" else 1
-    if (place.index or 0) >= count:
-        raise argument_error("device", f"one of the CUDA devices that torch sees ({count})", repr(str(place)), remedy)
-    return place
 
 
 def check_emission(emit: str, batch_size: object, samples: int, settings: Settings, sampler: Any) -> int | None:

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import BatchSampler
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.placement import Placement
 from spectral_sampler.sampler import arguments
 from spectral_sampler.sampler.choosing import Decision, choose
 from spectral_sampler.sampler.counter import EpochCounter, Pass
 from spectral_sampler.sampler.learner import Learner
 from spectral_sampler.sampler.lookahead import LookAhead
 from spectral_sampler.sampler.order import CandidateOrder
-from spectral_sampler.sampler.placement import Placement
 from spectral_sampler.sampler.plan import Plan
 from spectral_sampler.sampler.run import Run
 from spectral_sampler.sampler.scoring import Candidates, Epoch, Scorer
+from spectral_sampler.validation import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,7 +132,7 @@ class SpectralBatchSampler(BatchSampler):
             min_keep, lookahead,
         ).checked(rows, sampler)  # fmt: skip
         self.drop_last = chosen.drop_last
-        counter = EpochCounter(arguments.whole_number("start_epoch", start_epoch, 0, "Epochs count from 0."))
+        counter = EpochCounter(whole_number("start_epoch", start_epoch, 0, "Epochs count from 0."))
         self.sampler = CandidateOrder(
             counter, rows, chosen.seed, chosen.shuffle, fixed=not chosen.reshuffle, source=sampler
         )
@@ -196,7 +197,7 @@ class SpectralBatchSampler(BatchSampler):
         """
         if batches_consumed is None:
             return self._run.state(None, full=full)
-        consumed = arguments.whole_number("batches_consumed", batches_consumed, 0, "Count the batches of this epoch.")
+        consumed = whole_number("batches_consumed", batches_consumed, 0, "Count the batches of this epoch.")
         if consumed > len(self):
             raise argument_error("batches_consumed", f"at most {len(self)}", consumed, "Count them anew every epoch.")
         at = self._run.counter.epoch_of(consumed) if epoch is None else epoch
@@ -283,8 +284,8 @@ class SpectralBatchSampler(BatchSampler):
     def selection_at(self, epoch: int, batch: int) -> tuple[NDArray[np.int64], Choice, float]:
         """Candidates (N,), the choice among them, and the keep ratio of candidate batch ``batch`` of an epoch, counted
         over all ranks. Moves nothing."""
-        epoch = arguments.whole_number("epoch", epoch, 0, "Epochs count from 0.")
-        number = arguments.whole_number("batch", batch, 0, "Batches count from 0.")
+        epoch = whole_number("epoch", epoch, 0, "Epochs count from 0.")
+        number = whole_number("batch", batch, 0, "Batches count from 0.")
         if number >= self._plan.batches:
             raise argument_error("batch", f"below {self._plan.batches}", number, "It counts an epoch's batches.")
         prepare = Epoch(self._plan, self.sampler, self._scorer, epoch, self._run.proposal(epoch))

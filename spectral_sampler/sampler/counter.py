@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spectral_sampler.sampler.arguments import whole_number
+from spectral_sampler.validation import whole_number
 
 __all__ = ["EpochCounter", "Pass"]
 

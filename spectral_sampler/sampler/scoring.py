@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from spectral_sampler.placement import Placement
     from spectral_sampler.sampler.order import CandidateOrder
-    from spectral_sampler.sampler.placement import Placement
     from spectral_sampler.sampler.plan import Plan, Slot
     from spectral_sampler.selection import Selection
     from spectral_sampler.selection.proposal import Proposal

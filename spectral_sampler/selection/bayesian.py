@@ -17,9 +17,10 @@ from spectral_sampler.selection.likelihood import (
     cross_entropy,
     output_gradients,
 )
-from spectral_sampler.selection.needs import required, whole, within
+from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.ranking import top
+from spectral_sampler.validation import whole_number, within
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,7 +129,7 @@ class BayesianSelection(Selection):
             raise argument_error(
                 "zero_shot", "finite logits of shape (M, C)", f"shape {logits.shape}", "One row for every sample."
             )
-        self.zero_shot, self.samples = logits, whole("samples", samples, 1, "The paper draws 256.")
+        self.zero_shot, self.samples = logits, whole_number("samples", samples, 1, "The paper draws 256.")
         self.alpha = within("alpha", alpha, "[0, 1]", "The paper's is .2 for CIFAR-10 and .3 for CIFAR-100.")
         self.temperature = within("temperature", temperature, "(0, inf)", "It multiplies the zero-shot logits.")
         self.posterior = LastLayerLaplace(effective_size, prior_precision, momentum)

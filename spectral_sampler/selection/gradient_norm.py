@@ -9,9 +9,10 @@ import numpy as np
 from spectral_sampler import draws
 from spectral_sampler.selection.importance import importance_weights, inclusion_probabilities, systematic
 from spectral_sampler.selection.likelihood import gradient_norms
-from spectral_sampler.selection.needs import required, within
+from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.ranking import draw_without_replacement
+from spectral_sampler.validation import within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,6 +85,3 @@ class GradientNorm(Selection):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.tau = state["tau"]
-
-    def __repr__(self) -> str:
-        return f"GradientNorm(momentum={self.momentum}, gate={self.gate})"

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from spectral_sampler import draws
-from spectral_sampler.selection.needs import within
 from spectral_sampler.selection.proposal import EpochRequest, Proposal
 from spectral_sampler.selection.uniform import Uniform
+from spectral_sampler.validation import within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,6 +88,3 @@ class InfoBatch(Uniform):
         size = min(request.size, max(1, len(stay) // request.batches))
         dealt = stay[: request.batches * size].reshape(request.batches, size)
         return Proposal(order[dealt], weights[dealt], torch.from_numpy(below))
-
-    def __repr__(self) -> str:
-        return f"InfoBatch({self.share}, annealing={self.annealing})"

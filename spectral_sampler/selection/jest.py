@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from spectral_sampler.selection.importance import draw_by_logits
-from spectral_sampler.selection.needs import required, whole, within
+from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.rho_loss import learnability
+from spectral_sampler.validation import whole_number, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,7 @@ class JEST(Selection):
         margin: float = 0.5,
         gain: float | None = None,
     ) -> None:
-        self.joint, self.chunks = bool(joint), whole("chunks", chunks, 1, "The paper uses 16.")
+        self.joint, self.chunks = bool(joint), whole_number("chunks", chunks, 1, "The paper uses 16.")
         self.temperature = within("temperature", temperature, "(0, inf)", "It divides the learnability.")
         self.scale = within("scale", scale, "(0, inf)", "It multiplies the cosines; the default is 10.")
         self.margin = within("margin", margin, "(-inf, inf)", "It is a cosine; the default is 0.5.")
@@ -125,9 +126,3 @@ class JEST(Selection):
         else:
             positions = draw_by_logits(logits, budget, batch.uniforms())
         return Choice(positions, np.full(budget, KINDS.index("weighted"), dtype=np.int8))
-
-    def __repr__(self) -> str:
-        return (
-            f"JEST(joint={self.joint}, chunks={self.chunks}, temperature={self.temperature}, scale={self.scale}, "
-            f"margin={self.margin}, gain={self.gain})"
-        )

@@ -50,6 +50,3 @@ class LossWeighted(Selection):
         draw = draw_without_replacement(inverse_loss(batch, self.epsilon), budget, batch.uniforms())
         kinds = np.full(budget, KINDS.index("weighted"), dtype=np.int8)
         return Choice(draw.positions, kinds, zero_weight_draws=draw.zero_weight)
-
-    def __repr__(self) -> str:
-        return f"LossWeighted(epsilon={self.epsilon})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.errors import argument_error
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from spectral_sampler.selection.protocol import CandidateBatch, Selection
     from spectral_sampler.store import ReferenceStore
 
-__all__ = ["FORWARDED", "NEEDS", "check_needs", "forwards_candidates", "in_store", "required", "whole", "within"]
+__all__ = ["FORWARDED", "NEEDS", "check_needs", "forwards_candidates", "in_store", "required"]
 
 NEEDS = {
     "features": "Give a ReferenceStore.",
@@ -32,23 +31,6 @@ NEEDS = {
 
 FORWARDED = frozenset({"logits", "embeddings"})
 """The needs for which the learner has to see the candidates before they are chosen."""
-
-
-def within(argument: str, value: Any, interval: str, remedy: str) -> float:
-    """``value`` as a float in ``interval``, written like "(0, 1]", or one sentence."""
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    number = float(value) if not isinstance(value, bool) and isinstance(value, Real) else float("nan")
-    above = number >= low if interval[0] == "[" else number > low
-    if not (above and (number <= high if interval[-1] == "]" else number < high)):
-        raise argument_error(argument, f"a number in {interval}", repr(value), remedy)
-    return number
-
-
-def whole(argument: str, value: Any, least: int, remedy: str) -> int:
-    """``value`` as an int of at least ``least``, or one sentence."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise argument_error(argument, f"an integer of at least {least}", repr(value), remedy)
-    return int(value)
 
 
 def forwards_candidates(policy: Selection) -> bool:

@@ -11,9 +11,10 @@ import torch
 from spectral_sampler.errors import argument_error
 from spectral_sampler.schedule import AdaptiveSchedule, plan_ratios
 from spectral_sampler.selection.likelihood import cross_entropy
-from spectral_sampler.selection.needs import FORWARDED, check_needs, in_store, required, whole
+from spectral_sampler.selection.needs import FORWARDED, check_needs, in_store, required
 from spectral_sampler.selection.offered import chosen, learnt, offered, whole_numbers
 from spectral_sampler.selection.protocol import Scores, as_selection
+from spectral_sampler.validation import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,14 +70,14 @@ class OnlineSelection:
         check_needs(policy, in_store(store) | given, "policy")
         if callable(keep_ratio) and steps is None:
             raise argument_error("steps", "the number of calls when keep_ratio is a schedule", None, "Or pass 0.3.")
-        calls = None if steps is None else whole("steps", steps, 1, "It is the number of calls of the run.")
+        calls = None if steps is None else whole_number("steps", steps, 1, "It is the number of calls of the run.")
         self._adaptive: AdaptiveSchedule | None = None
         if isinstance(keep_ratio, AdaptiveSchedule):
             self._adaptive, keep_ratio = keep_ratio, keep_ratio.max  # the number stands in
             self._adaptive.begin(calls)
         self._ratios = plan_ratios(keep_ratio, 1, calls or 1)
         self.policy, self.store, self.seed = policy, store, int(seed)
-        self.min_keep = whole("min_keep", min_keep, 1, "1 keeps at least one sample.")
+        self.min_keep = whole_number("min_keep", min_keep, 1, "1 keeps at least one sample.")
         self.calls = self.candidates = self.kept = self.nonfinite = 0
         self.weights = torch.ones(0)
         """(n,) factors for the losses of the last call's selection, on the device of its logits."""

@@ -9,11 +9,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from spectral_sampler import draws
+from spectral_sampler.estimates.label_noise import label_noise, labelled, labels_of, suspects
 from spectral_sampler.fiedler import Status
 from spectral_sampler.selection.importance import draw_by_chances
-from spectral_sampler.selection.label_noise import label_noise, labelled, labels_of, suspects
-from spectral_sampler.selection.needs import required, within
+from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores, Selection
+from spectral_sampler.validation import within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,7 +76,7 @@ class PlausibleEven(Selection):
     equally often; what it has too few of is taken whole.
 
     - *Suspects* are the samples whose labels the features of all others contradict most, as many as labels are
-      estimated to be wrong (`spectral_sampler.selection.label_noise`); a line in the log says how many,
+      estimated to be wrong (`spectral_sampler.estimates.label_noise`); a line in the log says how many,
       `spectral_sampler.suspects` which. They are taken only where a budget exceeds the other candidates, the least
       doubtful first, and with weight zero: a loop that multiplies its losses by ``sampler.weights_for(indices)`` learns
       nothing from them. Classes of fewer than five are not judged. **Classes that overlap look like wrong labels**;
@@ -144,6 +145,3 @@ class PlausibleEven(Selection):
         return Choice(
             positions, kinds, zero_weight_draws=forced, weights=factors.astype(np.float64) if forced else None
         )
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(balance={self.balance}, label_noise={self.label_noise})"

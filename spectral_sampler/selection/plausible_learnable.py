@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectral_sampler.selection.needs import required, within
+from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.plausible_even import PlausibleEven
+from spectral_sampler.validation import within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +47,3 @@ class PlausibleLearnable(PlausibleEven):
         sample = learnability[known & plausible]
         typical = sample.mean() if len(sample) else 0.0
         return np.asarray(np.where(known, learnability, typical) / self.temperature)
-
-    def __repr__(self) -> str:
-        return f"PlausibleLearnable({self.temperature}, balance={self.balance}, label_noise={self.label_noise})"

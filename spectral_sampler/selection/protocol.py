@@ -6,6 +6,7 @@ time, ahead of training, and kept for a fixed partition. The choice may depend o
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spectral_sampler import draws
@@ -112,6 +113,10 @@ class Selection:
 
     def __init_subclass__(cls) -> None:
         cls.judges_all = cls.judges_all or "trained" in vars(cls)
+
+    def __repr__(self) -> str:
+        named = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in named)})"
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores | None:  # noqa: ARG002
         """Scores for the candidates ``indices`` (B, N), or None where the selection needs none. Pure; in any thread."""

@@ -8,9 +8,10 @@ import numpy as np
 
 from spectral_sampler import draws
 from spectral_sampler.selection.importance import draw_by_logits
-from spectral_sampler.selection.needs import required, whole, within
+from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.ranking import top
+from spectral_sampler.validation import whole_number, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,9 +59,6 @@ class RHOLoss(Selection):
             positions = draw_by_logits(scores / self.temperature, budget, batch.uniforms())
         return Choice(positions, np.full(budget, KINDS.index("weighted"), dtype=np.int8))
 
-    def __repr__(self) -> str:
-        return f"RHOLoss(temperature={self.temperature})"
-
 
 def holdout_twin_losses(
     score: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]], size: int, *, seed: int = 0
@@ -73,7 +71,7 @@ def holdout_twin_losses(
         size: M, at least 2.
         seed: of the random halves.
     """
-    order = draws.permutation(seed, 0, whole("size", size, 2, "Each of the two models is trained on one half."))
+    order = draws.permutation(seed, 0, whole_number("size", size, 2, "Each of the two models is trained on one half."))
     first, second = np.sort(order[: size // 2]), np.sort(order[size // 2 :])
     losses = np.empty(size)
     losses[second], losses[first] = score(first, second), score(second, first)

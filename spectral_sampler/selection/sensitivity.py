@@ -11,11 +11,11 @@ import torch
 
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection.clustering import Clustering, cluster
+from spectral_sampler.estimates.clustering import Clustering, cluster
 from spectral_sampler.selection.importance import inclusion_probabilities
-from spectral_sampler.selection.needs import whole, within
 from spectral_sampler.selection.proposal import EpochRequest, Proposal
 from spectral_sampler.selection.uniform import Uniform
+from spectral_sampler.validation import whole_number, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ def subset_size(error: float) -> int:
 
 def weighted_subset(probabilities: Array, size: int, *, seed: int = 0) -> Subset:
     """``size`` i.i.d. draws ∝ ``probabilities`` (M,), with weights ``1 / (s·p)``."""
-    size = whole("size", size, 1, "subset_size(error) gives the paper's.")
+    size = whole_number("size", size, 1, "subset_size(error) gives the paper's.")
     ends = np.cumsum(probabilities)
     uniform = draws.uniforms(seed, 0, 0, np.arange(size, dtype=np.int64), _SUBSET_STREAM)
     indices = np.searchsorted(ends, uniform * ends[-1], side="right").astype(np.int64)
@@ -125,7 +125,7 @@ class SensitivitySampling(Uniform):
             raise argument_error("losses", 'an array, a function, None or "learner"', repr(losses), remedy)
         if power not in {1, 2}:
             raise argument_error("power", "1 or 2", repr(power), "2 is k-means, 1 is k-medians.")
-        self.clusters, self.power = whole("clusters", clusters, 1, "A hundred is a good start."), power
+        self.clusters, self.power = whole_number("clusters", clusters, 1, "A hundred is a good start."), power
         self.smoothness = None if smoothness is None else within("smoothness", smoothness, "[0, inf)", "None fits it.")
         self.quantile = within("quantile", quantile, "(0, 1)", "The default is 0.9.")
         self._losses, self.seed = losses, int(seed)

@@ -38,6 +38,3 @@ class SpectralStrata(Selection):
         start = batch.uniforms()[np.argmin(batch.indices)]  # the same whatever the order of the candidates
         ranks = np.floor((np.arange(budget) + start) * (len(order) / budget)).astype(np.int64)
         return Choice(order[ranks], np.full(budget, KINDS.index("spectral"), dtype=np.int8))
-
-    def __repr__(self) -> str:
-        return "SpectralStrata()"

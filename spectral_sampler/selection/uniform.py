@@ -19,6 +19,3 @@ class Uniform(Selection):
         """``budget`` draws without replacement."""
         draw = draw_without_replacement(np.ones(len(batch.indices)), budget, batch.uniforms())
         return Choice(draw.positions, np.full(budget, KINDS.index("uniform"), dtype=np.int8))
-
-    def __repr__(self) -> str:
-        return "Uniform()"

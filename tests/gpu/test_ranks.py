@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributed
 
-from spectral_sampler.sampler.gathering import gathered
+from spectral_sampler.gathering import gathered
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import numpy as np
 
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection.leave_one_out import leave_one_out
-from spectral_sampler.selection.needs import within
+from spectral_sampler.estimates.leave_one_out import leave_one_out
 from spectral_sampler.store import derived
+from spectral_sampler.validation import within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

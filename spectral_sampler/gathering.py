@@ -9,7 +9,7 @@ import torch
 from torch import distributed
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.sampler.arguments import true_or_false
+from spectral_sampler.validation import true_or_false
 
 if TYPE_CHECKING:
     from collections.abc import Callable

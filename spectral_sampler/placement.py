@@ -10,20 +10,41 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spectral_sampler import ops, preference
-from spectral_sampler.sampler.arguments import check_device
+from spectral_sampler.errors import argument_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from spectral_sampler.kernels.nvidia import Gpu
 
-__all__ = ["Placement"]
+__all__ = ["Placement", "check_device"]
 
 _LOOKAHEAD = 16
 _SLICE = 4  # at least so many look-aheads in an epoch: training does not wait for all of it before its first batch
 _WAITING = 0.1  # of the time: training that waits longer than that for the CPU's scores waits for the CPU
 _PATIENCE = 3  # look-aheads in a row; a loader that fills its queue waits for one or two
 _log = logging.getLogger("spectral_sampler")
+
+
+def check_device(device: object, backend: str) -> torch.device | None:
+    """A device that this machine has and ``backend`` solves on, or None where none was named. Initialises nothing."""
+    if device is None:
+        return None
+    remedy = "Leave it out for the current device of a GPU's backend."
+    try:
+        place = torch.device(device) if isinstance(device, (str, torch.device)) else None
+    except RuntimeError:
+        place = None
+    kinds = ("cpu", "cuda") if backend == "auto" else ops.devices(backend)
+    if place is None or place.type not in ("cpu", "cuda"):
+        raise argument_error("device", '"cpu", "cuda" or one such as "cuda:1"', repr(device), remedy)
+    if place.type not in kinds:
+        rule = f'of type {" or ".join(kinds)} with backend="{backend}"'
+        raise argument_error("device", rule, repr(str(place)), 'Pass backend="auto" or one of that device.')
+    count = torch.cuda.device_count() if place.type == "cuda" else 1
+    if (place.index or 0) >= count:
+        raise argument_error("device", f"one of the CUDA devices that torch sees ({count})", repr(str(place)), remedy)
+    return place
 
 
 class Placement:
