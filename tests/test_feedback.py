@@ -30,6 +30,7 @@ from spectral_sampler import (
     SpectralBatchSampler,
     SpectralStrata,
     Uniform,
+    gathering,
 )
 
 M, N, C = 240, 24, 3
@@ -367,3 +368,55 @@ def test_describe_says_what_will_happen():
         assert part in text
     assert "60 samples in 10 batches" in text
     assert "to report   nothing" in make(Uniform()).describe()
+
+
+class OnDevice:
+    """Stands in for a CUDA tensor: says when the host waits for it."""
+
+    def __init__(self, values, waits):
+        self.values, self.waits, self.is_cuda = values, waits, True
+
+    def __len__(self):
+        return len(self.values)
+
+    def clone(self):
+        return OnDevice(self.values.clone(), self.waits)
+
+    def double(self):
+        return OnDevice(self.values.double(), self.waits)
+
+    def cpu(self):
+        self.waits.append(len(self.values))
+        return self.values
+
+
+def test_reporting_does_not_wait_for_a_device_and_choosing_does(monkeypatch):
+    waits = []
+    monkeypatch.setattr(gathering, "pairs", lambda rows, values: (torch.tensor(rows), OnDevice(values, waits)))
+    sampler, plain = make(RHOLoss()), make(RHOLoss())
+    losses = torch.from_numpy(losses_of(range(M), 0))
+    sampler.observe(range(M), losses)
+    losses_given = losses.clone()
+    losses.zero_()  # the loop goes on with its own
+    assert waits == []
+    rows = next(iter(sampler))
+    assert waits == [M]
+    monkeypatch.undo()
+    plain.observe(range(M), losses_given)
+    assert next(iter(plain)) == rows
+    idle = make(Uniform())
+    monkeypatch.setattr(gathering, "pairs", lambda rows, values: (torch.tensor(rows), OnDevice(values, waits)))
+    for _ in range(100):
+        idle.observe([0], torch.ones(1))
+    assert len(waits) <= 1 + 100, "what nobody asks for is fetched from time to time"
+    assert idle.statistics()["spectral/observed_share"] == 1 / M
+
+
+def test_an_epoch_left_twice_is_said_aloud(caplog):
+    sampler = make(Uniform())
+    with caplog.at_level(logging.INFO, logger="spectral_sampler"):
+        for _ in range(2):
+            next(iter(sampler))
+        said = [(record.levelname, record.message) for record in caplog.records if "starts over" in record.message]
+    assert [level for level, _ in said] == ["INFO", "WARNING"]
+    assert "sampler.set_epoch(1)" in said[1][1]

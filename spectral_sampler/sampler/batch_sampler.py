@@ -272,7 +272,7 @@ class SpectralBatchSampler(BatchSampler):
         prepare = Epoch(self._plan, self.sampler, self._scorer, epoch, self._run.proposal(epoch))
         self._placement.begin()
         threaded = self._scorer.works(self._plan.batches)
-        return LookAhead(prepare, step, len(self), self._placement.lookahead if threaded else 0)
+        return LookAhead(prepare, step, len(self), self._placement.lookahead, threaded=threaded)
 
     def _decide(self, epoch: int, candidates: Candidates) -> tuple[Candidates, Decision]:
         slot = self._run.due(epoch, candidates.slot, len(candidates.indices))

@@ -9,7 +9,7 @@ from spectral_sampler.validation import whole_number
 __all__ = ["EpochCounter", "Pass"]
 
 _LOOK = 1
-_AHEAD = 64  # more than 16 workers read ahead of training with a prefetch_factor of 3
+_AHEAD = 33  # what 16 workers pull before the first batch, and one more
 
 
 class Pass:
@@ -82,14 +82,14 @@ class EpochCounter:
         return len(self._running) <= 1
 
     def end(self, which: Pass, *, exhausted: bool, heard: bool) -> bool:
-        """A pass is over. True where it used up its epoch; ``heard``: losses were reported, so it was trained on."""
+        """A pass is over. False where its epoch starts over; ``heard``: losses were reported, so it was trained on."""
         if which in self._running:
             self._running.remove(which)
         others = [other for other in self._running if other.epoch == which.epoch]
         if self._current is which:
             self._current = others[-1] if others and not exhausted else None
         if self.epoch != which.epoch or self._loaded or (others and not exhausted):
-            return exhausted
+            return True
         used = exhausted or heard or which.step - which.start > self._look
         self.epoch, self._resume = (which.epoch + 1, 0) if used else (which.epoch, which.start)
         return used

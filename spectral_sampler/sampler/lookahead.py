@@ -58,10 +58,13 @@ class LookAhead(Generic[T]):
             chunks are.
         start, stop: the range.
         depth: results per call; may be changed. 0: one at a time in the caller's thread, without any other thread.
+        threaded: False computes ``depth`` results at a time in the caller's thread: not worth another one.
     """
 
-    def __init__(self, compute: Callable[[int, int], list[T]], start: int, stop: int, depth: int) -> None:
-        self._compute, self._next, self._stop, self.depth = compute, start, stop, depth
+    def __init__(
+        self, compute: Callable[[int, int], list[T]], start: int, stop: int, depth: int, *, threaded: bool = True
+    ) -> None:
+        self._compute, self._next, self._stop, self.depth, self._threaded = compute, start, stop, depth, threaded
         self._ready: list[T] = []  # reversed
         self._chunk: _Chunk[T] | None = None
 
@@ -81,7 +84,7 @@ class LookAhead(Generic[T]):
             else:
                 raise IndexError("no result is left")
             self._ready = results[::-1]
-            if self.depth and self._next < self._stop:
+            if self.depth and self._threaded and self._next < self._stop:
                 self._chunk = _Chunk(self._compute, *self._span())
                 self._chunk.start()
         return self._ready.pop()

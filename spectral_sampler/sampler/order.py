@@ -119,15 +119,26 @@ class CandidateOrder(Sampler[int]):
 
     def indices(self, epoch: int, slot: Slot) -> NDArray[np.int64]:
         """(slot.size,) the candidates of a slot, in the order offered, with repetitions where the order has them."""
+        return self.indices_of(epoch, [slot])[0]
+
+    def indices_of(self, epoch: int, slots: list[Slot]) -> list[NDArray[np.int64]]:
+        """`indices` of several slots."""
+        parts = [self._positions(epoch, slot) for slot in slots]
+        positions = np.concatenate(parts)  # all at once: a call costs as much as a hundred positions
+        if self.source is not None:
+            positions = self._of(epoch)[positions]
+        elif self._shuffle:
+            positions = draws.permuted(self._seed, self._key(epoch), self._rows, positions)
+        return np.split(positions, np.cumsum([len(part) for part in parts[:-1]]))
+
+    def _positions(self, epoch: int, slot: Slot) -> NDArray[np.int64]:
         positions = np.arange(slot.start, slot.start + slot.size)
         if slot.start + slot.size > len(self):
             positions %= len(self)
         if slot.order_pass and not self.rotates:  # a further pass over the data within the epoch
             key = self._key(epoch) + slot.order_pass * _PASS_STRIDE
             positions = draws.permuted(self._seed, key, len(self), positions)
-        if self.source is not None:
-            return self._of(epoch)[positions]
-        return draws.permuted(self._seed, self._key(epoch), self._rows, positions) if self._shuffle else positions
+        return positions
 
     def whole(self, epoch: int) -> NDArray[np.int64]:
         """(len(self),) all candidates of an epoch's first pass, in the order offered."""

@@ -87,6 +87,7 @@ class Plan:
         self.adaptive: AdaptiveSchedule | None = None
         self._phases = (0.0, 0.0, 0.5)  # of whole groups, of the last one of an epoch if shorter, and of the tail
         self._layouts: dict[int, NDArray[np.int64]] = {}
+        self._settled: tuple[tuple[int, int, bool, float, int] | None, int] = (None, 0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_layouts": {}}
@@ -179,7 +180,10 @@ class Plan:
             start += self._spare
         if size is None:
             size = self._tail if self._tail and number == self.batches - 1 else self.candidates
-        return Slot(number, 0, start, size, ratio, self._budget(epoch, first, ratio, size))
+        key, known = (epoch, first // self.ratios.group, number == self.batches - 1, ratio, size), self._settled
+        if known[0] != key:  # held over a group, and dear beside the rest of a slot
+            known = self._settled = (key, self._budget(epoch, first, ratio, size))
+        return Slot(number, 0, start, size, ratio, known[1])
 
     def at_step(self, epoch: int, step: int) -> Slot:
         """This rank's slot at a step."""

@@ -66,6 +66,7 @@ class Run:
         self._delivered = 0
         self._heard = self._due = 0  # samples reported since the latest pass began, and delivered in the one before
         self._warned = False
+        self._left = -1  # the epoch that was only looked at last
 
     @property
     def listens(self) -> bool:
@@ -170,8 +171,12 @@ class Run:
     def end(self, which: Pass, *, exhausted: bool) -> None:
         """A pass is over."""
         self._due = self.statistics.kept_total * self.settings.num_replicas if exhausted else 0
-        if not self.counter.end(which, exhausted=exhausted, heard=self._heard > 0):
-            _log.info("epoch %d was left after %d batches: it starts over", which.epoch, which.step)
+        if self.counter.end(which, exhausted=exhausted, heard=self._heard > 0):
+            self._left = -1
+        else:  # who looks once looks; who leaves an epoch twice may be training
+            level, self._left = logging.WARNING if which.epoch == self._left else logging.INFO, which.epoch
+            _log.log(level, "epoch %d was left after %d batches and starts over; sampler.set_epoch(%d) goes on",
+                     which.epoch, which.step, which.epoch + 1)  # fmt: skip
         self.order.tell(self.counter.epoch)
 
     # What the training loop reports

@@ -107,7 +107,7 @@ class Epoch:
         """Candidates and scores of some slots."""
         keys: list[Hashable | None] = [None] * len(slots)
         if self._proposed is None:
-            indices = [self._offered(slot) for slot in slots]
+            indices = [self._distinct(own) for own in self._order.indices_of(self._epoch, slots)]
             if self._plan.recurs:
                 keys = [self._order.slot_key(self._epoch, slot) for slot in slots]
             slots = [self._fitted(slot, len(own)) for slot, own in zip(slots, indices, strict=True)]
@@ -117,9 +117,8 @@ class Epoch:
             indices = [self._proposed[slot.number] for slot in slots]
         return [Candidates(*row) for row in zip(slots, indices, self._scorer.score(slots, indices, keys), strict=True)]
 
-    def _offered(self, slot: Slot) -> NDArray[np.int64]:
+    def _distinct(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """A caller's sampler may offer one sample twice; the first place counts, and a batch holds it once."""
-        indices = self._order.indices(self._epoch, slot)
         if not self._order.repeats:
             return indices
         distinct, first = np.unique(indices, return_index=True)
