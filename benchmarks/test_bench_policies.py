@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from spectral_sampler.likelihood import cross_entropy, gradient_norms
 from spectral_sampler.selection import JEST, BayesianSelection, CandidateBatch
-from spectral_sampler.selection.likelihood import cross_entropy, gradient_norms
 
 PEER = "float64 NumPy"
 RATIO = 0.3

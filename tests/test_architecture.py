@@ -14,7 +14,7 @@ LAYERS = [
     ["precision"],
     ["preference"],
     ["draws"],
-    ["modules", "gathering"],
+    ["modules", "gathering", "likelihood"],
     ["limits"],
     ["graph"],
     ["result"],

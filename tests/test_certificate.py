@@ -10,8 +10,8 @@ from solver_cases import centred, counts, fuzzed, gaussian, post_relu, rank_one,
 from spectral_sampler import SALN, ReferenceStore, SpectralBatchSampler, fiedler_vector
 from spectral_sampler.fiedler import Status
 from spectral_sampler.selection import CandidateBatch
-from spectral_sampler.selection.copies import equal_for_copies
 from spectral_sampler.selection.ranking import top
+from spectral_sampler.selection.spectral import equal_for_copies
 
 
 def offered(features: np.ndarray, backend: str) -> CandidateBatch:

@@ -231,9 +231,9 @@ def test_draws_differ_between_batches_and_epochs_and_seeds():
         (lambda: GSTDS(score="up"), r"^score must be one of .*got 'up'"),
         (lambda: SALN(score=1), r"^score must be one of .*got 1"),
         (lambda: GSTDS(weights="losses"), r"^weights must be one of .*got 'losses'"),
-        (lambda: GSTDS(epsilon=0), r"^epsilon must be a positive number, got 0"),
-        (lambda: LossWeighted(epsilon=float("nan")), r"^epsilon must be a positive number, got nan"),
-        (lambda: GSTDS(spectral_share=1.5), r"^spectral_share must be in \[0, 1\], got 1\.5"),
+        (lambda: GSTDS(epsilon=0), r"^epsilon must be a number in \(0, inf\), got 0"),
+        (lambda: LossWeighted(epsilon=float("nan")), r"^epsilon must be a number in \(0, inf\), got nan"),
+        (lambda: GSTDS(spectral_share=1.5), r"^spectral_share must be a number in \[0, 1\], got 1\.5"),
     ],
 )
 def test_bad_arguments(make, message):

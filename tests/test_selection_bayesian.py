@@ -90,7 +90,7 @@ def test_outputs_of_the_learners_own_precision(kind):
 def test_blocks_of_samples_change_nothing(monkeypatch):
     selection, batch = trained(BayesianSelection(ZERO_SHOT, samples=50)), offered()
     whole = selection.objective(batch)
-    monkeypatch.setattr("spectral_sampler.selection.likelihood._BLOCK_OF_CPU", 7 * N * C)
+    monkeypatch.setattr("spectral_sampler.likelihood._BLOCK_OF_CPU", 7 * N * C)
     assert selection.objective(batch) == pytest.approx(whole, abs=1e-12)
 
 

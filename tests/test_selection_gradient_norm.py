@@ -7,10 +7,10 @@ from scipy import stats
 
 from spectral_sampler import draws
 from spectral_sampler.errors import ArgumentError
+from spectral_sampler.likelihood import gradient_norms
 from spectral_sampler.selection import CandidateBatch, GradientNorm
 from spectral_sampler.selection.gradient_norm import variance_reduction
 from spectral_sampler.selection.importance import importance_weights, inclusion_probabilities, systematic
-from spectral_sampler.selection.likelihood import gradient_norms
 
 N, C = 64, 5
 

@@ -6,7 +6,7 @@ import pytest
 from spectral_sampler import ReferenceStore, draws
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.selection import InfoBatch
-from spectral_sampler.selection.proposal import EpochRequest
+from spectral_sampler.selection.protocol import EpochRequest
 
 M = 200
 STORE = ReferenceStore.from_arrays(np.ones((M, 2), dtype=np.float32))

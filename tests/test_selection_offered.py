@@ -8,6 +8,7 @@ import torch
 
 from spectral_sampler import ReferenceStore, Uniform
 from spectral_sampler.errors import ArgumentError
+from spectral_sampler.likelihood import cross_entropy, gradient_norms, output_gradients
 from spectral_sampler.selection import (
     JEST,
     BayesianSelection,
@@ -19,7 +20,6 @@ from spectral_sampler.selection import (
     Scores,
     Selection,
 )
-from spectral_sampler.selection.likelihood import cross_entropy, gradient_norms, output_gradients
 from spectral_sampler.selection.offered import chosen, learnt, offered
 
 M, N, C, D = 90, 24, 4, 6
@@ -80,7 +80,7 @@ def published(logits, labels):
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
 @pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_losses_and_gradients_in_every_precision(kind, scale, monkeypatch):
-    monkeypatch.setattr("spectral_sampler.selection.likelihood._BLOCK_OF_CPU", 7 * 50)
+    monkeypatch.setattr("spectral_sampler.likelihood._BLOCK_OF_CPU", 7 * 50)
     logits = (scale * torch.randn(33, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).to(kind)
     labels = np.arange(33) % 50
     labels[:16] = logits[:16].double().argmax(1)  # nearly all of the probability: 1 - p has no digits left

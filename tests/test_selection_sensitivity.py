@@ -11,7 +11,7 @@ from spectral_sampler import ReferenceStore, SpectralBatchSampler, draws
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.estimates.clustering import cluster
 from spectral_sampler.selection import SensitivitySampling
-from spectral_sampler.selection.proposal import EpochRequest
+from spectral_sampler.selection.protocol import EpochRequest
 from spectral_sampler.selection.sensitivity import leverage_scores, subset_size, weighted_subset
 
 M, D, K = 1500, 5, 12
@@ -310,7 +310,7 @@ def learner_proposal(losses, memo=None):
         (lambda: SensitivitySampling(smoothness=-1), r"^smoothness must be"),
         (lambda: SensitivitySampling(quantile=1.0), r"^quantile must be a number in \(0, 1\), got 1\.0"),
         (lambda: subset_size(0.0), r"^error must be a number in \(0, 1\), got 0\.0"),
-        (lambda: weighted_subset(np.ones(3) / 3, 0), r"^size must be an integer"),
+        (lambda: weighted_subset(np.ones(3) / 3, 0), r"^size must be a whole number"),
         (lambda: SensitivitySampling(3).subset(make_store()), r"^size must be given, or error instead"),
         (lambda: SensitivitySampling(M + 1).sensitivities(make_store()), r"^clusters must be at most 1500"),
         (lambda: SensitivitySampling(3, losses=np.full(M, np.nan)).sensitivities(make_store()), r"^losses must be one"),

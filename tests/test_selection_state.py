@@ -19,7 +19,7 @@ from spectral_sampler.selection import (
     SensitivitySampling,
     SpectralStrata,
 )
-from spectral_sampler.selection.proposal import EpochRequest
+from spectral_sampler.selection.protocol import EpochRequest
 
 M, N, C, D = 200, 24, 4, 5
 generator = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from spectral_sampler.sampler.deliveries import Deliveries
 from spectral_sampler.sampler.observed import ObservedLosses
 from spectral_sampler.sampler.statistics import Statistics
 from spectral_sampler.selection.offered import learnt
-from spectral_sampler.selection.proposal import EpochRequest, Proposal
+from spectral_sampler.selection.protocol import EpochRequest, Proposal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from spectral_sampler.sampler.order import CandidateOrder
     from spectral_sampler.sampler.plan import Plan, Slot
     from spectral_sampler.selection import Selection
-    from spectral_sampler.selection.proposal import Proposal
+    from spectral_sampler.selection.protocol import Proposal
     from spectral_sampler.store import ReferenceStore
 
 __all__ = ["Candidates", "Epoch", "Score", "Scorer"]

@@ -7,8 +7,7 @@ from spectral_sampler.selection.infobatch import InfoBatch
 from spectral_sampler.selection.jest import JEST
 from spectral_sampler.selection.loss_weighted import LossWeighted
 from spectral_sampler.selection.online import OnlineSelection
-from spectral_sampler.selection.plausible_even import PlausibleEven
-from spectral_sampler.selection.plausible_learnable import PlausibleLearnable
+from spectral_sampler.selection.plausible_even import PlausibleEven, PlausibleLearnable
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores, Selection
 from spectral_sampler.selection.rho_loss import RHOLoss
 from spectral_sampler.selection.saln import SALN

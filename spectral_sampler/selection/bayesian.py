@@ -10,7 +10,7 @@ import torch
 
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection.likelihood import (
+from spectral_sampler.likelihood import (
     as_tensor,
     block_length,
     class_numbers,

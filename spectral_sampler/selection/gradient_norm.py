@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectral_sampler import draws
+from spectral_sampler.likelihood import gradient_norms
 from spectral_sampler.selection.importance import importance_weights, inclusion_probabilities, systematic
-from spectral_sampler.selection.likelihood import gradient_norms
 from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.ranking import draw_without_replacement

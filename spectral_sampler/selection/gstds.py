@@ -8,10 +8,12 @@ import numpy as np
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.selection.loss_weighted import check_epsilon, inverse_loss
+from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores, Selection
 from spectral_sampler.selection.ranking import draw_without_replacement, top
 from spectral_sampler.selection.similarity import COSINE, check_similarity
 from spectral_sampler.selection.spectral import check_orientation, fiedler_scores
+from spectral_sampler.validation import within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,10 +58,9 @@ class GSTDS(Selection):
             raise argument_error(
                 "weights", f"one of {sorted(_WEIGHTS)}", repr(weights), 'GSTDS §3.3 is "inverse_loss".'
             )
-        if not 0.0 <= spectral_share <= 1.0:
-            raise argument_error("spectral_share", "in [0, 1]", spectral_share, "The paper's is 0.5.")
         self.orientation, self.weights = check_orientation(score), weights
-        self.epsilon, self.spectral_share = check_epsilon(epsilon), float(spectral_share)
+        self.epsilon = check_epsilon(epsilon)
+        self.spectral_share = within("spectral_share", spectral_share, "[0, 1]", "The paper's is 0.5.")
         self.similarity = check_similarity(similarity)
         self.needs = frozenset({"features"}) if weights == "abs_fiedler" else frozenset({"features", "losses"})
 
@@ -72,19 +73,16 @@ class GSTDS(Selection):
             return np.abs(scores)  # every orientation keeps the magnitude
         if self.weights == "inverse_loss":
             return inverse_loss(batch, self.epsilon)
-        if batch.losses is None:
-            raise ValueError("this selection weighs by reference loss, and the store has none")
-        return batch.losses.astype(np.float64)
+        return required(batch, "losses").astype(np.float64)
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
         """U1, then U2 in the order drawn."""
-        if batch.scores is None:
-            raise ValueError("GSTDS.select needs the scores that GSTDS.score computed")
-        ranked = top(batch.scores, int(budget * self.spectral_share), batch.ties(), batch.error)
+        scores = required(batch, "scores")
+        ranked = top(scores, int(budget * self.spectral_share), batch.ties(), batch.error)
         rest = np.ones(len(batch.indices), dtype=np.bool_)
         rest[ranked.positions] = False
         count = budget - len(ranked.positions)
-        draw = draw_without_replacement(self._draw_weights(batch, batch.scores), count, batch.uniforms(), rest)
+        draw = draw_without_replacement(self._draw_weights(batch, scores), count, batch.uniforms(), rest)
         kinds = np.repeat(
             np.array([KINDS.index("spectral"), KINDS.index("weighted")], dtype=np.int8), [len(ranked.positions), count]
         )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spectral_sampler import draws
-from spectral_sampler.selection.proposal import EpochRequest, Proposal
+from spectral_sampler.selection.protocol import EpochRequest, Proposal
 from spectral_sampler.selection.uniform import Uniform
 from spectral_sampler.validation import within
 

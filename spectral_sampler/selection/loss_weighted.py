@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectral_sampler.errors import argument_error
+from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Selection
 from spectral_sampler.selection.ranking import draw_without_replacement
+from spectral_sampler.validation import within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,11 +19,7 @@ __all__ = ["LossWeighted", "check_epsilon", "inverse_loss"]
 
 def check_epsilon(epsilon: float) -> float:
     """``epsilon`` itself, or one sentence."""
-    if not 0.0 < epsilon < float("inf"):
-        raise argument_error(
-            "epsilon", "a positive number", epsilon, "It is the floor of the loss; the default is 1e-8."
-        )
-    return float(epsilon)
+    return within("epsilon", epsilon, "(0, inf)", "It is the floor of the loss; the default is 1e-8.")
 
 
 def inverse_loss(batch: CandidateBatch, epsilon: float) -> NDArray[np.float64]:
@@ -31,9 +28,7 @@ def inverse_loss(batch: CandidateBatch, epsilon: float) -> NDArray[np.float64]:
     In float64 because held-out losses span eight decades and more: in float32 the floor would vanish beside a loss of
     1.
     """
-    if batch.losses is None:
-        raise ValueError("this selection weighs by reference loss, and the store has none")
-    return np.asarray(1.0 / (batch.losses.astype(np.float64) + epsilon))
+    return np.asarray(1.0 / (required(batch, "losses").astype(np.float64) + epsilon))
 
 
 class LossWeighted(Selection):

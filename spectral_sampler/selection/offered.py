@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.selection.likelihood import cross_entropy
+from spectral_sampler.likelihood import cross_entropy
 from spectral_sampler.selection.needs import NEEDS
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice
 

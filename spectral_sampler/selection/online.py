@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.likelihood import cross_entropy
 from spectral_sampler.schedule import AdaptiveSchedule, plan_ratios
-from spectral_sampler.selection.likelihood import cross_entropy
 from spectral_sampler.selection.needs import FORWARDED, check_needs, in_store, required
 from spectral_sampler.selection.offered import chosen, learnt, offered, whole_numbers
 from spectral_sampler.selection.protocol import Scores, as_selection

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.protocol import CandidateBatch, Choice, Scores, Selection
 from spectral_sampler.selection.ranking import top
 from spectral_sampler.selection.similarity import COSINE, check_similarity
@@ -41,9 +42,7 @@ class SALN(Selection):
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
         """The ``budget`` highest scores."""
-        if batch.scores is None:
-            raise ValueError("SALN.select needs the scores that SALN.score computed")
-        ranked = top(batch.scores, budget, batch.ties(), batch.error)
+        ranked = top(required(batch, "scores"), budget, batch.ties(), batch.error)
         return Choice(ranked.positions, np.zeros(budget, dtype=np.int8), ranked.certified)
 
     def __repr__(self) -> str:

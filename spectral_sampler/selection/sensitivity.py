@@ -13,7 +13,7 @@ from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
 from spectral_sampler.estimates.clustering import Clustering, cluster
 from spectral_sampler.selection.importance import inclusion_probabilities
-from spectral_sampler.selection.proposal import EpochRequest, Proposal
+from spectral_sampler.selection.protocol import EpochRequest, Proposal
 from spectral_sampler.selection.uniform import Uniform
 from spectral_sampler.validation import whole_number, within
 

@@ -11,8 +11,8 @@ import torch
 from spectral_sampler import ops
 from spectral_sampler.errors import argument_error
 from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows
-from spectral_sampler.selection.copies import equal_for_copies
 from spectral_sampler.selection.protocol import Scores
+from spectral_sampler.selection.ranking import tie_tolerance
 from spectral_sampler.selection.similarity import COSINE, solve_similarity
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spectral_sampler.kernels.device_store import DeviceRows
     from spectral_sampler.store import ReferenceStore
 
-__all__ = ["ORIENTATIONS", "check_orientation", "fiedler_scores"]
+__all__ = ["ORIENTATIONS", "check_orientation", "equal_for_copies", "fiedler_scores"]
 
 ORIENTATIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "signed": lambda vector: vector,
@@ -96,3 +96,19 @@ def fiedler_scores(
     values[degenerate] = 0.0
     error = np.where(degenerate, np.inf, result.error.cpu().numpy().astype(np.float64))
     return Scores(values, error, status, result.num_matvecs.cpu().numpy().astype(np.int64))
+
+
+def equal_for_copies(
+    scores: NDArray[np.float64], indices: NDArray[np.int64], features: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """``scores`` (N,), that of the lowest dataset index for all candidates whose rows of features are the same bits.
+
+    Only rows whose scores are within rounding of another one's are looked at: copies have the same score but for that.
+    """
+    order = np.argsort(scores)
+    near = np.diff(scores[order]) <= tie_tolerance(scores)
+    positions = order[np.append(near, False) | np.insert(near, 0, False)]
+    equal, first = np.array(scores), dict[bytes, int]()
+    for position in positions[np.argsort(indices[positions])]:
+        equal[position] = scores[first.setdefault(features[indices[position]].tobytes(), position)]
+    return equal
