@@ -10,14 +10,19 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import problems
-from spectral_sampler import ReferenceStore, SpectralBatchSampler
+from spectral_sampler import GSTDS, ReferenceStore, SpectralBatchSampler
 
 _ROWS, _CANDIDATES, _RATIO, _SIDE = 2048, 128, 0.3, 64
 
 
 def _sampler(store: ReferenceStore, lookahead: int, backend: str) -> SpectralBatchSampler:
     return SpectralBatchSampler(
-        store, candidate_batch_size=_CANDIDATES, keep_ratio=_RATIO, lookahead=lookahead, backend=backend
+        store,
+        _CANDIDATES,
+        keep_ratio=_RATIO,
+        selection=GSTDS(),
+        lookahead=lookahead,
+        backend=backend,
     )
 
 

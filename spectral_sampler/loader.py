@@ -68,6 +68,7 @@ def curate(
     backend: str = "auto",
     lookahead: int | None = None,
     learner: Callable[..., Any] | None = None,
+    ignore_index: int | None = None,
     device: torch.device | str | None = None,
 ) -> CuratedLoader[T]:
     """A new loader over the same data set that loads only selected samples.
@@ -116,7 +117,7 @@ def curate(
         store, epochs=epochs, start_epoch=start_epoch, keep_ratio=keep_ratio, selection=selection, reshuffle=reshuffle,
         num_replicas=num_replicas, rank=rank, emit=emit, batch_size=batch_size, multiple_of=multiple_of,
         min_keep=min_keep, backend=backend, lookahead=lookahead, dataset=dataset, learner=learner,
-        collate_fn=loader.collate_fn, device=device, **options,
+        collate_fn=loader.collate_fn, ignore_index=ignore_index, device=device, **options,
     )  # fmt: skip
     return cast("CuratedLoader[T]", _rebuilt(loader, dataset, batch_sampler))
 

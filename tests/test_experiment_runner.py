@@ -120,6 +120,3 @@ def test_errors_of_a_worker_arrive_as_they_are(tmp_path):
     settings = Settings.of("digits", train_size=50, candidate_batch_size=64, epochs=1, schedule="constant")
     with pytest.raises(ArgumentError, match="candidate-batch-size must be at most the number of training rows"):
         compare(Comparison(settings, [], [0], tmp_path, Places(cache=tmp_path), 1))
-    settings = Settings.of("digits", train_size=128, epochs=2)
-    with pytest.raises(ArgumentError, match="keep_ratio must be a schedule whose min, max and mean fit the 4 steps"):
-        compare(Comparison(settings, [], [0], tmp_path, Places(cache=tmp_path), 1))

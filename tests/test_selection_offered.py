@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spectral_sampler import ReferenceStore, Uniform
+from spectral_sampler import ReferenceStore, SpectralBatchSampler, Uniform
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.likelihood import cross_entropy, gradient_norms, output_gradients
 from spectral_sampler.selection import (
@@ -240,3 +240,48 @@ def test_a_wrong_choice_is_not_delivered():
 
     with pytest.raises(RuntimeError, match="was to select 3 distinct candidates"):
         chosen(Wrong(), offered(Wrong(), None, INDICES, {}), 3)
+
+
+IGNORING = {
+    "gradient-norm": lambda: GradientNorm(gate=False),
+    "jest-joint": lambda: JEST(joint=True),
+    "rho": RHOLoss,
+    "bayesian": lambda: BayesianSelection(np.zeros((12, 3)), samples=4),
+}
+
+
+@pytest.mark.parametrize("name", IGNORING)
+@pytest.mark.parametrize("label", [-1, -100, 7])
+def test_a_label_to_ignore_comes_last_and_others_are_refused(name, label):
+    generator = np.random.default_rng(0)
+    store = ReferenceStore.from_arrays(generator.normal(size=(12, 4)), losses=np.zeros(12), labels=np.arange(12) % 3)
+    given = {"logits": generator.normal(size=(12, 3)), "features": generator.normal(size=(12, 4))}
+    labels = np.arange(12) % 3
+    labels[[2, 5, 9]] = label
+    with pytest.raises(ArgumentError, match=r"^labels must be from 0 to 2, the classes of the logits, got"):
+        OnlineSelection(IGNORING[name](), 0.5, store=store)(indices=np.arange(12), labels=labels, **given)
+    for ratio, ignored in ((0.5, set()), (1.0, {2, 5, 9})):
+        online = OnlineSelection(IGNORING[name](), ratio, store=store, ignore_index=label)
+        kept = online(indices=np.arange(12), labels=labels, **given).tolist()
+        assert set(kept) & {2, 5, 9} == ignored
+        assert online.statistics()["spectral/nonfinite_total"] == 0
+        without = OnlineSelection(IGNORING[name](), 0.5, store=store, ignore_index=label + 500)
+        with pytest.raises(ArgumentError, match=r"^labels must be"):
+            without(indices=np.arange(12), labels=labels, **given)
+    rest = np.flatnonzero(labels != label)
+    alone = OnlineSelection(IGNORING[name](), 6 / 9, store=store)
+    several = OnlineSelection(IGNORING[name](), 0.5, store=store, ignore_index=label)
+    chosen = alone(indices=rest, labels=labels[rest], **{key: rows[rest] for key, rows in given.items()})
+    assert rest[chosen.numpy()].tolist() == several(indices=np.arange(12), labels=labels, **given).tolist()
+
+
+def test_the_sampler_ignores_labels_as_asked():
+    generator = np.random.default_rng(1)
+    labels = np.where(np.arange(48) % 4 == 0, -1, np.arange(48) % 3)
+    store = ReferenceStore.from_arrays(generator.normal(size=(48, 4)), labels=labels)
+    logits = torch.from_numpy(generator.normal(size=(48, 3)))
+    options = {"keep_ratio": 0.5, "selection": GradientNorm(gate=False), "learner": lambda rows: logits[rows]}
+    with pytest.raises(ArgumentError, match=r"^labels must be from 0 to 2"):
+        next(iter(SpectralBatchSampler(store, 16, **options)))
+    for rows in SpectralBatchSampler(store, 16, ignore_index=-1, **options):
+        assert (labels[rows] >= 0).all()

@@ -299,4 +299,7 @@ def test_refusals():
     with pytest.raises(ArgumentError, match=r"^store must be a reference store with labels"):
         PlausibleEven().score(store, np.arange(4)[None], backend="auto")
     assert repr(PlausibleEven(balance=0.5)) == "PlausibleEven(balance=0.5, label_noise=None)"
-    assert repr(PlausibleLearnable(label_noise=0.1)) == "PlausibleLearnable(temperature=0.25, balance=1.0, label_noise=0.1)"
+    assert (
+        repr(PlausibleLearnable(label_noise=0.1))
+        == "PlausibleLearnable(temperature=0.25, balance=1.0, label_noise=0.1)"
+    )

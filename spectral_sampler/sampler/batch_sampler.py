@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch.utils.data import BatchSampler
 
@@ -22,14 +22,16 @@ from spectral_sampler.sampler.scoring import Candidates, Epoch, Scorer
 from spectral_sampler.validation import whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from torch.utils.data import Sampler
 
     from spectral_sampler.sampler.arguments import KeepRatio
     from spectral_sampler.selection import Choice, Selection
+    from spectral_sampler.store import ReferenceStore
 
 __all__ = ["SpectralBatchIterator", "SpectralBatchSampler"]
 
@@ -84,6 +86,7 @@ class SpectralBatchSampler(BatchSampler):
             than `observe` has them: a module, which reads ``dataset``, or a function from indices to logits or (logits,
             features). Its cost is in `statistics`.
         collate_fn: makes the input of a ``learner`` module of samples; default torch's.
+        ignore_index: with ``learner``, the label of candidates that come last; else one that is no class is refused.
         device: where graphs are solved, such as "cuda:1", by a backend that runs there. None: on a GPU for a backend
             that needs one, or where "auto" moves; that is the current device of the thread that asks for a batch.
 
@@ -97,30 +100,31 @@ class SpectralBatchSampler(BatchSampler):
 
     def __init__(
         self,
-        store: Any,
+        store: ReferenceStore | torch.Tensor | NDArray[Any],
         candidate_batch_size: int = 128,
         *,
         epochs: int | None = None,
         start_epoch: int = 0,
         keep_ratio: KeepRatio = 0.3,
         selection: Selection | None = None,
-        sampler: Any = None,
+        sampler: Collection[int] | Sampler[int] | None = None,
         shuffle: bool = True,
         reshuffle: bool = True,
         drop_last: bool = True,
         seed: int = 0,
         num_replicas: int = 1,
         rank: int = 0,
-        emit: str = "shrink",
+        emit: Literal["shrink", "constant"] = "shrink",
         batch_size: int | None = None,
         multiple_of: int = 1,
         min_keep: int = 2,
         backend: str = "auto",
         lookahead: int | None = None,
         dataset: Any = None,
-        learner: Any = None,
-        collate_fn: Any = None,
-        device: Any = None,
+        learner: Callable[..., Any] | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        ignore_index: int | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         # BatchSampler.__init__ is not called: it would set batch_size.
         self.store = arguments.as_store(store)
@@ -143,7 +147,7 @@ class SpectralBatchSampler(BatchSampler):
         if self.selection.proposes and constant is not None:
             rule = f'"shrink" with {self.selection.name}'
             raise argument_error("emit", rule, '"constant"', "It decides the candidates.")
-        self._learner = None if learner is None else Learner(learner, dataset, self.selection, collate_fn)
+        self._learner = None if learner is None else Learner(learner, dataset, self.selection, collate_fn, ignore_index)
         self._plan = Plan(len(self.sampler), chosen, constant, rotates=self.sampler.rotates)
         self._plan.follow(keep_ratio, chosen.epochs)
         self._placement = Placement(

@@ -28,6 +28,8 @@ class View(NamedTuple):
     losses: Callable[[NDArray[np.int64]], NDArray[np.float64]]
     """The observed losses of samples."""
     learner: Learner | None
+    ignore_index: int | None
+    """The label of candidates that come last."""
     place: dict[str, Any]
     """seed, epoch, number of the batch, turn and progress."""
 
@@ -54,5 +56,5 @@ def choose(selection: Selection, store: ReferenceStore, candidates: Candidates, 
         given, forwarded, seconds = outputs.given, len(indices), outputs.seconds
     elif "learner_losses" in selection.needs:
         given["learner_losses"] = view.losses(indices)
-    batch = offered(selection, store, indices, given, score, **view.place)
+    batch = offered(selection, store, indices, given, score, view.ignore_index, **view.place)
     return Decision(chosen(selection, batch, slot.budget), batch, forwarded, seconds)

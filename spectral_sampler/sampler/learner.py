@@ -62,13 +62,19 @@ class Learner:
             a mapping, without "label", "labels" and "index" unless the module's ``forward`` names them.
         selection: what it is for.
         collate_fn: as in DataLoader.
+        ignore_index: the label of candidates that are chosen last.
 
     Raises:
         ArgumentError: no selection that uses it, or no data set; by the call, outputs that are no logits.
     """
 
     def __init__(
-        self, learner: Any, dataset: Any, selection: Selection, collate_fn: Callable[[list[Any]], Any] | None = None
+        self,
+        learner: Any,
+        dataset: Any,
+        selection: Selection,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        ignore_index: int | None = None,
     ) -> None:
         by_loss = "learner_losses" in selection.needs and not selection.proposes
         if not (forwards_candidates(selection) or by_loss):
@@ -76,7 +82,7 @@ class Learner:
             raise argument_error("learner", f"left out with {selection.name}", type(learner).__name__, remedy)
         if not callable(learner):
             raise argument_error("learner", "a module or a function of indices", repr(learner), "Pass the model.")
-        self._forward = learner
+        self._forward, self.ignore_index = learner, ignore_index
         if isinstance(learner, nn.Module):
             if dataset is None:
                 remedy = "Pass dataset=, from which the candidates are read."

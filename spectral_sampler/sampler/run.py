@@ -66,7 +66,7 @@ class Run:
         self._delivered = 0
         self._heard = self._due = 0  # samples reported since the latest pass began, and delivered in the one before
         self._warned = False
-        self._left = -1  # the epoch that was only looked at last
+        self._left = (-1, 0)  # the epoch that was only looked at last, and how often
 
     @property
     def listens(self) -> bool:
@@ -142,7 +142,7 @@ class Run:
         """What a choice may depend on at this moment."""
         self._catch_up()
         place = {"seed": self.settings.seed, "epoch": epoch, **self.plan.place(epoch, slot)}
-        return View(self.observed.of, self.learner, place)
+        return View(self.observed.of, self.learner, None if self.learner is None else self.learner.ignore_index, place)
 
     def commit(
         self, which: Pass, candidates: Candidates, decision: Decision, waited: float, selecting: float
@@ -172,9 +172,10 @@ class Run:
         """A pass is over."""
         self._due = self.statistics.kept_total * self.settings.num_replicas if exhausted else 0
         if self.counter.end(which, exhausted=exhausted, heard=self._heard > 0):
-            self._left = -1
+            self._left = (-1, 0)
         else:  # who looks once looks; who leaves an epoch twice may be training
-            level, self._left = logging.WARNING if which.epoch == self._left else logging.INFO, which.epoch
+            self._left = (which.epoch, self._left[1] + 1 if self._left[0] == which.epoch else 1)
+            level = logging.WARNING if self._left[1] == 2 else logging.INFO
             _log.log(level, "epoch %d was left after %d batches and starts over; sampler.set_epoch(%d) goes on",
                      which.epoch, which.step, which.epoch + 1)  # fmt: skip
         self.order.tell(self.counter.epoch)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chosen", "learnt", "offered", "whole_numbers"]
 
-_ROWS = ("indices", "scores", "losses", "labels", "learner_losses", "logits", "embeddings", "features")
+_ROWS = ("indices", "scores", "losses", "labels", "learner_losses", "logits", "embeddings", "features", "ignored")
 
 
 def whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
@@ -60,6 +60,7 @@ def offered(
     indices: NDArray[np.int64],
     given: Mapping[str, Any],
     score: Any = None,
+    ignore_index: int | None = None,
     **place: Any,
 ) -> CandidateBatch:
     """Everything that ``selection`` needs to know about candidates.
@@ -69,6 +70,7 @@ def offered(
         given: any of logits (N, C), labels (N,), embeddings (N, h), learner_losses (N,), tensors or arrays, or None.
             Labels come from the store if not given, learner losses from logits and labels.
         score: its ``values`` (N,) and ``error``, or None.
+        ignore_index: the label of candidates that come last, as a loss with this argument learns nothing from them.
         place: seed, epoch, batch, turn and progress.
 
     Raises:
@@ -84,8 +86,12 @@ def offered(
             known["losses"] = store.losses[indices].astype(np.float64)
         if "features" in needs and "embeddings" in needs:
             known["features"] = store.features[indices]
+    rows: Any = slice(None)
+    if ignore_index is not None and "labels" in known and (ignored := known["labels"] == ignore_index).any():
+        known["ignored"], rows = ignored, np.flatnonzero(~ignored)
     if by_logits and "labels" in known:
-        losses = cross_entropy(known["logits"], known["labels"])
+        losses = np.full(len(indices), np.inf)
+        losses[rows] = cross_entropy(known["logits"][rows], known["labels"][rows])
         losses[~np.isfinite(losses)] = np.inf  # NaN would be a loss that nobody asked for yet
         known["learner_losses"] = losses
     for name in sorted(needs - known.keys() - {"features"}):
@@ -97,8 +103,10 @@ def offered(
 
 
 def _finite(batch: CandidateBatch) -> NDArray[np.bool_] | None:
-    """(N,) whose outputs of the learner are numbers, None if all are; −∞ masks a class, and NaN is an unknown loss."""
+    """(N,) whose outputs of the learner are numbers and whose labels count, None if all are and do; −∞ masks a class,
+    and NaN is an unknown loss."""
     found = [] if batch.learner_losses is None else [~np.isinf(batch.learner_losses)]
+    found += [] if batch.ignored is None else [~batch.ignored]
     found += [
         torch.as_tensor(extremes).amax(1).isfinite().cpu().numpy()
         for extremes in (batch.logits, None if batch.embeddings is None else abs(batch.embeddings))
@@ -113,8 +121,8 @@ def _part(batch: CandidateBatch, rows: NDArray[np.int64]) -> CandidateBatch:
 
 
 def chosen(selection: Selection, batch: CandidateBatch, budget: int) -> Choice:
-    """The selection's choice, checked. It does not see candidates whose outputs are not finite: they come last, in an
-    order drawn, and are counted. Pure."""
+    """The selection's choice, checked. It does not see candidates whose outputs are not finite, which are counted, or
+    whose labels are ignored: they come last, in an order drawn. Pure."""
     finite = _finite(batch)
     if finite is None:
         choice = selection.select(batch, budget)
@@ -128,7 +136,7 @@ def chosen(selection: Selection, batch: CandidateBatch, budget: int) -> Choice:
             positions=np.append(rows[choice.positions], rest),
             kinds=np.append(choice.kinds, np.full(len(rest), KINDS.index("uniform"), dtype=np.int8)),
             weights=None if choice.weights is None else np.append(choice.weights, np.ones(len(rest))),
-            nonfinite=len(others),
+            nonfinite=len(others) if batch.ignored is None else int((~finite & ~batch.ignored).sum()),
         )
     if len(choice.positions) != budget or np.bincount(choice.positions, minlength=len(batch.indices)).max() > 1:
         raise RuntimeError(f"{selection!r} was to select {budget} distinct candidates and did not")
@@ -137,7 +145,7 @@ def chosen(selection: Selection, batch: CandidateBatch, budget: int) -> Choice:
 
 def learnt(selection: Selection, batch: CandidateBatch, choice: Choice) -> None:
     """``selection.trained`` with what it saw of ``batch`` and took of that, as `chosen` found it."""
-    if choice.nonfinite and (finite := _finite(batch)) is not None:
+    if (choice.nonfinite or batch.ignored is not None) and (finite := _finite(batch)) is not None:
         taken = finite[choice.positions]
         batch = _part(batch, np.flatnonzero(finite))
         choice = choice._replace(

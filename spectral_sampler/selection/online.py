@@ -43,6 +43,8 @@ class OnlineSelection:
         steps: the number of calls that a schedule spans; an AIMD schedule, which has no horizon, needs none.
         seed: of the draws, which are keyed by (seed, number of the call, dataset index).
         min_keep: the least budget.
+        ignore_index: the label of candidates that are chosen last, as in `torch.nn.functional.cross_entropy`; without
+            it a label that is no class of the logits is refused.
 
     Raises:
         ArgumentError: a need of the policy that neither the store nor the call can meet.
@@ -57,6 +59,7 @@ class OnlineSelection:
         steps: int | None = None,
         seed: int = 0,
         min_keep: int = 1,
+        ignore_index: int | None = None,
     ) -> None:
         policy = as_selection(policy, "policy")
         if policy.proposes:
@@ -76,7 +79,7 @@ class OnlineSelection:
             self._adaptive, keep_ratio = keep_ratio, keep_ratio.max  # the number stands in
             self._adaptive.begin(calls)
         self._ratios = plan_ratios(keep_ratio, 1, calls or 1)
-        self.policy, self.store, self.seed = policy, store, int(seed)
+        self.policy, self.store, self.seed, self.ignore_index = policy, store, int(seed), ignore_index
         self.min_keep = whole_number("min_keep", min_keep, 1, "1 keeps at least one sample.")
         self.calls = self.candidates = self.kept = self.nonfinite = 0
         self.weights = torch.ones(0)
@@ -106,7 +109,9 @@ class OnlineSelection:
         turn = self.calls if self.store is None else self.candidates // len(self.store)
         place = {"batch": self.calls, "turn": turn, "progress": min(1.0, self.calls / last) if last else 0.0}
         given = {"logits": logits, "labels": labels, "embeddings": features, "learner_losses": losses}
-        batch = offered(self.policy, self.store, index, given, self._score(index), seed=self.seed, **place)
+        batch = offered(
+            self.policy, self.store, index, given, self._score(index), self.ignore_index, seed=self.seed, **place
+        )
         if losses is not None:  # none is unknown here, which is what NaN says of it
             known = required(batch, "learner_losses")
             batch = batch._replace(learner_losses=np.where(np.isfinite(known), known, np.inf))

@@ -68,6 +68,9 @@ class CandidateBatch(NamedTuple):
     features: NDArray[np.floating] | None = None
     """(N, d) reference features, for a policy that compares them with the learner's."""
 
+    ignored: NDArray[np.bool_] | None = None
+    """(N,) candidates that are not to be chosen before all others are, for their label; None where there are none."""
+
     def uniforms(self, stream: int = 0) -> NDArray[np.float64]:
         """(N,) draws in (0, 1), a function of (seed, epoch, batch, dataset index, stream)."""
         return draws.uniforms(self.seed, self.epoch, self.batch, self.indices, stream)
