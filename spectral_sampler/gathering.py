@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Pairs = tuple[NDArray[np.int64], NDArray[np.float64]]
 
-__all__ = ["begun", "gathered", "pairs", "wanted"]
+__all__ = ["begun", "gathered", "pairs", "refused", "wanted"]
 
 _FAULTY = -1  # a rank's count where its arguments were refused
 
@@ -111,6 +111,11 @@ def begun(indices: Any, losses: Any, *, capacity: int, device: torch.device | No
     return ended
 
 
+def refused(capacity: int) -> None:
+    """This rank has nothing to send, for a fault of its own; the others are told and do not wait."""
+    _exchange(_FAULTY, capacity, _place())
+
+
 def _place() -> torch.device:
     """The device type that the default group serves, such as "cpu:gloo,cuda:nccl"; without an index the current one."""
     kinds = [entry.partition(":")[0] for entry in distributed.get_backend_config().split(",")]
@@ -126,5 +131,6 @@ def _exchange(count: int, size: int, place: torch.device, *columns: Tensor) -> T
         for part, column in zip(parts, columns, strict=False):  # the host need not wait for a device that still trains
             part.copy_(column, non_blocking=place.type != "cpu")
     received = sent.new_empty(distributed.get_world_size() * len(sent))
-    distributed.all_gather_into_tensor(received, sent)
+    # The name from torch 2.14 on, where the older one warns.
+    getattr(distributed, "all_gather_single", distributed.all_gather_into_tensor)(received, sent)
     return received.reshape(-1, len(sent))

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["curate"]
 
 _log = logging.getLogger("spectral_sampler")
+_DRAWN, _SEEDS = torch.initial_seed(), 1 << 32  # as it was on import, and what people seed with
 
 _KEPT = (
     *("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "generator"),
@@ -84,8 +85,8 @@ def curate(
         with_indices: the data set is wrapped in `Indexed`, so that batches hold the indices that ``observe`` takes; a
             collate function of the loader's own is then given samples with their index.
         seed: default that of the loader's generator, else that of ``torch.manual_seed``, so that another seed there is
-            another order here. Where several processes train it is 0: they are often seeded differently, and have to
-            agree on the order.
+            another order here; 0 where nobody called that, and where several processes train: they are often seeded
+            differently, and have to agree on the order.
 
     Everything else is what `SpectralBatchSampler` takes.
 
@@ -147,7 +148,10 @@ def _seed(loader: DataLoader[Any], num_replicas: object) -> int:
     processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
     if num_replicas != 1 or processes > 1:
         return 0
-    return torch.initial_seed() if loader.generator is None else int(loader.generator.initial_seed())
+    if loader.generator is not None:
+        return int(loader.generator.initial_seed())
+    seed = torch.initial_seed()  # which every process draws for itself until somebody sets it
+    return seed if seed != _DRAWN or seed < _SEEDS else 0
 
 
 def _rebuilt(loader: DataLoader[Any], dataset: Any, batch_sampler: SpectralBatchSampler) -> DataLoader[Any]:

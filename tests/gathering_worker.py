@@ -5,6 +5,7 @@ import ranks
 import torch
 from torch import distributed
 
+from spectral_sampler import ArgumentError, SpectralBatchSampler, Uniform
 from spectral_sampler.gathering import gathered, wanted
 
 SIZES = (3, 0, 5, 1)
@@ -38,15 +39,28 @@ def error_of(*bad):
     return None
 
 
+def next_of(rank):
+    """What ``observe_next`` says where rank 1 has no batch left to report."""
+    sampler = SpectralBatchSampler(np.ones((64, 1)), 16, selection=Uniform(), num_replicas=distributed.get_world_size())
+    batch = next(iter(sampler))
+    losses = np.ones(len(batch) + (rank == 1))
+    try:
+        sampler.observe_next(losses)
+    except ArgumentError as error:
+        return str(error)
+    return None
+
+
 def found(rank, ranks):
     calls = []
-    plain = distributed.all_gather_into_tensor
+    name = "all_gather_single" if hasattr(distributed, "all_gather_single") else "all_gather_into_tensor"
+    plain = getattr(distributed, name)
 
     def counting(output, given):
         calls.append(len(given))
         return plain(output, given)
 
-    distributed.all_gather_into_tensor = counting
+    setattr(distributed, name, counting)
     results = {dtype: told(gathered(*given(rank, dtype), capacity=CAPACITY)) for dtype in DTYPES}
     results["collectives"] = list(calls)
     results["roomy"] = told(gathered(*given(rank, "float32"), capacity=64))
@@ -57,6 +71,7 @@ def found(rank, ranks):
     results["attached"] = told(gathered([rank], torch.ones(1, requires_grad=True) * 2, capacity=1))
     for name, bad in {"too few": ([7, 8], [1.0]), "floats": ([0.5], [1.0]), "no array": ([1], [object()])}.items():
         results[name] = error_of(*(bad if rank == 1 else ([rank], [1.0])))
+    results["nothing to report"] = next_of(rank)
     results["after"] = told(gathered([rank], [1.0], capacity=2))
     results["wanted"] = [wanted(None, ranks), wanted(None, 1), wanted(True, 1), wanted(False, ranks)]
     return results

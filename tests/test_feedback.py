@@ -280,6 +280,43 @@ def test_the_small_state_says_what_it_lacks(caplog):
     assert len(caplog.records) == 1
 
 
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 beside torch 2.14
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", ["infobatch", "sensitivity-learner", "plausible-learnable", "aimd"])
+def test_a_loader_that_keeps_count_resumes_exactly_after_a_full_state(name, workers, caplog):
+    module = pytest.importorskip("torchdata.stateful_dataloader", reason="needs torchdata")
+
+    def load(sampler):
+        return module.StatefulDataLoader(DATA, batch_sampler=sampler, num_workers=workers)
+
+    sampler = make(**RUNS[name]())
+    loader = load(sampler)
+    lists, states = [], []
+    for _ in range(2):
+        for _, _, rows in loader:
+            lists.append(rows.tolist())
+            if len(lists) in {14, 17} and workers == 0:
+                sampler.observe_next(losses_of(rows, len(lists)))
+                states.append((len(lists), sampler.state_dict(full=True), loader.state_dict()))
+            elif workers == 0 or len(lists) <= 10:  # what workers read ahead was chosen by what was known then
+                sampler.observe_next(losses_of(rows, len(lists)))
+            elif len(lists) in {14, 17}:
+                states.append((len(lists), sampler.state_dict(full=True), loader.state_dict()))
+    assert len(states) == 2
+    for step, full, own in states:
+        resumed = make(**RUNS[name]())
+        again = load(resumed)
+        resumed.load_state_dict(through_disk(full))
+        again.load_state_dict(own)
+        rest = []
+        for _, _, rows in again:
+            rest.append(rows.tolist())
+            if workers == 0:
+                resumed.observe_next(losses_of(rows, step + len(rest)))
+        assert rest == lists[step:20], step
+    assert "goes on without" not in caplog.text
+
+
 def test_a_learnt_state_that_is_missing_is_pointed_out(caplog):
     sampler = make(**RUNS["gradient-norm"]())
     list(sampler)

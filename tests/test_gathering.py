@@ -58,6 +58,13 @@ def test_a_rank_that_is_refused_leaves_no_other_waiting(found):
         for number, rank in enumerate(found):
             assert rank[name].startswith(sentence if number == 1 else "ArgumentError: losses must be one loss for each")
             assert number == 1 or "got others on ranks [1]" in rank[name]
+    for number, rank in enumerate(found):
+        own = (
+            "losses must be one loss for each of the"
+            if number == 1
+            else "losses must be one loss for each of the indices"
+        )
+        assert rank["nothing to report"].startswith(own)
     assert found[0]["after"][0] == list(range(len(found)))
 
 

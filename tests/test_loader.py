@@ -1,7 +1,11 @@
 """curate(): the same loader, curated."""
 
 import inspect
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+import spectral_sampler
 from spectral_sampler import SALN, ArgumentError, ReferenceStore, SigmoidSchedule, SpectralBatchSampler, curate
 
 STORE = make_store(200)
@@ -47,7 +52,7 @@ class Reads(TensorDataset):
 def test_the_curated_loader_reads_selected_samples_alone():
     data = Reads(torch.arange(200))
     loader = curate(DataLoader(data, batch_size=40, shuffle=True, drop_last=True), STORE, **OPTIONS)
-    expected = list(SpectralBatchSampler(STORE, candidate_batch_size=40, seed=torch.initial_seed(), **OPTIONS))
+    expected = list(SpectralBatchSampler(STORE, candidate_batch_size=40, seed=0, **OPTIONS))
     assert [batch[0].tolist() for batch in loader] == expected
     assert data.read == [index for batch in expected for index in batch]
     assert len(data.read) == 100
@@ -146,7 +151,7 @@ def test_order_and_tail_are_read_off(shuffle, drop_last):
 def test_other_orders_are_passed_on(order):
     sampler = curate(DataLoader(DATA, batch_size=20, sampler=order()), STORE, **OPTIONS).batch_sampler
     assert len(sampler.sampler) == len(order())
-    direct = SpectralBatchSampler(STORE, 20, sampler=order(), drop_last=False, seed=torch.initial_seed(), **OPTIONS)
+    direct = SpectralBatchSampler(STORE, 20, sampler=order(), drop_last=False, seed=0, **OPTIONS)
     assert list(sampler) == list(direct)
 
 
@@ -194,6 +199,24 @@ def test_the_seed_is_the_one_that_training_was_given():
         before = torch.random.get_rng_state()
         list(curate(DataLoader(DATA, batch_size=20, shuffle=True), STORE, **OPTIONS).batch_sampler)
         assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_without_a_seed_every_process_has_one_order():
+    """Torch draws a seed of its own on import, another one in every process: a resumed run would be refused."""
+    script = (
+        "import sys; sys.path.insert(0, 'tests'); from torch.utils.data import DataLoader; import spectral_sampler\n"
+        "from sampler_cases import make_store\n"
+        "loader = DataLoader(range(200), batch_size=20, shuffle=True)\n"
+        "loader = spectral_sampler.curate(loader, make_store(200), selection=spectral_sampler.Uniform())\n"
+        "sampler = loader.batch_sampler\n"
+        "print(sampler.state_dict()['settings']['seed'], list(sampler))"
+    )
+    paths = os.pathsep.join([str(Path(spectral_sampler.__file__).parents[1]), str(Path(__file__).parent)])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    run = [sys.executable, "-c", script]
+    said = [subprocess.run(run, env=environment, check=True, capture_output=True, text=True).stdout for _ in range(2)]
+    assert said[0] == said[1]
+    assert said[0].startswith("0 [[")
 
 
 def test_several_ranks_agree_on_the_order_however_they_are_seeded():
@@ -330,7 +353,7 @@ def test_a_stateful_loader_stays_one(shuffle):
     new = curate(old, STORE, **OPTIONS)
     assert type(new) is module.StatefulDataLoader
     assert new.snapshot_every_n_steps == 5
-    reference = list(SpectralBatchSampler(STORE, 20, shuffle=shuffle, seed=torch.initial_seed(), **OPTIONS))
+    reference = list(SpectralBatchSampler(STORE, 20, shuffle=shuffle, seed=0, **OPTIONS))
     iterator = iter(new)
     assert [next(iterator)[0].tolist() for _ in range(4)] == reference[:4]
     again = curate(old, STORE, **OPTIONS)

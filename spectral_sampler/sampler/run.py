@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from spectral_sampler import gathering
-from spectral_sampler.errors import argument_error
+from spectral_sampler.errors import ArgumentError, argument_error
 from spectral_sampler.sampler.choosing import Decision, View
 from spectral_sampler.sampler.deliveries import Deliveries
 from spectral_sampler.sampler.observed import ObservedLosses
@@ -61,7 +61,8 @@ class Run:
         self.observed = ObservedLosses(len(store), math.ceil(3.0 / plan.mean_ratio - 1e-9))
         self.deliveries, self.statistics = Deliveries(), Statistics()
         self._proposals: dict[int, Proposal | None] = {}
-        self._memo: tuple[int, Any] | None = None  # of the epoch that a loaded state is in
+        self._loaded: tuple[int, Any, bool] = (-1, None, False)
+        """By a full state: its epoch, the memo of that epoch's proposal, and whether there was none on purpose."""
         self._pending: list[tuple[torch.Tensor, Callable[[], gathering.Pairs]]] = []
         self._delivered = 0
         self._heard = self._due = 0  # samples reported since the latest pass began, and delivered in the one before
@@ -91,7 +92,7 @@ class Run:
         self.statistics.restart(begun.epoch)
         kept = dict(list(self._proposals.items())[-1:])  # of an epoch that may still run
         self._proposals = {**kept, begun.epoch: self.proposal(begun.epoch)}
-        self._memo = None
+        self._loaded = (-1, None, False)
         _log.info("%s", self._announced(begun.epoch))
         return begun
 
@@ -119,12 +120,15 @@ class Run:
         """What is offered in an epoch, where the selection decides it; final once the epoch's pass begins."""
         if not self.selection.proposes or epoch in self._proposals:
             return self._proposals.get(epoch)
+        of, memo, none = self._loaded
+        if of == epoch and none:
+            return None
         horizon, rows = self.settings.epochs, np.arange(len(self.store))
         return self.selection.propose(EpochRequest(
             self.store, self.order.whole(epoch), self.plan.batches, self.plan.candidates,
             self.observed.of(rows) if "learner_losses" in self.selection.needs else None,
             self.settings.seed, epoch, min(1.0, epoch / horizon) if horizon else 0.0,
-            self._memo[1] if self._memo is not None and self._memo[0] == epoch else None,
+            memo if of == epoch else None,
         ))  # fmt: skip
 
     def due(self, epoch: int, slot: Slot, size: int) -> Slot:
@@ -200,7 +204,13 @@ class Run:
         """Losses (n,) of the oldest batch delivered whose losses are not known."""
         self._catch_up()
         count = losses.numel() if isinstance(losses, torch.Tensor) else np.size(losses)
-        self.hear(self.deliveries.next(count), losses, gather)
+        try:
+            indices = self.deliveries.next(count)
+        except ArgumentError:
+            if gathering.wanted(gather, self.settings.num_replicas):
+                gathering.refused(self.plan.candidates)
+            raise
+        self.hear(indices, losses, gather)
 
     def _catch_up(self) -> None:
         """Takes in what was reported; a GPU is waited for here, and not where it was reported."""
@@ -278,19 +288,18 @@ class Run:
         self.deliveries.clear()
         if self.adaptive is not None and "schedule" in state:
             self.adaptive.load_state_dict(state["schedule"])
-        self._memo = None
         if state["full"]:
             self.observed.load_state_dict(state["losses"])
             self._delivered = int(state["delivered"])
             self.selection.load_state_dict(state["learnt"])
-            self._memo = (epoch, state["memo"])
-            if state["as_it_is"]:
-                self._proposals[epoch] = None
-        elif (self.listens and state["observed"] != self.observed.digest) or self.selection.state_dict():
-            _log.warning(
-                "the state has a position and no more: %s goes on without the losses and what it learnt before; save "
-                "state_dict(full=True) to resume exactly", self.selection.name,
-            )  # fmt: skip
+            self._loaded = (epoch, state["memo"], state["as_it_is"])
+        elif self._loaded[0] != epoch:  # else it is a loader's own, which follows the full one
+            forgot = self.listens and state["observed"] != self.observed.digest
+            if forgot or self.selection.state_dict():
+                _log.warning(
+                    "the state has a position and no more: %s goes on without the losses and what it learnt before; "
+                    "save state_dict(full=True) to resume exactly", self.selection.name,
+                )  # fmt: skip
         return None if self.counter.overrules(epoch, step, self.plan.steps) else (epoch, step)
 
     def _checked(self, state: Any) -> tuple[int, int]:
