@@ -32,6 +32,7 @@ from spectral_sampler import (
     Uniform,
     gathering,
 )
+from spectral_sampler.sampler import run
 
 M, N, C = 240, 24, 3
 BASE = make_store(M)
@@ -408,45 +409,70 @@ def test_describe_says_what_will_happen():
 
 
 class OnDevice:
-    """Stands in for a CUDA tensor: says when the host waits for it."""
+    """Stands in for a CUDA tensor."""
 
-    def __init__(self, values, waits):
-        self.values, self.waits, self.is_cuda = values, waits, True
+    is_cuda = True
+
+    def __init__(self, values):
+        self.values = values
 
     def __len__(self):
         return len(self.values)
 
-    def clone(self):
-        return OnDevice(self.values.clone(), self.waits)
 
-    def double(self):
-        return OnDevice(self.values.double(), self.waits)
+@pytest.fixture
+def waits(monkeypatch):
+    """Losses are on a device; how many the host waited for at a time."""
+    found = []
 
-    def cpu(self):
-        self.waits.append(len(self.values))
-        return self.values
+    def fetching(values):
+        if not isinstance(values, OnDevice):
+            return values.numpy
+        copied = values.values.double().clone().numpy()
+        return lambda: found.append(len(copied)) or copied
+
+    monkeypatch.setattr(gathering, "pairs", lambda rows, values: (torch.as_tensor(rows), OnDevice(values)))
+    monkeypatch.setattr(run, "_fetching", fetching)
+    return found
 
 
-def test_reporting_does_not_wait_for_a_device_and_choosing_does(monkeypatch):
-    waits = []
-    monkeypatch.setattr(gathering, "pairs", lambda rows, values: (torch.tensor(rows), OnDevice(values, waits)))
+def test_reporting_does_not_wait_for_a_device_and_choosing_does(waits, monkeypatch):
     sampler, plain = make(RHOLoss()), make(RHOLoss())
     losses = torch.from_numpy(losses_of(range(M), 0))
+    given = losses.clone()
     sampler.observe(range(M), losses)
-    losses_given = losses.clone()
     losses.zero_()  # the loop goes on with its own
     assert waits == []
-    rows = next(iter(sampler))
+    iterator = iter(sampler)
+    rows = next(iterator)
     assert waits == [M]
+    following = next(iterator)
+    for batch in (rows, following):
+        sampler.observe_next(torch.ones(len(batch)))
+    assert waits == [M], "not even for the next batch in order"
+    assert sampler.statistics()["spectral/observed_share"] == 1.0
+    assert waits == [M, len(rows), len(following)]
     monkeypatch.undo()
-    plain.observe(range(M), losses_given)
+    plain.observe(range(M), given)
     assert next(iter(plain)) == rows
+
+
+def test_what_nobody_asks_for_is_fetched_from_time_to_time(waits):
     idle = make(Uniform())
-    monkeypatch.setattr(gathering, "pairs", lambda rows, values: (torch.tensor(rows), OnDevice(values, waits)))
-    for _ in range(100):
+    for _ in range(200):
         idle.observe([0], torch.ones(1))
-    assert len(waits) <= 1 + 100, "what nobody asks for is fetched from time to time"
+    assert 100 < len(waits) < 200
     assert idle.statistics()["spectral/observed_share"] == 1 / M
+    assert len(waits) == 200
+
+
+def test_reports_on_a_device_say_that_a_pass_was_trained_on(waits):
+    sampler = make(Uniform())
+    lists = [list(make(Uniform(), start_epoch=epoch)) for epoch in range(2)]
+    for rows in sampler:
+        sampler.observe(rows, torch.ones(len(rows)))
+        break
+    assert list(sampler) == lists[1]
 
 
 def test_an_epoch_left_twice_is_said_aloud(caplog):

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from spectral_sampler.selection import Selection
     from spectral_sampler.store import ReferenceStore
 
+    Array = np.ndarray[Any, Any]
+    Fetch = Callable[[], Array]
+
 __all__ = ["Run"]
 
 _log = logging.getLogger("spectral_sampler")
@@ -63,7 +66,9 @@ class Run:
         self._proposals: dict[int, Proposal | None] = {}
         self._loaded: tuple[int, Any, bool] = (-1, None, False)
         """By a full state: its epoch, the memo of that epoch's proposal, and whether there was none on purpose."""
-        self._pending: list[tuple[torch.Tensor, Callable[[], gathering.Pairs]]] = []
+        self._pending: list[tuple[Fetch | None, Callable[[], tuple[Any, Any]]]] = []
+        """Reports not taken in: indices, unless their batch is marked as reported, and the indices and losses of all
+        ranks."""
         self._delivered = 0
         self._heard = self._due = 0  # samples reported since the latest pass began, and delivered in the one before
         self._warned = False
@@ -174,6 +179,7 @@ class Run:
 
     def end(self, which: Pass, *, exhausted: bool) -> None:
         """A pass is over."""
+        self._catch_up()
         self._due = self.statistics.kept_total * self.settings.num_replicas if exhausted else 0
         if self.counter.end(which, exhausted=exhausted, heard=self._heard > 0):
             self._left = (-1, 0)
@@ -194,15 +200,18 @@ class Run:
             rows, values = gathering.pairs(indices, losses)
         else:
             rows, values = gathering.pairs(indices, losses)
-            values = values.clone() if values.is_cuda else values  # the loop may go on with its own in place
-            take = functools.partial(_fetched, rows, values)
-        self._pending.append((rows, take))
+            take = functools.partial(_together, _fetching(rows), _fetching(values))
+        own = None if not rows.is_cuda else _fetching(rows)
+        if own is None:
+            self.deliveries.reported(rows.numpy())
+        self._pending.append((own, take))
         if not values.is_cuda or len(self._pending) > _PENDING:
             self._catch_up()
 
     def hear_next(self, losses: Any, gather: bool | None) -> None:
         """Losses (n,) of the oldest batch delivered whose losses are not known."""
-        self._catch_up()
+        if any(own is not None for own, _ in self._pending):
+            self._catch_up()
         count = losses.numel() if isinstance(losses, torch.Tensor) else np.size(losses)
         try:
             indices = self.deliveries.next(count)
@@ -217,8 +226,9 @@ class Run:
         pending, self._pending = self._pending, []
         for own, take in pending:
             rows, values = take()
-            self.observed.observe(rows, values)
-            self.deliveries.reported(own.cpu().numpy())
+            self.observed.observe(rows.astype(np.int64, copy=False), values.astype(np.float64, copy=False))
+            if own is not None:
+                self.deliveries.reported(own())
             self._heard += len(rows)
             if self.adaptive is not None and len(values):
                 self.adaptive.observe(float(values.mean()))
@@ -324,5 +334,21 @@ class Run:
         return epoch, step
 
 
-def _fetched(rows: torch.Tensor, values: torch.Tensor) -> gathering.Pairs:
-    return rows.cpu().numpy().astype(np.int64), values.double().cpu().numpy()
+def _fetching(values: torch.Tensor) -> Fetch:
+    """``values`` on the host when asked for. A copy from a GPU is put into its stream now, so that asking waits for
+    what the stream had to do by now alone, and the loop may change ``values`` in place."""
+    if not values.is_cuda:
+        return values.double().numpy if values.is_floating_point() else values.numpy
+    host = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(values.device))
+
+    def fetched() -> Array:
+        copied.synchronize()
+        return (host.double() if host.is_floating_point() else host).numpy()
+
+    return fetched
+
+
+def _together(rows: Fetch, values: Fetch) -> tuple[Array, Array]:
+    return rows(), values()
