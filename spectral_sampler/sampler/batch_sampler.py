@@ -66,15 +66,17 @@ class SpectralBatchSampler(BatchSampler):
         reshuffle: a new order every epoch; False keeps epoch 0's order, so every candidate batch is scored once for the
             whole training.
         drop_last: leave out the candidates that do not fill a candidate batch, and the candidate batches that do not
-            fill a step of all ranks. False yields a smaller last batch (with several ranks: one filled up with
-            candidates from the start of the epoch, wrapping around to the first batches, so that ranks stay equal).
+            fill a step of all ranks; an order that is the same in every epoch leaves out others in the next. False
+            yields a smaller last batch; one below ``min_keep``, and with several ranks any, is filled up with
+            candidates from the start of the epoch, so that ranks stay equal.
         seed: of the order and of every draw.
         num_replicas, rank: this process's share; never detected, because some frameworks shard by themselves.
-        emit: "shrink": ``⌊ratio · N⌋`` samples come out, and there is no attribute ``batch_size``, which frameworks
-            would take for a promise. "constant": ``batch_size`` samples come out of ``⌈batch_size / ratio⌉``
-            candidates; an epoch still has ``⌊M / N⌋`` batches, and goes over the data as often as that takes.
+        emit: "shrink": ``ratio · N`` samples come out, rounded down or up so that the mean is met, and there is no
+            attribute ``batch_size``, which frameworks would take for a promise. "constant": ``batch_size`` samples come
+            out of ``⌈batch_size / ratio⌉`` candidates; an epoch still has ``⌊M / N⌋`` batches, and goes over the data
+            as often as that takes.
         batch_size: with ``emit="constant"``.
-        multiple_of: the budget is rounded down to a multiple of it.
+        multiple_of: the budget is a multiple of it.
         min_keep: the least budget; 2 keeps batch normalisation alive.
         backend: see `spectral_sampler.explain`; refused here if it was asked for by name and cannot run. "auto" moves
             from the CPU to a GPU, at most once and with a line in the log, where `spectral_sampler.preference` says so.

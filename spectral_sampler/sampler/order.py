@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from spectral_sampler.sampler.counter import EpochCounter
     from spectral_sampler.sampler.plan import Slot
 
 __all__ = ["CandidateOrder"]
@@ -26,12 +27,6 @@ __all__ = ["CandidateOrder"]
 _ABSENT = object()
 _SOURCE_STREAM = 0x534F5552  # separates the seed given to a caller's sampler from our own permutations
 _PASS_STRIDE = 1 << 32  # a further pass over the data is keyed like an epoch far in the future
-
-
-class _Counter(Protocol):
-    @property
-    def epoch(self) -> int: ...
-    def set(self, epoch: int) -> None: ...
 
 
 class CandidateOrder(Sampler[int]):
@@ -52,7 +47,7 @@ class CandidateOrder(Sampler[int]):
     """
 
     def __init__(
-        self, counter: _Counter, rows: int, seed: int, shuffle: bool, *, fixed: bool, source: Any = None
+        self, counter: EpochCounter, rows: int, seed: int, shuffle: bool, *, fixed: bool, source: Any = None
     ) -> None:
         self._counter, self.source = counter, source
         self._rows, self._seed, self._shuffle, self._fixed = rows, seed, shuffle, fixed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 from typing import TYPE_CHECKING, Any
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
     from spectral_sampler.selection import Selection
     from spectral_sampler.store import ReferenceStore
 
-    Array = np.ndarray[Any, Any]
-    Fetch = Callable[[], Array]
+    Fetch = Callable[[], tuple[np.ndarray[Any, Any], ...]]
 
 __all__ = ["Run"]
 
@@ -66,7 +64,7 @@ class Run:
         self._proposals: dict[int, Proposal | None] = {}
         self._loaded: tuple[int, Any, bool] = (-1, None, False)
         """By a full state: its epoch, the memo of that epoch's proposal, and whether there was none on purpose."""
-        self._pending: list[tuple[Fetch | None, Callable[[], tuple[Any, Any]]]] = []
+        self._pending: list[tuple[Fetch | None, Fetch]] = []
         """Reports not taken in: indices, unless their batch is marked as reported, and the indices and losses of all
         ranks."""
         self._delivered = 0
@@ -196,11 +194,11 @@ class Run:
         """Losses (n,) of the samples ``indices`` (n,). What is on a GPU stays there until something depends on it, so
         that no step waits for its stream."""
         if gathering.wanted(gather, self.settings.num_replicas):
-            take = gathering.begun(indices, losses, capacity=self.plan.candidates)
+            take: Fetch = gathering.begun(indices, losses, capacity=self.plan.candidates)
             rows, values = gathering.pairs(indices, losses)
         else:
             rows, values = gathering.pairs(indices, losses)
-            take = functools.partial(_together, _fetching(rows), _fetching(values))
+            take = _fetching(rows, values)
         own = None if not rows.is_cuda else _fetching(rows)
         if own is None:
             self.deliveries.reported(rows.numpy())
@@ -228,7 +226,7 @@ class Run:
             rows, values = take()
             self.observed.observe(rows.astype(np.int64, copy=False), values.astype(np.float64, copy=False))
             if own is not None:
-                self.deliveries.reported(own())
+                self.deliveries.reported(*own())
             self._heard += len(rows)
             if self.adaptive is not None and len(values):
                 self.adaptive.observe(float(values.mean()))
@@ -334,21 +332,20 @@ class Run:
         return epoch, step
 
 
-def _fetching(values: torch.Tensor) -> Fetch:
-    """``values`` on the host when asked for. A copy from a GPU is put into its stream now, so that asking waits for
-    what the stream had to do by now alone, and the loop may change ``values`` in place."""
-    if not values.is_cuda:
-        return values.double().numpy if values.is_floating_point() else values.numpy
-    host = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
-    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(values.device))
+def _fetching(*parts: torch.Tensor) -> Fetch:
+    """The ``parts`` on the host when asked for. A copy from a GPU is put into its stream now, so that asking waits for
+    what the stream had to do by now alone, and the loop may change the tensor in place."""
+    copies, ends = [], []
+    for part in parts:
+        copy = part
+        if part.is_cuda:
+            copy = torch.empty_like(part, device="cpu", pin_memory=True).copy_(part, non_blocking=True)
+            ends.append(torch.cuda.current_stream(part.device).record_event())
+        copies.append(copy)
 
-    def fetched() -> Array:
-        copied.synchronize()
-        return (host.double() if host.is_floating_point() else host).numpy()
+    def fetched() -> tuple[np.ndarray[Any, Any], ...]:
+        for end in ends:
+            end.synchronize()
+        return tuple((copy.double() if copy.is_floating_point() else copy).numpy() for copy in copies)
 
     return fetched
-
-
-def _together(rows: Fetch, values: Fetch) -> tuple[Array, Array]:
-    return rows(), values()

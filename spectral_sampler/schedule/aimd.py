@@ -15,7 +15,7 @@ class AdaptiveSchedule:
     """A keep ratio that depends on the losses observed so far, not on progress alone.
 
     Losses are averaged over windows of ``window`` observations; a subclass gives `step`, which is told the mean of
-    every window. Observe the same (averaged) loss on all ranks of a distributed run, or their budgets differ.
+    every window. Ranks of a distributed run have to hear the same, as `SpectralBatchSampler.observe` sees to.
 
     Args:
         min, max: bounds of the ratio.
