@@ -56,6 +56,8 @@ def test_imbalance_falls_geometrically_to_the_ratio():
     assert counts[-1] == 12
     expected = 120 * 10.0 ** (-np.arange(10) / 9)
     assert np.abs(counts - expected).max() <= 0.5
+    found = (corrupt(LABELS, Corruption(imbalance=10), 10, seed).labels for seed in range(8))
+    assert len({int(np.bincount(labels).argmin()) for labels in found}) > 3, "which class is rare depends on the seed"
 
 
 def test_half_the_rows_are_copies_that_share_the_label_of_their_original():

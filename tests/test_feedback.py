@@ -33,6 +33,7 @@ from spectral_sampler import (
     gathering,
 )
 from spectral_sampler.sampler import run
+from spectral_sampler.sampler.deliveries import Deliveries
 
 M, N, C = 240, 24, 3
 BASE = make_store(M)
@@ -123,6 +124,18 @@ def test_what_a_loader_read_ahead_and_never_trained_on_is_not_the_next_batch():
     assert np.array_equal(table[rows], losses_of(rows, 7))
 
 
+def test_the_next_batch_after_loading_is_one_that_goes_out_afterwards():
+    sampler = make(RHOLoss())
+    held = iter(sampler)  # a loader that was not let go
+    [next(held) for _ in range(3)]
+    sampler.load_state_dict(sampler.state_dict(full=True))
+    rows = next(iter(sampler))
+    sampler.observe_next(losses_of(rows, 3))
+    table = sampler.state_dict(full=True)["losses"]["losses"].numpy()
+    assert np.array_equal(np.flatnonzero(~np.isnan(table)), np.sort(rows))
+    held.close()
+
+
 def test_thousands_of_batches_without_a_report_are_said_and_not_guessed():
     sampler = SpectralBatchSampler(np.ones((3000, 2)), 2, keep_ratio=0.5, min_keep=1, selection=Uniform())
     rows = list(sampler)
@@ -167,6 +180,14 @@ def test_weights_are_those_of_the_batch_in_training_however_far_the_loader_reads
     direct = [(rows, own.weights_for(rows).tolist()) for _ in range(2) for rows in own]
     assert direct == found
     assert max(max(weights) - min(weights) for _, weights in found) > 0.1
+
+
+def test_a_batch_that_goes_out_again_has_the_weights_of_its_turn():
+    first, other, deliveries = np.array([3, 1]), np.array([2, 0]), Deliveries()
+    for rows, weight in ((first, 1.0), (other, 2.0), (first, 3.0)):
+        deliveries.add(rows, np.full(2, weight))
+    found = [deliveries.weights_of(rows)[0] for rows in (first, first, other, first, other)]
+    assert found == [1.0, 1.0, 2.0, 3.0, 2.0]
 
 
 def test_parts_and_sums_of_batches_have_weights_where_they_have_one():

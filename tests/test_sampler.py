@@ -234,6 +234,19 @@ def test_signed_and_degenerate_features_show_in_the_statistics():
     assert equal.statistics()["spectral/degenerate_share"] == 1.0
 
 
+class Doubtful(FirstFeature):
+    """Certain of every third candidate batch alone."""
+
+    def select(self, batch, budget):
+        return super().select(batch, budget)._replace(certified=batch.batch % 3 == 0)
+
+
+def test_certified_share_is_that_of_the_choices():
+    sampler = make(selection=Doubtful())
+    list(sampler)
+    assert sampler.statistics()["spectral/certified_share"] == 5 / 15
+
+
 class ZeroWeights(Uniform):
     def select(self, batch, budget):
         choice = super().select(batch, budget)

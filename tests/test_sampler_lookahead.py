@@ -50,7 +50,7 @@ def test_no_thread_before_the_first_batch_and_one_chunk_ahead_after_it():
     iterators = [iter(sampler), iter(sampler)]
     assert not lookahead_threads()
     next(iterators[0])
-    assert len(lookahead_threads()) == 1
+    assert [thread.daemon for thread in lookahead_threads()] == [False], "not killed inside native code at exit"
     assert selection.threads == ["MainThread"]
     selection.gate.set()
     list(iterators[0])
@@ -90,6 +90,16 @@ def test_no_thread_where_nothing_is_scored():
     finally:
         threading.Thread.start = original
     assert len(started) == count
+
+
+def test_scores_that_do_not_come_again_are_not_kept_and_keep_their_thread():
+    selection = FirstFeature()
+    options = {"emit": "constant", "batch_size": 30, "keep_ratio": lambda t: 0.1 + 0.5 * t, "epochs": 3}
+    sampler = make(selection=selection, reshuffle=False, lookahead=2, **options)
+    epochs_of(sampler, 6)
+    selection.threads.clear()
+    list(sampler)
+    assert "spectral-lookahead" in selection.threads
 
 
 def train_and_fail(sampler):

@@ -97,6 +97,7 @@ def test_one_iterator_does_not_move_another_one_that_runs():
     [next(looked) for _ in range(4)]
     looked.close()
     assert position(sampler) == (1, 2)
+    assert sampler.epoch == 1, "that of the pass that runs"
     assert list(running) == REFERENCE[1][2:]
     held = iter(sampler)
     next(held)

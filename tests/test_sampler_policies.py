@@ -79,6 +79,10 @@ def test_rho_follows_observe_and_forgets_after_epochs_that_follow_the_ratio():
     statistics = sampler.statistics()
     assert statistics["spectral/observed_known_share"] == pytest.approx(1 / 4)
     assert statistics["spectral/observed_stale_share"] == pytest.approx(3 / 4)
+    few = make(RHOLoss())
+    few.observe(range(60), np.ones(60))
+    [list(few) for _ in range(8)]
+    assert few.statistics()["spectral/observed_stale_share"] == 1 / 4, "what was never seen is not too old"
     for ratio, longest in ((1.0, 3), (0.3, 10), (0.1, 30)):
         assert make(RHOLoss(), keep_ratio=ratio).statistics()["spectral/observed_longest"] == longest
 
@@ -155,6 +159,20 @@ def test_infobatch_resumes_within_an_epoch():
     assert list(resumed) == rest
     assert 1.0 < resumed.weights_for(rest[0]).mean() < 2.0
     assert list(resumed) == following
+
+
+def test_a_loaded_state_wins_over_what_the_sampler_had_proposed_itself():
+    def begun(seed):
+        sampler = make(InfoBatch(), keep_ratio=1.0)
+        sampler.observe(np.arange(M), table(seed))
+        iterator = iter(sampler)
+        [next(iterator) for _ in range(4)]
+        return sampler, iterator
+
+    (source, rest), (other, held) = begun(5), begun(6)
+    other.load_state_dict(source.state_dict(full=True))
+    expected = list(rest)
+    assert list(other) == expected != list(held)
 
 
 def test_sensitivity_fills_the_candidate_batches():
