@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
+from spectral_sampler import ReferenceStore
 from spectral_sampler.experiment import POLICIES, Cell, Places, Settings, run_cell
-from spectral_sampler.experiment.cell import budgets
+from spectral_sampler.experiment.cell import _batches, budgets
 from spectral_sampler.experiment.policies import FRESH
-from spectral_sampler.experiment.samples import TextSamples
+from spectral_sampler.experiment.reference import Reference
+from spectral_sampler.experiment.samples import TensorSamples, TextSamples
 from spectral_sampler.experiment.settings import SCHEDULES
 from spectral_sampler.experiment.zero_shot import PLACEHOLDER, class_name_logits, with_zero_shot
 from spectral_sampler.selection import BayesianSelection, Uniform
@@ -33,6 +36,23 @@ def test_every_policy_trains(policy, places):
     looks = bool(needs & {"logits", "embeddings"}) or policy in FRESH
     assert (statistics.get("spectral/forwarded_total", 0) == batches * 64) == looks
     assert (statistics["spectral/observed_share"] > 0) == ("learner_losses" in needs and not looks)
+
+
+def test_a_learner_looks_at_the_candidates_without_augmentation():
+    class Augmented(TensorSamples):
+        def __getitem__(self, row):
+            raise AssertionError("augmented")
+
+        def plain(self):
+            return TensorSamples(self.inputs, self.labels)
+
+    inputs, labels = torch.randn(64, 5, generator=torch.Generator().manual_seed(0)), np.arange(64) % 3
+    reference = Reference(ReferenceStore.from_arrays(inputs, labels=labels), {}, np.zeros((64, 3)))
+    learner = torch.nn.Linear(5, 3), Augmented(inputs, labels)
+    batches = _batches(Cell(SETTINGS, "gradient-norm", 0), reference, reshuffle=True, learner=learner)
+    assert batches.statistics()["spectral/forwarded_total"] == 0
+    list(batches)
+    assert batches.statistics()["spectral/forwarded_total"] == 64
 
 
 @pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "constant"])

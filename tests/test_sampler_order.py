@@ -58,6 +58,9 @@ def test_a_pass_left_early_is_an_epoch_and_a_look_at_its_first_batch_is_not():
         heard.observe(batch, [1.0] * len(batch))
         break
     assert list(heard) == REFERENCE[1], "a batch whose losses are reported was trained on"
+    list(heard)
+    assert next(iter(heard)) == REFERENCE[3][0]
+    assert list(heard) == REFERENCE[3], "what was reported in an earlier pass says nothing of a look"
     resumed = make()
     resumed.load_state_dict(state_at(1, 5))
     assert next(iter(resumed)) == REFERENCE[1][5]

@@ -161,6 +161,18 @@ def test_infobatch_resumes_within_an_epoch():
     assert list(resumed) == following
 
 
+def test_weights_of_a_pass_survive_the_begin_of_another_one():
+    sampler = make(InfoBatch(), keep_ratio=1.0)
+    sampler.observe(np.arange(M), table(1))
+    running = iter(sampler)
+    next(running)
+    sampler.set_epoch(1)
+    other = iter(sampler)
+    next(other)
+    assert set(sampler.weights_for(next(running)).tolist()) == {1.0, 2.0}
+    other.close()
+
+
 def test_a_loaded_state_wins_over_what_the_sampler_had_proposed_itself():
     def begun(seed):
         sampler = make(InfoBatch(), keep_ratio=1.0)
