@@ -161,6 +161,15 @@ def test_infobatch_resumes_within_an_epoch():
     assert list(resumed) == following
 
 
+def test_what_infobatch_leaves_out_follows_the_seed():
+    kept = []
+    for seed in (0, 1, 1):
+        sampler = make(InfoBatch(), keep_ratio=1.0, shuffle=False, seed=seed)
+        sampler.observe(np.arange(M), table(1))
+        kept.append(sorted(flattened(sampler)))
+    assert kept[0] != kept[1] == kept[2]
+
+
 def test_weights_of_a_pass_survive_the_begin_of_another_one():
     sampler = make(InfoBatch(), keep_ratio=1.0)
     sampler.observe(np.arange(M), table(1))
@@ -388,6 +397,21 @@ def test_plateau_spends_its_mean_in_the_sampler_and_looking_ahead_decides_nothin
     assert np.diff(ratios).min() < -0.05, "it fell again after the stall: not the line alone"
     assert set(sizes) <= sampler.batch_sizes()
     assert plateau_run(look=True)[1] == ratios
+
+
+def test_ranks_share_a_ratio_where_a_period_ends_within_their_step():
+    schedules = [PlateauSchedule(0.2, 0.8, mean=0.5, periods=7) for _ in range(2)]
+    ranks = [make(Uniform(), keep_ratio=s, epochs=3, num_replicas=2, rank=r) for r, s in enumerate(schedules)]
+    ratios = []
+    for _ in range(3):
+        for rows, other in zip(*ranks, strict=True):
+            first, second = (sampler.statistics()["spectral/keep_ratio"] for sampler in ranks)
+            assert first == second
+            assert len(rows) == len(other)
+            ratios.append(first)
+            for sampler in ranks:
+                sampler.observe(rows, np.full(len(rows), 1 / len(ratios)))
+    assert len(set(ratios)) == 7
 
 
 @pytest.mark.parametrize("make_schedule", [MellowAIMD, AggressiveAIMD, lambda: PlateauSchedule(periods=9)])

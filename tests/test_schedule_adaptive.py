@@ -149,6 +149,13 @@ def test_state_round_trip(make, stop):
     assert json.dumps(resumed.state_dict()) == json.dumps(schedule.state_dict())
 
 
+def test_how_often_it_was_worse_survives_a_checkpoint():
+    schedule, resumed = MellowAIMD(), MellowAIMD()
+    assert heard(schedule, range(5))[-1] > schedule.mean
+    resumed.load_state_dict(schedule.state_dict())
+    assert heard(resumed, [5.0]) == heard(schedule, [5.0]) == [schedule.mean], "the fifth time in a row"
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
