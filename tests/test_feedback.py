@@ -345,6 +345,11 @@ def test_a_learnt_state_that_is_missing_is_pointed_out(caplog):
     with caplog.at_level(logging.WARNING, logger="spectral_sampler"):
         make(**RUNS["gradient-norm"]()).load_state_dict(sampler.state_dict())
     assert "gradient-norm goes on without" in caplog.text
+    caplog.clear()
+    resumed = make(**RUNS["gradient-norm"]())
+    resumed.load_state_dict(sampler.state_dict(full=True))
+    iter(resumed).load_state_dict(iter(sampler).state_dict())
+    assert "goes on without" not in caplog.text, "a loader's own state follows the full one"
 
 
 # epochs

@@ -209,6 +209,8 @@ def test_repeated_samples_are_offered_once():
             assert len(batch) == min(16, len(candidates))
             offered, sizes = offered + len(candidates), sizes + 32
     assert offered < 0.75 * sizes  # most places went to eight samples
+    rounded = make(WeightedRandomSampler(weights, 256), multiple_of=8)
+    assert {len(batch) for batches in epochs_of(rounded, 3) for batch in batches} == {8}
 
 
 def test_weighted_order_has_the_weights():

@@ -87,6 +87,17 @@ def test_rho_follows_observe_and_forgets_after_epochs_that_follow_the_ratio():
         assert make(RHOLoss(), keep_ratio=ratio).statistics()["spectral/observed_longest"] == longest
 
 
+def test_losses_grow_too_old_after_resuming_too():
+    sampler, resumed = make(RHOLoss()), make(RHOLoss())
+    sampler.observe(np.arange(M), table())
+    [list(sampler) for _ in range(4)]
+    resumed.load_state_dict(sampler.state_dict(full=True))
+    for _ in range(4):
+        assert list(resumed) == list(sampler)
+    for each in (sampler, resumed):
+        assert each.statistics()["spectral/observed_stale_share"] == 1.0
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.3])
 def test_most_losses_are_known_at_low_ratios(ratio):
     sampler = SpectralBatchSampler(STORE, 80, keep_ratio=ratio, selection=PlausibleLearnable(label_noise=0))
