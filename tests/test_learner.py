@@ -194,6 +194,7 @@ def test_within_the_training_loops_own_contexts(compiled):
         assert torch.equal(outputs.logits, plain[0])
         assert torch.equal(outputs.embeddings, plain[1])
         assert not outputs.logits.requires_grad
+        assert not outputs.embeddings.requires_grad, "no graph is kept"
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert learner(ROWS).logits.dtype == torch.bfloat16
         network(INPUTS[ROWS]).sum().backward()

@@ -87,8 +87,9 @@ def test_rho_follows_observe_and_forgets_after_epochs_that_follow_the_ratio():
         assert make(RHOLoss(), keep_ratio=ratio).statistics()["spectral/observed_longest"] == longest
 
 
-def test_losses_grow_too_old_after_resuming_too():
-    sampler, resumed = make(RHOLoss()), make(RHOLoss())
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_losses_grow_too_old_after_resuming_too(replicas):
+    sampler, resumed = (make(RHOLoss(), num_replicas=replicas) for _ in range(2))
     sampler.observe(np.arange(M), table())
     [list(sampler) for _ in range(4)]
     resumed.load_state_dict(sampler.state_dict(full=True))
