@@ -173,6 +173,18 @@ def test_infobatch_resumes_within_an_epoch():
     assert list(resumed) == following
 
 
+def test_what_a_state_says_of_its_epoch_holds_for_one_pass():
+    source, sampler = (make(InfoBatch(), keep_ratio=1.0) for _ in range(2))
+    first = next(running := iter(source))
+    sampler.load_state_dict(source.state_dict(full=True))
+    running.close()
+    assert sorted(first + flattened(sampler)) == list(range(M)), "nothing was known"
+    sampler.observe(np.arange(M), table(1))
+    [list(sampler) for _ in range(2)]
+    sampler.set_epoch(0)
+    assert len(flattened(sampler)) < M
+
+
 def test_what_infobatch_leaves_out_follows_the_seed():
     kept = []
     for seed in (0, 1, 1):
