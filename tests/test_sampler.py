@@ -166,7 +166,7 @@ def test_without_shuffle_candidates_come_in_ascending_order():
 
 def test_fixed_partition_is_scored_once_while_draws_vary():
     selection = FirstFeature()
-    sampler = make(selection=selection, reshuffle=False, lookahead=4)
+    sampler = make(selection=selection, reshuffle=False, lookahead=4, keep_ratio=0.5)  # the same budget every time
     passes = epochs_of(sampler, 4)
     assert sum(members for members, _ in selection.calls) == len(sampler)
     offered = [{frozenset(sampler.selection_at(e, b)[0].tolist()) for b in range(15)} for e in range(4)]

@@ -148,6 +148,15 @@ def test_the_inner_sampler_forwards_the_epoch_and_yields_the_candidates():
 
 def test_copies_are_independent():
     sampler = make()
+    running = iter(sampler)
+    next(running)
+    left = copy.copy(sampler)
+    left.set_epoch(1)
+    left.set_epoch(0)
+    for _ in zip(left, range(2), strict=False):
+        pass
+    assert list(left) == REFERENCE[1], "a pass of the original is none of the copy's"
+    running.close()
     twin = copy.deepcopy(sampler)
     twin.sampler.set_epoch(3)
     assert (sampler.epoch, twin.epoch) == (0, 3)
