@@ -25,10 +25,17 @@ from torch.utils.data import (
 
 import spectral_sampler
 from spectral_sampler import SALN, ArgumentError, ReferenceStore, SigmoidSchedule, SpectralBatchSampler, curate
+from spectral_sampler import loader as module
 
 STORE = make_store(200)
 DATA = TensorDataset(torch.arange(200))
 OPTIONS = {"selection": FirstFeature(), "keep_ratio": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def _nobody_has_seeded():
+    """Whatever tests before this one did."""
+    torch.manual_seed(module._DRAWN)
 
 
 def collate(samples):

@@ -1,12 +1,19 @@
 """Losses reported from a GPU: the same choices as from the host, and no step waits."""
 
 import numpy as np
+import pytest
 import torch
 
 from spectral_sampler import ReferenceStore, RHOLoss, SpectralBatchSampler
 
 ROWS = np.arange(256)
 STORE = ReferenceStore.from_arrays(np.eye(8, dtype=np.float32)[ROWS % 8] + 0.1, losses=ROWS % 5 / 4)
+
+
+@pytest.fixture(autouse=True)
+def _device():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
 
 
 def trained(device, *, indices_too=False):
