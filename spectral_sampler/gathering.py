@@ -108,7 +108,10 @@ def begun(indices: Any, losses: Any, *, capacity: int, device: torch.device | No
         held = np.arange(size) < counts[:, None]
         return table[:, 1 : 1 + size][held], table[:, 1 + size :].view(np.float64)[held]
 
-    return ended
+    if place.type != "cpu":
+        return ended
+    found = ended()  # a second collective has to run now, on all ranks
+    return lambda: found
 
 
 def refused(capacity: int) -> None:

@@ -14,7 +14,7 @@ LAYERS = [
     ["precision"],
     ["preference"],
     ["draws"],
-    ["modules", "gathering", "likelihood"],
+    ["modules", "gathering", "likelihood", "lookahead"],
     ["limits"],
     ["graph"],
     ["result"],

@@ -339,6 +339,50 @@ def test_a_loader_that_keeps_count_resumes_exactly_after_a_full_state(name, work
     assert "goes on without" not in caplog.text
 
 
+@pytest.mark.parametrize("name", ["infobatch", "sensitivity-learner"])
+def test_a_state_saved_again_before_the_next_batch_has_all_of_it(name):
+    steps = list(loop(make(**RUNS[name]()), 0, 3))
+    first = make(**RUNS[name]())
+    first.load_state_dict(through_disk(steps[14][1]))
+    second = make(**RUNS[name]())
+    second.load_state_dict(through_disk(first.state_dict(full=True)))
+    assert [rows for _, _, rows in loop(second, 14, 3)] == [rows for _, _, rows in steps[14:]]
+
+
+def test_an_epoch_s_proposal_outlives_its_own_small_state_and_looks(caplog):
+    sampler = make(SensitivitySampling(6, losses="learner"))
+    for step, rows in enumerate(sampler):
+        sampler.observe_next(losses_of(rows, step))
+    iterator = iter(sampler)
+    done = [next(iterator) for _ in range(3)]
+    small = sampler.state_dict()
+    for epoch in (2, 3, 4):
+        sampler.selection_at(epoch, 0)
+    rows = next(iterator)
+    assert sampler.weights_for(rows).std() > 0
+    sampler.observe(range(M), losses_of(range(M), 5))
+    sampler.load_state_dict(small)
+    rest = list(sampler)
+    assert rest[0] == rows
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="spectral_sampler"):
+        for policy in (SensitivitySampling(6), SensitivitySampling(6, losses="learner")):
+            make(policy).load_state_dict(make(policy).state_dict(batches_consumed=4, epoch=0))
+    said = [record.message for record in caplog.records]
+    assert len(said) == 1, "nothing is known of a proposal that followed losses; the other follows from the store"
+    assert "goes on without" in said[0]
+    assert len(done) + len(rest) == 10
+
+
+def test_the_clock_of_a_state_leaves_out_what_was_read_ahead():
+    sampler = make(RHOLoss())
+    iterator = iter(sampler)
+    for _ in range(6):
+        next(iterator)
+    assert sampler.state_dict(batches_consumed=2, full=True)["delivered"] == 2
+    assert sampler.state_dict(full=True)["delivered"] == 6
+
+
 def test_a_learnt_state_that_is_missing_is_pointed_out(caplog):
     sampler = make(**RUNS["gradient-norm"]())
     list(sampler)

@@ -12,7 +12,7 @@ import pytest
 from sampler_cases import FirstFeature, epochs_of, lookahead_threads, make_store
 
 from spectral_sampler import LossWeighted, SpectralBatchSampler
-from spectral_sampler.sampler.lookahead import LookAhead
+from spectral_sampler.lookahead import LookAhead
 
 STORE = make_store(960)
 

@@ -1,5 +1,6 @@
 """Selections that listen, weigh, propose or forward, inside the sampler and in front of a DataLoader."""
 
+import copy
 import itertools
 import json
 import pickle
@@ -8,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from spectral_sampler import GSTDS, ReferenceStore, SpectralBatchSampler, Uniform, curate
 from spectral_sampler.errors import ArgumentError
-from spectral_sampler.schedule import AggressiveAIMD, MellowAIMD, PlateauSchedule
+from spectral_sampler.schedule import AggressiveAIMD, LinearSchedule, MellowAIMD, PlateauSchedule
 from spectral_sampler.selection import (
     JEST,
     BayesianSelection,
@@ -502,3 +503,72 @@ def test_a_learner_without_the_features_a_selection_needs_is_named():
     sampler = make(JEST(joint=True), learner=lambda indices: torch.zeros(len(indices), C))
     with pytest.raises(ArgumentError, match=r"^features must be given, because jest needs embeddings"):
         next(iter(sampler))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"selection": Uniform(), "keep_ratio": PlateauSchedule(0.1, 0.9, mean=0.5), "epochs": 2},
+        {"selection": InfoBatch(), "keep_ratio": LinearSchedule(0.3, 0.9, mean=0.6), "epochs": 2},
+    ],
+)
+def test_ranks_keep_equally_many_in_a_step_that_is_filled_up(options):
+    sizes = []
+    for rank in range(2):
+        sampler = SpectralBatchSampler(STORE, 28, num_replicas=2, rank=rank, drop_last=False, **copy.deepcopy(options))
+        sampler.observe(range(M), table())
+        sizes.append([len(rows) for _ in range(2) for rows in sampler])
+    assert len(sampler) * 2 > M / 28, "the last step is filled up"
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("selection", [InfoBatch, lambda: SensitivitySampling(4)])
+def test_proposals_from_an_order_that_repeats_hold_a_sample_once_a_batch(selection):
+    weights = torch.ones(M)
+    weights[:6] = 60.0
+    sampler = make(selection(), sampler=WeightedRandomSampler(weights, M))
+    sampler.observe(range(M), table())
+    for rows in sampler:
+        assert len(set(rows)) == len(rows)
+
+
+def test_looks_draw_nothing_of_the_running_epoch_again():
+    class Drawn:
+        def __init__(self):
+            self.times = 0
+
+        def __len__(self):
+            return M
+
+        def __iter__(self):
+            self.times += 1
+            return iter(np.random.default_rng(self.times).permutation(M).tolist())
+
+    order = Drawn()
+    sampler = make(Uniform(), keep_ratio=1.0, sampler=order, lookahead=2)
+    iterator = iter(sampler)
+    seen = list(next(iterator))
+    for epoch in (1, 2, 3):
+        sampler.selection_at(epoch, 0)
+    for rows in iterator:
+        seen += rows
+    assert sorted(seen) == list(range(M))
+
+
+def test_a_learning_selection_may_inherit_how_it_learns():
+    class Learns:
+        def trained(self, batch, choice):
+            self.seen = getattr(self, "seen", 0) + len(choice.positions)
+
+    class Inherits(Learns, Uniform):
+        pass
+
+    selection = Inherits()
+    list(make(selection, keep_ratio=1.0))
+    assert selection.seen == M
+
+
+def test_infobatch_prunes_nothing_where_less_than_a_sample_a_batch_would_stay():
+    sampler = make(InfoBatch(0.95), candidate_batch_size=4, keep_ratio=1.0)
+    sampler.observe(range(M), np.r_[np.zeros(M - 1), 1.0])
+    assert sorted(flattened(sampler)) == list(range(M))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spectral_sampler import ReferenceStore, SpectralBatchSampler, Uniform
+from spectral_sampler import MellowAIMD, ReferenceStore, SpectralBatchSampler, Uniform
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.likelihood import cross_entropy, gradient_norms, output_gradients
 from spectral_sampler.selection import (
@@ -285,3 +285,14 @@ def test_the_sampler_ignores_labels_as_asked():
         next(iter(SpectralBatchSampler(store, 16, **options)))
     for rows in SpectralBatchSampler(store, 16, ignore_index=-1, **options):
         assert (labels[rows] >= 0).all()
+
+
+def test_a_batch_of_labels_to_ignore_is_no_error_and_no_news():
+    logits, labels = torch.zeros(6, 3), np.full(6, -100)
+    for policy in (RHOLoss(), Uniform()):
+        schedule = MellowAIMD(0.2, 0.9, mean=0.5)
+        store = ReferenceStore.from_arrays(np.ones((6, 2)), losses=np.ones(6))
+        online = OnlineSelection(policy, schedule, store=store, ignore_index=-100)
+        for _ in range(3):
+            assert len(online(indices=np.arange(6), logits=logits, labels=labels)) == 3
+        assert schedule.ratio(3) == 0.5, "heard nothing"

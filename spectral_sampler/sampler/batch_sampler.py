@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch.utils.data import BatchSampler
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.lookahead import LookAhead
 from spectral_sampler.placement import Placement
 from spectral_sampler.sampler import arguments
 from spectral_sampler.sampler.choosing import Decision, choose
 from spectral_sampler.sampler.counter import EpochCounter, Pass
 from spectral_sampler.sampler.learner import Learner
-from spectral_sampler.sampler.lookahead import LookAhead
 from spectral_sampler.sampler.order import CandidateOrder
 from spectral_sampler.sampler.plan import Plan
 from spectral_sampler.sampler.run import Run
@@ -43,9 +43,10 @@ class SpectralBatchSampler(BatchSampler):
     that are not selected are never read.
 
     The lists are a function of the arguments, the epoch and the position: the same for any number of workers, any
-    ``lookahead``, after resuming, and for one process as for the union over 2, 4 or 8 ranks. No global random state is
-    read or advanced. A selection that uses learner losses depends, besides, on what was reported by then, hence on how
-    far ahead of training the DataLoader pulls; its scores are computed ahead, its choice when a batch is due.
+    ``lookahead``, after resuming, and for one process as for the union over 2, 4 or 8 ranks (with ``shuffle=False`` or
+    ``reshuffle=False`` if the candidate batches fill the steps of all ranks). No global random state is read or
+    advanced. A selection that uses learner losses depends, besides, on what was reported by then, hence on how far
+    ahead of training the DataLoader pulls; its scores are computed ahead, its choice when a batch is due.
 
     The path of a candidate batch: `Plan.slot`, `CandidateOrder.indices`, `Scorer.score` (ahead, in a thread), `choose`,
     `Run.commit`. All that moves is in the `Run`. A shallow copy is independent but for the data it shares.
@@ -190,7 +191,7 @@ class SpectralBatchSampler(BatchSampler):
     def state_dict(
         self, batches_consumed: int | None = None, epoch: int | None = None, *, full: bool = False
     ) -> dict[str, Any]:
-        """Where the sampler is: plain ints, strings and bools, under 2 KB.
+        """Where the sampler is: plain numbers, strings and bools, under 2 KB, and what an adaptive schedule remembers.
 
         Args:
             batches_consumed: batches of the epoch that were trained on. A plain DataLoader with workers pulls batches
@@ -198,8 +199,9 @@ class SpectralBatchSampler(BatchSampler):
                 count by itself.
             epoch: the epoch in which they were; default the latest one begun.
             full: also what the training loop reported, what the selection learnt and what it proposed for the epoch, as
-                tensors of 12 bytes a sample: resuming is exact then for selections and ratios that listen, too. Loads
-                with ``torch.load(weights_only=True)``.
+                tensors of 12 bytes a sample: resuming is exact then for selections and ratios that listen, too; for one
+                that learns by itself (Bayesian, gradient norm) where no batch was read ahead. Loads with
+                ``torch.load(weights_only=True)``.
         """
         if batches_consumed is None:
             return self._run.state(None, full=full)
@@ -274,11 +276,12 @@ class SpectralBatchSampler(BatchSampler):
 
     # What the iterator asks for
 
-    def _look_ahead(self, epoch: int, step: int) -> LookAhead[Candidates]:
-        prepare = Epoch(self._plan, self.sampler, self._scorer, epoch, self._run.proposal(epoch))
+    def _look_ahead(self, which: Pass) -> LookAhead[Candidates]:
+        prepare = Epoch(self._plan, self.sampler, self._scorer, which.epoch, which.proposal)
+        self.sampler.prepare(which.epoch)  # in this thread: a caller's sampler may not be safe in another one
         self._placement.begin()
-        threaded = self._scorer.works(self._plan.batches)
-        return LookAhead(prepare, step, len(self), self._placement.lookahead, threaded=threaded)
+        threaded = self._scorer.works(len(self))
+        return LookAhead(prepare, which.step, len(self), self._placement.lookahead, threaded=threaded)
 
     def _decide(self, epoch: int, candidates: Candidates) -> tuple[Candidates, Decision]:
         slot = self._run.due(epoch, candidates.slot, len(candidates.indices))
@@ -338,7 +341,7 @@ class SpectralBatchIterator:
             if self._pass is None:
                 self._pass, self._resume = self._run.begin(self._resume), None
             if self._ahead is None:
-                self._ahead = self._sampler._look_ahead(self._pass.epoch, self._pass.step)  # noqa: SLF001
+                self._ahead = self._sampler._look_ahead(self._pass)  # noqa: SLF001
             return self._deliver(self._ahead, self._pass)
         except BaseException as error:
             self.close(exhausted=isinstance(error, StopIteration))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.validation import whole_number
+
+if TYPE_CHECKING:
+    from spectral_sampler.selection.protocol import Proposal
 
 __all__ = ["EpochCounter", "Pass"]
 
@@ -15,8 +18,12 @@ _AHEAD = 33  # what 16 workers pull before the first batch, and one more
 class Pass:
     """One pass over the batches: its epoch, the step it began at, and the batches delivered so far."""
 
-    def __init__(self, epoch: int, step: int) -> None:
+    def __init__(self, epoch: int, step: int, look: int) -> None:
         self.epoch, self.start, self.step = epoch, step, step
+        self.look = look
+        """So many batches are a look, if no more follow."""
+        self.proposal: Proposal | None = None
+        """What it offers, where the selection decides that."""
 
 
 class EpochCounter:
@@ -40,7 +47,7 @@ class EpochCounter:
         self._look = _LOOK
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_running": []}  # those are the original's
+        return {**self.__dict__, "_running": [], "_current": None}  # those are the original's
 
     def set(self, epoch: int) -> None:
         """The next pass is ``epoch``; a loaded position within the same epoch stays."""
@@ -60,7 +67,8 @@ class EpochCounter:
 
     def begin(self, position: tuple[int, int] | None) -> Pass:
         """A pass begins, at ``position`` (epoch, step) or wherever the next one is due."""
-        begun = Pass(*((self.epoch, self._resume) if position is None else position))
+        begun = Pass(*((self.epoch, self._resume) if position is None else position), self._look)
+        self._look = _LOOK
         self.epoch = self._latest = begun.epoch
         self._resume, self._current = 0, begun
         self._explicit = self._loaded = False
@@ -90,9 +98,14 @@ class EpochCounter:
             self._current = others[-1] if others and not exhausted else None
         if self.epoch != which.epoch or self._loaded or (others and not exhausted):
             return True
-        used = exhausted or heard or which.step - which.start > self._look
+        used = exhausted or heard or which.step - which.start > which.look
         self.epoch, self._resume = (which.epoch + 1, 0) if used else (which.epoch, which.start)
         return used
+
+    def beyond(self, epoch: int, step: int) -> int:
+        """How many batches the running pass has delivered beyond a position in it."""
+        current = self._current
+        return max(0, current.step - step) if current is not None and current.epoch == epoch else 0
 
     def position(self) -> tuple[int, int]:
         """(epoch, batches delivered) of the running pass, else of the next one."""

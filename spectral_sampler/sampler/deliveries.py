@@ -35,9 +35,6 @@ class Deliveries:
         self._missed = 0  # went out of the queue without a report
         self._place = 0  # of the last batch whose weights were asked for
 
-    def __len__(self) -> int:
-        return self._unreported
-
     def add(self, indices: NDArray[np.int64], *factors: NDArray[np.float64] | None) -> None:
         """A batch goes out with the product of ``factors``, (n,) each or None."""
         given = [factor for factor in factors if factor is not None]

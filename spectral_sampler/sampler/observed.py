@@ -102,7 +102,10 @@ class ObservedLosses:
         self.now, self.refused = int(state["now"]), int(state["refused"])
         self._table, self._sum, self._seen, self.count = None, 0, 0, 0
         if state["losses"] is not None:
-            losses, seen = state["losses"].numpy().copy(), (self.now - state["ages"].numpy()).astype(np.int32)
+            losses, seen = (
+                state["losses"].cpu().numpy().copy(),
+                (self.now - state["ages"].cpu().numpy()).astype(np.int32),
+            )
             known = np.flatnonzero(~np.isnan(losses))
             self._table, self.count, self._seen = (losses, seen), len(known), int(seen[known].sum())
             self._sum = _digest(known, losses[known]) & _MASK

@@ -50,6 +50,8 @@ class Slot(NamedTuple):
     """Keep ratio."""
     budget: int
     """Samples to keep, 1 ≤ budget ≤ size."""
+    first: int = 0
+    """The first batch of its step, whose ratio and budget are those of all ranks."""
 
 
 class Plan:
@@ -162,28 +164,28 @@ class Plan:
         whole = self.batches // self.ratios.group
         return np.where(group < whole, epoch * whole + group, epoch), np.where(group < whole, *self._phases[:2])
 
-    def slot(self, epoch: int, number: int, ratio: float | None = None, size: int | None = None) -> Slot:
-        """Candidate batch ``number`` of an epoch; numbers from `batches` on wrap around to the first ones.
-
-        Args:
-            epoch, number: where in the run, over all ranks.
-            ratio: what an adaptive schedule says now that the batch is due.
-            size: candidates, where they are fewer than planned; the budget is in proportion.
-        """
+    def slot(self, epoch: int, number: int) -> Slot:
+        """Candidate batch ``number``, over all ranks, of an epoch; numbers from `batches` on wrap around to the first
+        ones."""
         first = number - number % self.num_replicas  # of its step
-        ratio = self.ratios.at(epoch, first) if ratio is None else ratio
+        ratio = self.ratios.at(epoch, first)
         number %= self.batches
         if self.batch_size is not None:
-            return Slot(number, *self._span(epoch, number), ratio, self.batch_size)
+            return Slot(number, *self._span(epoch, number), ratio, self.batch_size, first)
         start = number * self.candidates
         if epoch % 2 and 0 < self._offered - number <= self._shifting:
             start += self._spare
-        if size is None:
-            size = self._tail if self._tail and number == self.batches - 1 else self.candidates
+        size = self._tail if self._tail and number == self.batches - 1 else self.candidates
         key, known = (epoch, first // self.ratios.group, number == self.batches - 1, ratio, size), self._settled
         if known[0] != key:  # held over a group, and dear beside the rest of a slot
             known = self._settled = (key, self._budget(epoch, first, ratio, size))
-        return Slot(number, 0, start, size, ratio, known[1])
+        return Slot(number, 0, start, size, ratio, known[1], first)
+
+    def refitted(self, epoch: int, slot: Slot, size: int, ratio: float | None = None) -> Slot:
+        """``slot`` with ``size`` candidates, where they are fewer than planned, and the budget in proportion; and with
+        the ``ratio`` that an adaptive schedule says now that it is due."""
+        ratio = slot.ratio if ratio is None else ratio
+        return slot._replace(size=size, ratio=ratio, budget=self._budget(epoch, slot.first, ratio, size))
 
     def at_step(self, epoch: int, step: int) -> Slot:
         """This rank's slot at a step."""

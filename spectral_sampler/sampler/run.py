@@ -62,8 +62,8 @@ class Run:
         self.observed = ObservedLosses(len(store), math.ceil(3.0 / plan.mean_ratio - 1e-9))
         self.deliveries, self.statistics = Deliveries(), Statistics()
         self._proposals: dict[int, Proposal | None] = {}
-        self._loaded: tuple[int, Any, bool] = (-1, None, False)
-        """By a full state: its epoch, the memo of that epoch's proposal, and whether there was none on purpose."""
+        self._loaded: dict[int, tuple[Any, bool]] = {}
+        """By a full state, for epochs that had begun: the memo of the proposal, and whether there was none."""
         self._pending: list[tuple[Fetch | None, Fetch]] = []
         """Reports not taken in: indices, unless their batch is marked as reported, and the indices and losses of all
         ranks."""
@@ -71,6 +71,10 @@ class Run:
         self._heard = self._due = 0  # samples reported since the latest pass began, and delivered in the one before
         self._warned = False
         self._left = (-1, 0)  # the epoch that was only looked at last, and how often
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._catch_up()
+        return self.__dict__
 
     @property
     def listens(self) -> bool:
@@ -93,9 +97,10 @@ class Run:
             self.deliveries.clear()
         self._heard = 0
         self.statistics.restart(begun.epoch)
+        begun.proposal = self.proposal(begun.epoch)
         kept = dict(list(self._proposals.items())[-1:])  # of an epoch that may still run
-        self._proposals = {**kept, begun.epoch: self.proposal(begun.epoch)}
-        self._loaded = (-1, None, False)
+        self._proposals = {**kept, begun.epoch: begun.proposal}
+        self._loaded.clear()
         _log.info("%s", self._announced(begun.epoch))
         return begun
 
@@ -106,7 +111,8 @@ class Run:
                 f"epoch {epoch}{of}: keep ratio {self.adaptive.peek(epoch * self.plan.batches):.3f}, follows the loss"
             )
         ratio, kept = self.plan.of_epoch(epoch)
-        return f"epoch {epoch}{of}: keep ratio {ratio:.3f}, {kept} samples in {self.plan.steps} batches"
+        most = "at most " if self.selection.proposes else ""
+        return f"epoch {epoch}{of}: keep ratio {ratio:.3f}, {most}{kept} samples in {self.plan.steps} batches"
 
     def _check_heard(self) -> None:
         due, self._due = self._due, 0
@@ -123,15 +129,18 @@ class Run:
         """What is offered in an epoch, where the selection decides it; final once the epoch's pass begins."""
         if not self.selection.proposes or epoch in self._proposals:
             return self._proposals.get(epoch)
-        of, memo, none = self._loaded
-        if of == epoch and none:
+        memo, none = self._loaded.get(epoch, (None, False))
+        if none:
             return None
         horizon, rows = self.settings.epochs, np.arange(len(self.store))
+        order = self.order.whole(epoch)
+        if self.order.repeats:
+            order = order[np.sort(np.unique(order, return_index=True)[1])]
         return self.selection.propose(EpochRequest(
-            self.store, self.order.whole(epoch), self.plan.batches, self.plan.candidates,
+            self.store, order, self.plan.batches, self.plan.candidates,
             self.observed.of(rows) if "learner_losses" in self.selection.needs else None,
             self.settings.seed, epoch, min(1.0, epoch / horizon) if horizon else 0.0,
-            memo if of == epoch else None,
+            memo,
         ))  # fmt: skip
 
     def due(self, epoch: int, slot: Slot, size: int) -> Slot:
@@ -139,11 +148,11 @@ class Run:
         if self.adaptive is None:
             return slot
         self._catch_up()
-        return self.plan.slot(epoch, slot.number, ratio=self.adaptive.peek(self._step(epoch, slot)), size=size)
+        return self.plan.refitted(epoch, slot, size, self.adaptive.peek(self._step(epoch, slot)))
 
     def _step(self, epoch: int, slot: Slot) -> int:
         """For a schedule: all ranks of a step share a ratio, that of its first candidate batch."""
-        return epoch * self.plan.batches + slot.number - slot.number % self.plan.num_replicas
+        return epoch * self.plan.batches + slot.first
 
     def view(self, epoch: int, slot: Slot) -> View:
         """What a choice may depend on at this moment."""
@@ -159,8 +168,7 @@ class Run:
         selected = candidates.indices[choice.positions]
         if self.adaptive is not None:
             self.adaptive.ratio(self._step(which.epoch, candidates.slot))  # decided
-        proposal = self._proposals.get(which.epoch)
-        proposed = None
+        proposal, proposed = which.proposal, None
         if proposal is not None and proposal.weights is not None:
             proposed = proposal.weights[candidates.slot.number][choice.positions]
         self.deliveries.add(selected, choice.weights, proposed)
@@ -221,8 +229,8 @@ class Run:
 
     def _catch_up(self) -> None:
         """Takes in what was reported; a GPU is waited for here, and not where it was reported."""
-        pending, self._pending = self._pending, []
-        for own, take in pending:
+        while self._pending:
+            own, take = self._pending.pop(0)
             rows, values = take()
             self.observed.observe(rows.astype(np.int64, copy=False), values.astype(np.float64, copy=False))
             if own is not None:
@@ -280,11 +288,12 @@ class Run:
         if self.adaptive is not None:
             state["schedule"] = self.adaptive.state_dict()
         if full:
-            proposal = self._proposals.get(epoch)
+            known = {
+                of: (None if found is None else found.memo, found is None) for of, found in self._proposals.items()
+            }
             state |= {
-                "losses": self.observed.state_dict(), "delivered": self._delivered,
-                "learnt": self.selection.state_dict(), "memo": None if proposal is None else proposal.memo,
-                "as_it_is": epoch in self._proposals and proposal is None,
+                "losses": self.observed.state_dict(), "delivered": self._delivered - self.counter.beyond(epoch, step),
+                "learnt": self.selection.state_dict(), "proposals": {**self._loaded, **known},
             }  # fmt: skip
         return state
 
@@ -292,22 +301,26 @@ class Run:
         """Takes a state in; returns its (epoch, step), None where an epoch that was set explicitly wins over it."""
         epoch, step = self._checked(state)
         self._catch_up()
-        self._proposals.clear()
         self.deliveries.clear()
         if self.adaptive is not None and "schedule" in state:
             self.adaptive.load_state_dict(state["schedule"])
         if state["full"]:
+            self._proposals.clear()
             self.observed.load_state_dict(state["losses"])
             self._delivered = int(state["delivered"])
             self.selection.load_state_dict(state["learnt"])
-            self._loaded = (epoch, state["memo"], state["as_it_is"])
-        elif self._loaded[0] != epoch:  # else it is a loader's own, which follows the full one
+            self._loaded = {epoch: (None, False), **{of: tuple(found) for of, found in state["proposals"].items()}}
+        elif epoch not in self._loaded:  # else it is a loader's own, which follows the full one
+            self._proposals = {of: found for of, found in self._proposals.items() if of == epoch}
             forgot = self.listens and state["observed"] != self.observed.digest
-            if forgot or self.selection.state_dict():
+            undecided = self.listens and self.selection.proposes and step > 0 and epoch not in self._proposals
+            if forgot or undecided or self.selection.state_dict():
                 _log.warning(
                     "the state has a position and no more: %s goes on without the losses and what it learnt before; "
                     "save state_dict(full=True) to resume exactly", self.selection.name,
                 )  # fmt: skip
+        else:
+            self._proposals.clear()
         return None if self.counter.overrules(epoch, step, self.plan.steps) else (epoch, step)
 
     def _checked(self, state: Any) -> tuple[int, int]:

@@ -86,18 +86,14 @@ class Scorer:
 
 
 class Epoch:
-    """The candidate batches of one rank's epoch; ``epoch(i, k)`` prepares those of steps i … k − 1 in any thread.
-
-    Made in the consumer's thread: a caller's sampler may not be safe in another one.
-    """
+    """The candidate batches of one rank's epoch; ``epoch(i, k)`` prepares those of steps i … k − 1, in any thread once
+    the order is prepared for it."""
 
     def __init__(
         self, plan: Plan, order: CandidateOrder, scorer: Scorer, epoch: int, proposal: Proposal | None
     ) -> None:
         self._plan, self._order, self._scorer, self._epoch = plan, order, scorer, epoch
         self._proposed = None if proposal is None else proposal.batches
-        if self._proposed is None:
-            order.prepare(epoch)
 
     def __call__(self, start: int, stop: int) -> list[Candidates]:
         """Steps ``start`` … ``stop − 1`` of this rank."""
@@ -113,7 +109,7 @@ class Epoch:
             slots = [self._fitted(slot, len(own)) for slot, own in zip(slots, indices, strict=True)]
         else:
             size = self._proposed.shape[1]
-            slots = [self._plan.slot(self._epoch, slot.number, size=size) for slot in slots]
+            slots = [self._plan.refitted(self._epoch, slot, size) for slot in slots]
             indices = [self._proposed[slot.number] for slot in slots]
         return [Candidates(*row) for row in zip(slots, indices, self._scorer.score(slots, indices, keys), strict=True)]
 

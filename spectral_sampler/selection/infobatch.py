@@ -80,11 +80,11 @@ class InfoBatch(Uniform):
             below = np.zeros(len(request.learner_losses), dtype=np.bool_)
             below[order] = self.easy(request.learner_losses[order])
         else:
-            below = request.memo.numpy()
+            below = request.memo.cpu().numpy()
         kept, weights = self.kept(below[order], order, request.seed, request.epoch)
         stay = np.flatnonzero(kept)
-        if len(stay) == len(order):
-            return None
+        if not request.batches <= len(stay) < len(order):
+            return None  # nothing pruned, or not a sample for every batch left
         size = min(request.size, max(1, len(stay) // request.batches))
         dealt = stay[: request.batches * size].reshape(request.batches, size)
         return Proposal(order[dealt], weights[dealt], torch.from_numpy(below))

@@ -91,7 +91,8 @@ def offered(
         known["ignored"], rows = ignored, np.flatnonzero(~ignored)
     if by_logits and "labels" in known:
         losses = np.full(len(indices), np.inf)
-        losses[rows] = cross_entropy(known["logits"][rows], known["labels"][rows])
+        if len(known["labels"][rows]):
+            losses[rows] = cross_entropy(known["logits"][rows], known["labels"][rows])
         losses[~np.isfinite(losses)] = np.inf  # NaN would be a loss that nobody asked for yet
         known["learner_losses"] = losses
     for name in sorted(needs - known.keys() - {"features"}):

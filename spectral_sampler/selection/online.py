@@ -120,8 +120,13 @@ class OnlineSelection:
         choice = chosen(self.policy, batch, count)
         if self._adaptive is not None:
             kept, heard = choice.positions, batch.learner_losses
-            heard = cross_entropy(batch.logits[kept], required(batch, "labels")[kept]) if heard is None else heard[kept]
-            self._adaptive.observe(float(heard.mean()))
+            kept = kept if batch.ignored is None else kept[~batch.ignored[kept]]
+            if len(kept) and heard is None:
+                heard = cross_entropy(batch.logits[kept], required(batch, "labels")[kept])
+            elif heard is not None:
+                heard = heard[kept]
+            if len(kept) and heard is not None:
+                self._adaptive.observe(float(heard.mean()))
         for name, more in zip(_COUNTERS, (1, len(index), count, choice.nonfinite), strict=True):
             setattr(self, name, getattr(self, name) + more)
         learnt(self.policy, batch, choice)

@@ -112,7 +112,7 @@ class EpochRequest(NamedTuple):
     seed: int = 0
     epoch: int = 0
     progress: float = 0.0
-    """Epochs done, as a share of all of them, in [0, 1)."""
+    """Epochs done, as a share of all of them, in [0, 1]."""
     memo: Any = None
     """`Proposal.memo` of this epoch's proposal where that was made before a checkpoint: propose the same again."""
 
@@ -145,7 +145,7 @@ class Selection:
     """Whether it decides what is offered in an epoch, by `propose`."""
 
     def __init_subclass__(cls) -> None:
-        cls.judges_all = cls.judges_all or "trained" in vars(cls)
+        cls.judges_all = cls.judges_all or cls.trained is not Selection.trained
 
     def __repr__(self) -> str:
         named = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]

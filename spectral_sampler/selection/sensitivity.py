@@ -189,7 +189,7 @@ class SensitivitySampling(Uniform):
         if memo.shape[1] != clusters:
             remedy = "Restore it into a selection with as many."
             raise argument_error("state", f"that of {clusters} clusters", memo.shape[1], remedy)
-        proxies, smoothness = memo.numpy()
+        proxies, smoothness = memo.cpu().numpy()
         mass = proxies[found.labels] + smoothness[found.labels] * spans
         return (mass / mass.sum() if mass.sum() > 0 else None), memo
 
