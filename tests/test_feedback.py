@@ -374,6 +374,20 @@ def test_an_epoch_s_proposal_outlives_its_own_small_state_and_looks(caplog):
     assert len(done) + len(rest) == 10
 
 
+@pytest.mark.parametrize("part", ["full", "observed", "losses", "delivered", "learnt", "proposals"])
+def test_a_state_that_lost_a_part_is_refused_and_nothing_is_lost(part):
+    state = make(RHOLoss()).state_dict(full=True)
+    del state[part]
+    sampler = make(RHOLoss())
+    sampler.observe(range(M), losses_of(range(M), 1))
+    before = sampler.state_dict()
+    if part == "full":
+        state = {name: value for name, value in state.items() if name in before}
+    with pytest.raises(ArgumentError, match=rf"^state must be whole, got one without {part}\."):
+        sampler.load_state_dict(state)
+    assert sampler.state_dict() == before
+
+
 def test_the_clock_of_a_state_leaves_out_what_was_read_ahead():
     sampler = make(RHOLoss())
     iterator = iter(sampler)

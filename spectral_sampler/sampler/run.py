@@ -40,6 +40,8 @@ _SETTINGS = (
     *("samples", "candidate_batch_size", "num_replicas", "drop_last", "batch_size", "seed", "shuffle"),
     *("reshuffle", "multiple_of", "min_keep", "selection", "store"),
 )
+_PARTS = {"epoch", "next_batch", "observed", "full", "settings"}
+_FULL = {"losses", "delivered", "learnt", "proposals"}
 _PENDING = 64  # reports that may wait on a GPU
 _DUE = 0.9  # of the samples delivered, whose losses have to be reported
 
@@ -326,10 +328,13 @@ class Run:
     def _checked(self, state: Any) -> tuple[int, int]:
         """(epoch, next batch) of a state made by a sampler like this one."""
         remedy = "Load what state_dict() of a sampler of this version returned."
-        if not isinstance(state, dict) or not {"version", "epoch", "next_batch", "settings"} <= state.keys():
+        if not isinstance(state, dict) or "version" not in state:
             raise argument_error("state", "a dictionary made by state_dict()", type(state).__name__, remedy)
         if state["version"] != VERSION:
             raise argument_error("state", f"of version {VERSION}", state["version"], remedy)
+        missing = (_PARTS | (_FULL if state.get("full") else set())) - state.keys()
+        if missing:
+            raise argument_error("state", "whole", f"one without {', '.join(sorted(missing))}", remedy)
         identity = self._identity()
         for name in _SETTINGS:
             theirs, mine = state["settings"].get(name), identity[name]
