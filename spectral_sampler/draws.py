@@ -17,10 +17,10 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TIES", "permutation", "permuted", "recurring", "uniforms"]
+__all__ = ["TIES", "TURN", "mixed", "permutation", "permuted", "recurring", "uniforms"]
 
 _GOLDEN = 0x9E3779B97F4A7C15
-_TURN = (5.0**0.5 - 1.0) / 2.0
+TURN = (5.0**0.5 - 1.0) / 2.0  # no other step fills (0, 1) more evenly
 _MASK = (1 << 64) - 1
 TIES = 0x7165  # the stream that ranks equals, so that ties say nothing about other draws
 _PERMUTATION_STREAM = 0x5045524D  # keeps the candidate order independent of every draw inside a batch
@@ -33,7 +33,8 @@ def _mix_int(word: int) -> int:
     return word ^ (word >> 31)
 
 
-def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser of every word."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(words ^ (words >> np.uint64(31)))
@@ -45,8 +46,8 @@ def _words(key: tuple[int, ...], indices: NDArray[np.int64]) -> NDArray[np.uint6
     for part in key:
         state = _mix_int((state + _GOLDEN + (part & _MASK)) & _MASK)
     # Twice through the finaliser: consecutive indices differ in few bits, and so may two keys.
-    offsets = _mix(indices.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(state))
-    return _mix(offsets ^ np.uint64(state))
+    offsets = mixed(indices.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(state))
+    return mixed(offsets ^ np.uint64(state))
 
 
 def uniforms(seed: int, epoch: int, batch: int, indices: NDArray[np.int64], stream: int = 0) -> NDArray[np.float64]:
@@ -72,7 +73,7 @@ def recurring(seed: int, turn: int, indices: NDArray[np.int64], stream: int = 0)
     sequence, which fills (0, 1) as evenly as any: the share of k turns in which it falls below r is r to within
     O(log k / k), where independent draws miss it by O(1 / √k).
     """
-    turned = uniforms(seed, 0, 0, indices, stream) + (turn * _TURN) % 1.0
+    turned = uniforms(seed, 0, 0, indices, stream) + (turn * TURN) % 1.0
     turned -= np.floor(turned)
     return np.clip(turned, 2.0**-53, 1.0 - 2.0**-53)
 

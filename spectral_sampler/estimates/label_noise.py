@@ -132,10 +132,10 @@ _LOCK = threading.Lock()  # a look-ahead thread may ask while the caller does
 
 def labels_of(store: ReferenceStore) -> NDArray[np.int64]:
     """The labels (M,) of a store, or one sentence."""
-    labels = getattr(store, "labels", None)
+    labels: NDArray[np.int64] | None = getattr(store, "labels", None)
     if labels is None:
         raise argument_error("store", "a reference store with labels", "one without", "Make it with labels=.")
-    return labels  # type: ignore[no-any-return]
+    return labels
 
 
 def label_noise(store: ReferenceStore) -> LabelNoise:

@@ -150,7 +150,7 @@ class SpectralBatchSampler(BatchSampler):
         if self.selection.proposes and constant is not None:
             rule = f'"shrink" with {self.selection.name}'
             raise argument_error("emit", rule, '"constant"', "It decides the candidates.")
-        self._learner = None if learner is None else Learner(learner, dataset, self.selection, collate_fn, ignore_index)
+        asked = None if learner is None else Learner(learner, dataset, self.selection, collate_fn, ignore_index)
         self._plan = Plan(len(self.sampler), chosen, constant, rotates=self.sampler.rotates)
         self._plan.follow(keep_ratio, chosen.epochs)
         self._placement = Placement(
@@ -158,7 +158,7 @@ class SpectralBatchSampler(BatchSampler):
         )
         self.backend = self._placement.backend
         self._scorer = Scorer(self.selection, self.store, self._placement)
-        self._run = Run(self.store, self.selection, chosen, self._plan, self.sampler, counter, self._learner)
+        self._run = Run(self.store, self.selection, chosen, self._plan, self.sampler, counter, asked)
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank: exact, the same in every epoch and on every rank."""
@@ -168,7 +168,7 @@ class SpectralBatchSampler(BatchSampler):
         return SpectralBatchIterator(self)
 
     def __copy__(self) -> SpectralBatchSampler:
-        shared = (self.store, self._learner, self.sampler.source)
+        shared = (self.store, self._run.learner, self.sampler.source)
         return copy.deepcopy(self, {id(part): part for part in shared})
 
     def __repr__(self) -> str:

@@ -28,8 +28,6 @@ class View(NamedTuple):
     losses: Callable[[NDArray[np.int64]], NDArray[np.float64]]
     """The observed losses of samples."""
     learner: Learner | None
-    ignore_index: int | None
-    """The label of candidates that come last."""
     place: dict[str, Any]
     """seed, epoch, number of the batch, turn and progress."""
 
@@ -50,11 +48,12 @@ def choose(selection: Selection, store: ReferenceStore, candidates: Candidates, 
     if slot.budget == len(indices) and not selection.judges_all:
         return Decision(Choice(np.arange(slot.budget), np.full(slot.budget, KINDS.index("uniform"), np.int8)), None)
     given: dict[str, Any] = {}
-    forwarded, seconds = 0, 0.0
+    forwarded, seconds, ignore_index = 0, 0.0, None
     if view.learner is not None:
         outputs = view.learner(indices.tolist())
         given, forwarded, seconds = outputs.given, len(indices), outputs.seconds
+        ignore_index = view.learner.ignore_index
     elif "learner_losses" in selection.needs:
         given["learner_losses"] = view.losses(indices)
-    batch = offered(selection, store, indices, given, score, view.ignore_index, **view.place)
+    batch = offered(selection, store, indices, given, score, ignore_index, **view.place)
     return Decision(chosen(selection, batch, slot.budget), batch, forwarded, seconds)

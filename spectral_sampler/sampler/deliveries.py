@@ -25,6 +25,10 @@ class Delivery(NamedTuple):
     weights: NDArray[np.float32] | None
     """(n,) factors for the losses; None means ones."""
 
+    def factors(self) -> NDArray[np.float32]:
+        """(n,) the weights."""
+        return np.ones(len(self.indices), dtype=np.float32) if self.weights is None else self.weights
+
 
 class Deliveries:
     """A bounded queue; a DataLoader with workers takes from it long before the training loop reports."""
@@ -79,19 +83,16 @@ class Deliveries:
         if all(batch.weights is None for batch in batches):
             return np.ones(len(rows), dtype=np.float32)
         for place in [*range(self._place, len(batches)), *range(self._place)]:
-            if len(batches[place].indices) == len(rows) and np.array_equal(batches[place].indices, rows):
+            batch: Delivery = batches[place]
+            if len(batch.indices) == len(rows) and np.array_equal(batch.indices, rows):
                 self._place = place
-                weights = batches[place].weights
-                return np.ones(len(rows), dtype=np.float32) if weights is None else weights
+                return batch.factors()
         return self._by_sample(batches, rows)
 
     @staticmethod
     def _by_sample(batches: list[Delivery], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         every = np.concatenate([batch.indices for batch in batches])
-        ones = [np.ones(len(batch.indices), dtype=np.float32) for batch in batches]
-        weights = np.concatenate(
-            [one if batch.weights is None else batch.weights for batch, one in zip(batches, ones, strict=True)]
-        )
+        weights = np.concatenate([batch.factors() for batch in batches])
         order = np.lexsort((weights, every))
         every, weights = every[order], weights[order]
         first, last = np.searchsorted(every, rows), np.searchsorted(every, rows, side="right") - 1

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
 
 __all__ = ["ObservedLosses"]
@@ -102,19 +103,15 @@ class ObservedLosses:
         self.now, self.refused = int(state["now"]), int(state["refused"])
         self._table, self._sum, self._seen, self.count = None, 0, 0, 0
         if state["losses"] is not None:
-            losses, seen = (
-                state["losses"].cpu().numpy().copy(),
-                (self.now - state["ages"].cpu().numpy()).astype(np.int32),
-            )
+            losses = state["losses"].cpu().numpy().copy()
+            seen = (self.now - state["ages"].cpu().numpy()).astype(np.int32)
             known = np.flatnonzero(~np.isnan(losses))
             self._table, self.count, self._seen = (losses, seen), len(known), int(seen[known].sum())
             self._sum = _digest(known, losses[known]) & _MASK
 
 
 def _digest(rows: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> int:
-    """Sum modulo 2^64 of a hash of each (row, value) that is known (SplitMix64's finaliser)."""
+    """Sum modulo 2^64 of a hash of each (row, value) that is known."""
     known = ~np.isnan(values)
     words = values[known].view(np.uint64) ^ (rows[known].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return int(np.add.reduce(words ^ (words >> np.uint64(31)), dtype=np.uint64))
+    return int(np.add.reduce(draws.mixed(words), dtype=np.uint64))

@@ -126,6 +126,14 @@ class CandidateOrder(Sampler[int]):
             positions = draws.permuted(self._seed, self._key(epoch), self._rows, positions)
         return np.split(positions, np.cumsum([len(part) for part in parts[:-1]]))
 
+    def distinct(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``indices`` without those that came before: a caller's sampler may offer a sample twice, and the first place
+        counts."""
+        if not self.repeats:
+            return indices
+        distinct, first = np.unique(indices, return_index=True)
+        return indices if len(distinct) == len(indices) else indices[np.sort(first)]
+
     def _positions(self, epoch: int, slot: Slot) -> NDArray[np.int64]:
         positions = np.arange(slot.start, slot.start + slot.size)
         if slot.start + slot.size > len(self):

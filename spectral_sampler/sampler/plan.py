@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
 from spectral_sampler.schedule import AdaptiveSchedule, FittedSchedule, Ratios, plan_ratios
 from spectral_sampler.schedule.plan import group_sizes
@@ -28,7 +29,6 @@ __all__ = ["Plan", "Slot"]
 
 _log = logging.getLogger("spectral_sampler")
 _ROUNDING = 9  # decimals: 0.3 · 10 must give 3, not 2
-_TURN = (5.0**0.5 - 1.0) / 2.0  # no other step fills (0, 1) more evenly
 _PHASES = np.arange(16) / 16  # where that sequence may begin
 _FEW = 4096  # groups of a run in which it matters
 _ENOUGH = 0.005  # of the mean keep ratio: what is not worth a warning
@@ -149,7 +149,7 @@ class Plan:
     def _budgets(self, ratio: Any, size: int, turn: Any, phase: float) -> Any:
         target = self._target(ratio, size)
         below = np.floor(target)
-        return self.multiple_of * (below + ((turn * _TURN + phase) % 1.0 < target - below)).astype(np.int64)
+        return self.multiple_of * (below + ((turn * draws.TURN + phase) % 1.0 < target - below)).astype(np.int64)
 
     def _budget(self, epoch: int, number: int, ratio: float, size: int) -> int:
         if size < self._least * self.multiple_of:

@@ -135,11 +135,8 @@ class Run:
         if none:
             return None
         horizon, rows = self.settings.epochs, np.arange(len(self.store))
-        order = self.order.whole(epoch)
-        if self.order.repeats:
-            order = order[np.sort(np.unique(order, return_index=True)[1])]
         return self.selection.propose(EpochRequest(
-            self.store, order, self.plan.batches, self.plan.candidates,
+            self.store, self.order.distinct(self.order.whole(epoch)), self.plan.batches, self.plan.candidates,
             self.observed.of(rows) if "learner_losses" in self.selection.needs else None,
             self.settings.seed, epoch, min(1.0, epoch / horizon) if horizon else 0.0,
             memo,
@@ -160,7 +157,7 @@ class Run:
         """What a choice may depend on at this moment."""
         self._catch_up()
         place = {"seed": self.settings.seed, "epoch": epoch, **self.plan.place(epoch, slot)}
-        return View(self.observed.of, self.learner, None if self.learner is None else self.learner.ignore_index, place)
+        return View(self.observed.of, self.learner, place)
 
     def commit(
         self, which: Pass, candidates: Candidates, decision: Decision, waited: float, selecting: float

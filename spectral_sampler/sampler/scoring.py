@@ -103,7 +103,7 @@ class Epoch:
         """Candidates and scores of some slots."""
         keys: list[Hashable | None] = [None] * len(slots)
         if self._proposed is None:
-            indices = [self._distinct(own) for own in self._order.indices_of(self._epoch, slots)]
+            indices = [self._order.distinct(own) for own in self._order.indices_of(self._epoch, slots)]
             if self._plan.recurs:
                 keys = [self._order.slot_key(self._epoch, slot) for slot in slots]
             slots = [self._fitted(slot, len(own)) for slot, own in zip(slots, indices, strict=True)]
@@ -112,13 +112,6 @@ class Epoch:
             slots = [self._plan.refitted(self._epoch, slot, size) for slot in slots]
             indices = [self._proposed[slot.number] for slot in slots]
         return [Candidates(*row) for row in zip(slots, indices, self._scorer.score(slots, indices, keys), strict=True)]
-
-    def _distinct(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A caller's sampler may offer one sample twice; the first place counts, and a batch holds it once."""
-        if not self._order.repeats:
-            return indices
-        distinct, first = np.unique(indices, return_index=True)
-        return indices if len(distinct) == len(indices) else indices[np.sort(first)]
 
     def _fitted(self, slot: Slot, distinct: int) -> Slot:
         """``slot`` with a budget that its distinct candidates suffice for."""
