@@ -1,9 +1,13 @@
-"""The command: its errors are one sentence, its demo runs."""
+"""The command: its errors are one sentence, nothing of anybody's is overwritten, its demo runs."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
 import spectral_sampler
@@ -15,7 +19,9 @@ def test_version_and_help(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"spectral-sampler {spectral_sampler.__version__}\n"
     assert main([]) == 2
-    assert "compare" in capsys.readouterr().out
+    helped = capsys.readouterr().out
+    for command in ("compare", "demo", "extract", "pilot", "inspect", "verify", "simulate", "doctor", "explain"):
+        assert f"    {command} " in helped
 
 
 def test_explain_names_the_backends(capsys):
@@ -29,41 +35,204 @@ def test_explain_names_the_backends(capsys):
         (["compare", "--data", "mnist"], "data must be one of digits,"),
         (["compare", "--seeds", "0"], "seeds must be at least 1, got 0."),
         (["compare", "--jobs", "0"], "jobs must be at least 1, got 0."),
+        (["pilot", "--jobs", "0"], "jobs must be at least 1, got 0."),
+        (["pilot", "--data", "mnist"], "data must be one of digits,"),
         (["compare", "--policies", "uniform,magic"], "policies must be names out of"),
         (["compare", "--keep-ratio", "0.95"], "mean must be between min (0.18) and max (0.88)"),
         (["compare", "--schedule", "cosine"], "schedule must be one of constant, sigmoid"),
         (["compare", "--label-noise", "2"], "label-noise must be in [0, 1), got 2.0."),
         (["compare", "--plugin", "no_such_module"], "No module named 'no_such_module'"),
+        (["compare", "--out", "/proc/nowhere"], "out must be a folder that can be written, got /proc/nowhere."),
         (["extract", "--data", "mnist", "--out", "x"], "data must be one of digits,"),
+        (["inspect", "nowhere"], "nowhere holds no readable manifest.json"),
+        (["verify", "nowhere"], "nowhere holds no readable manifest.json"),
+        (["simulate", "nowhere"], "nowhere holds no readable manifest.json"),
+        (["simulate", "nowhere", "--batches", "0"], "batches must be at least 1, got 0."),
+        (["simulate", "nowhere", "--selection", "magic"], "selection must be one of uniform,"),
     ],
 )
-def test_errors_are_one_sentence_and_status_1(capsys, words, sentence, tmp_path, monkeypatch):
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_errors_are_one_sentence_and_status_1(capsys, words, sentence, form, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(words) == 1
+    assert main([*words, *form]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith(f"spectral-sampler: {sentence}")
     assert captured.err.count("\n") == 1
+    assert captured.out == ""
     assert not list(tmp_path.iterdir())
 
 
 def test_help_needs_nothing_heavy():
     code = (
         "import sys\nfrom spectral_sampler.cli import main\nmain([])\n"
-        "heavy = {'sklearn', 'matplotlib', 'torchvision', 'scipy'}\nprint('heavy:', sorted(heavy & set(sys.modules)))"
+        "heavy = {'sklearn', 'matplotlib', 'torchvision', 'scipy', 'pandas', 'pyarrow', 'lightning', 'transformers'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert run.stdout.endswith("heavy: []\n")
 
 
-def test_extract_writes_a_store(tmp_path, capsys):
+@pytest.fixture
+def store(tmp_path):
+    """Two groups of rows, whose labels are the groups, but for every eleventh."""
+    groups = np.arange(300) % 2
+    generator = np.random.default_rng(0)
+    features = np.eye(2)[groups].repeat(4, axis=1) + 0.2 * generator.random((300, 8))
+    labels = np.where(np.arange(300) % 11 == 0, 1 - groups, groups)
+    made = ReferenceStore.from_arrays(features, generator.random(300), labels)
+    return made.save(tmp_path / "store")
+
+
+def answered(capsys, *words):
+    """(status, JSON on stdout, lines on stderr)."""
+    status = main([*map(str, words), "--json"])
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1
+    return status, json.loads(captured.out), captured.err.splitlines()
+
+
+def test_inspect_says_what_a_store_holds(store, capsys):
+    assert main(["inspect", str(store.path), "--suspects", "5"]) == 0
+    said = capsys.readouterr().out
+    assert f"300 rows of 8 float32 features, {(300 * 8 * 4 + 300 * 4 + 300 * 8) / 1e6:.1f} MB" in said
+    assert "2 classes of 150 to 150 rows" in said
+    assert "28 labels are not believed" in said
+    status, facts, _ = answered(capsys, "inspect", store.path, "--suspects", 28)
+    assert status == 0
+    assert facts["fingerprint"] == store.fingerprint
+    assert sorted(facts["suspects"]["rows"]) == list(range(0, 300, 11))
+    assert facts["losses"]["median"] == pytest.approx(np.median(store.losses))
+
+
+def test_verify_reads_every_byte(store, capsys):
+    status, facts, said = answered(capsys, "verify", store.path)
+    assert (status, facts["compared"]) == (0, None)
+    assert said == [f"{store.path}: all 300 rows are as they were written."]
+    file = store.path / "features.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert main(["verify", str(store.path)]) == 1
+    assert "was changed after it was written" in capsys.readouterr().err
+
+
+def test_simulate_delivers_what_the_sampler_would(store, capsys):
+    words = ("simulate", store.path, "--candidate-batch-size", 30, "--selection", "gstds", "--batches", 4)
+    status, facts, said = answered(capsys, *words, "--step-seconds", 1e6, "--seed", 3, "--epochs", 2)
+    assert status == 0
+    sampler = spectral_sampler.SpectralBatchSampler(store, 30, selection=spectral_sampler.GSTDS(), seed=3, epochs=2)
+    assert "\n".join(said) == sampler.describe()
+    assert facts["chosen"]["samples"] == sum(map(len, list(sampler)[:4]))
+    assert (facts["batches_per_epoch"], facts["batch_sizes"]) == (10, [9])
+    assert facts["pays"] is True
+    assert answered(capsys, *words, "--step-seconds", 1e-12)[1]["pays"] is False
+    scheduled = answered(
+        capsys, "simulate", store.path, "--candidate-batch-size", 30, "--schedule", "sigmoid", "--epochs", 5
+    )
+    assert len(scheduled[1]["batch_sizes"]) > 3
+
+
+def test_doctor_passes_here_and_names_what_fails(store, capsys, monkeypatch):
+    status, facts, _ = answered(capsys, "doctor", "--path", store.path.parent)
+    assert (status, facts["ok"]) == (0, True)
+    assert {"solver eager", "sampler", "store"} <= facts["checks"].keys()
+    assert facts["versions"]["torch"] in spectral_sampler.cli.doctor.metadata.version("torch")
+    assert not [path for path in store.path.parent.iterdir() if path != store.path], "nothing is left behind"
+    monkeypatch.setattr(spectral_sampler.cli.doctor, "_sampling", lambda: 1 / 0)
+    assert main(["doctor", "--path", "/proc/nowhere"]) == 1
+    said = capsys.readouterr().out
+    assert "BAD sampler: ZeroDivisionError" in said
+    assert "BAD store: FileNotFoundError" in said
+    assert "2 of " in said.splitlines()[-1]
+    assert said.endswith("checks failed: sampler, store\n")
+
+
+def test_doctor_sees_a_solver_that_is_wrong(monkeypatch):
+    from spectral_sampler.cli import doctor
+
+    right = spectral_sampler.fiedler_vector
+    wrong = lambda rows, backend: right(rows + 0.1 * rows.roll(1, 0), backend=backend)  # noqa: E731
+    assert doctor._tried(lambda: doctor._solver("eager"))[0]
+    monkeypatch.setattr(spectral_sampler, "fiedler_vector", wrong)
+    good, what = doctor._tried(lambda: doctor._solver("eager"))
+    assert not good
+    assert "is off by an angle of" in what
+
+
+EXTRACT = ["extract", "--data", "digits", "--train-size", "100"]
+
+
+def test_extract_writes_a_store_that_knows_its_source(tmp_path, capsys):
     pytest.importorskip("sklearn")
-    words = ["extract", "--data", "digits", "--train-size", "100", "--cache", str(tmp_path / "cache")]
-    assert main([*words, "--out", str(tmp_path / "store")]) == 0
+    words = [*EXTRACT, "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "store")]
+    assert main(words) == 0
     assert "100 rows of 64 features" in capsys.readouterr().out
     store = ReferenceStore.open(tmp_path / "store")
     assert len(store) == 100
     assert store.losses is not None
     assert store.labels is not None
+    assert store.source["data"] == "digits"
+    assert store.source["command"].startswith("spectral-sampler extract --data digits")
+    assert main([*words, "--seed", "0"]) == 0, "the same content may be written again"
+    capsys.readouterr()
+    assert main([*words, "--seed", "1"]) == 1
+    assert "holds another store" in capsys.readouterr().err
+    assert ReferenceStore.open(tmp_path / "store").fingerprint == store.fingerprint
+    assert main([*words, "--seed", "1", "--overwrite"]) == 0
+    assert ReferenceStore.open(tmp_path / "store").fingerprint != store.fingerprint
+
+
+COMPARE = ["compare", "--train-size", "128", "--seeds", "1", "--schedule", "constant", "--no-curves", "--jobs", "1",
+           "--policies", "uniform"]  # fmt: skip
+
+
+def test_a_comparison_never_replaces_another_one_unasked(tmp_path, capsys):
+    for package in ("sklearn", "scipy", "tqdm"):
+        pytest.importorskip(package)
+    out = tmp_path / "out"
+    words = [*COMPARE, "--out", str(out), "--cache", str(tmp_path / "cache")]
+    status, results, _ = answered(capsys, *words, "--epochs", 1)
+    assert status == 0
+    assert [cell["seed"] for cell in results["cells"]] == [0] * 4
+    before = {path: path.read_bytes() for path in out.rglob("*.json")}
+    assert main([*words, "--epochs", "1"]) == 1
+    assert "out must be an empty folder, got" in capsys.readouterr().err
+    assert main([*words, "--epochs", "2", "--resume"]) == 1
+    assert "They differ in epochs" in capsys.readouterr().err
+    (out / "settings.json").unlink()  # as it was before there was one
+    assert main([*words, "--epochs", "2", "--resume"]) == 1
+    assert {path: path.read_bytes() for path in out.rglob("*.json")} == {
+        path: text for path, text in before.items() if path.name != "settings.json"
+    }
+    assert main([*words, "--epochs", "2", "--overwrite", "--first-seed", "7"]) == 0
+    assert {path.name for path in (out / "cells").iterdir()} == {
+        f"{policy}-seed7.json" for policy in ("full", "full-equal-compute", "uniform", "loss-weighted")
+    }, "nothing of the other one stays beside it"
+
+
+def test_in_a_file_a_long_comparison_is_seen_to_go_on_and_ctrl_c_ends_it(tmp_path):
+    for package in ("sklearn", "scipy", "tqdm"):
+        pytest.importorskip(package)
+    words = [*COMPARE, "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--epochs", "2000"]
+    code = (
+        "import sys\nfrom spectral_sampler.experiment import progress\nprogress._FIRST = progress._EVERY = 0.2\n"
+        "from spectral_sampler.cli import main\n"
+        f"if __name__ == '__main__':\n    sys.exit(main({words!r}))\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    log = tmp_path / "log.txt"
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, str(script)], stdout=file, stderr=file, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while "to go" not in log.read_text().partition("trainings after")[2] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: the workers too
+        assert process.wait(timeout=30) == 130
+    said = log.read_text()
+    assert "0 of 4 trainings after" in said
+    assert said.endswith("spectral-sampler: interrupted; finished trainings are kept, go on with --resume\n")
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ import shlex
 import pytest
 
 from benchmarks import results, study, tables
-from spectral_sampler.cli import _parser, _settings
+from spectral_sampler.cli.options import settings
+from spectral_sampler.cli.program import parser
 from spectral_sampler.experiment.policies import chosen_policies
 
 CONTROLS = {"full", "full-equal-compute", "uniform", "loss-weighted"}
@@ -40,8 +41,8 @@ def test_committed_results_are_complete(name):
 def test_the_study_is_complete(name):
     result = tables.read_json(study.STUDY / f"{name}.json")
     assert result["circumstances"]["command"] == f"spectral-sampler {study.RUNS[name]}"
-    arguments = _parser().parse_args(shlex.split(study.RUNS[name]))
-    assert result["settings"] == _settings(arguments).record()
+    arguments = parser().parse_args(shlex.split(study.RUNS[name]))
+    assert result["settings"] == settings(arguments).record()
     assert result["policies"] == list(chosen_policies(arguments.policies.split(",")))
     assert result["seeds"] == list(range(study.SEEDS))
     done = [(cell["policy"], cell["seed"]) for cell in result["cells"]]

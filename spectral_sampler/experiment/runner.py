@@ -6,9 +6,10 @@ import contextlib
 import multiprocessing
 import os
 import platform
-import queue
+import signal
 import subprocess
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,16 +22,15 @@ from spectral_sampler.errors import ArgumentError, argument_error
 from spectral_sampler.experiment import cell as cells
 from spectral_sampler.experiment.cell import Cell, Places
 from spectral_sampler.experiment.corruption import corrupt
-from spectral_sampler.experiment.optional import optional
 from spectral_sampler.experiment.policies import FULL, chosen_policies
+from spectral_sampler.experiment.progress import Progress
 from spectral_sampler.experiment.reference import prepare_features, reference_for
 from spectral_sampler.experiment.report import read_json, write_json
+from spectral_sampler.experiment.settings import Settings
 from spectral_sampler.schedule import plan_ratios
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from spectral_sampler.experiment.settings import Settings
 
 __all__ = ["Comparison", "circumstances", "compare"]
 
@@ -54,12 +54,15 @@ class Comparison(NamedTuple):
     command: str = ""
     curves: bool = True
     """False tests every training at its end only, for tables without pictures."""
+    overwrite: bool = False
+    """Replace what another comparison left in ``out``."""
 
 
 def _start_worker(events: Any, plugins: tuple[str, ...]) -> None:
     """One thread each: several processes with several threads on the same cores cost up to nine times the work."""
     global _events  # noqa: PLW0603 - a worker process belongs to the runner
     _events = events
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the runner ends its workers itself
     torch.set_num_threads(1)
     for module in plugins:
         __import__(module)
@@ -114,32 +117,6 @@ def _one_thread_each() -> Iterator[None]:
 
 def _available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Progress:
-    """tqdm bars fed by the queue of the workers."""
-
-    def __init__(self, events: Any) -> None:
-        self.events, self.make = events, optional("tqdm.auto").tqdm
-
-    def finish(self, futures: list[Future[Any]], what: str, total: int, unit: str) -> list[Any]:
-        """Waits for ``futures``; raises the first error, having stopped what had not begun."""
-        with self.make(total=total, desc=what, unit=unit, disable=None) as bar:
-            pending = set(futures)
-            while pending:
-                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in done:
-                    if future.exception() is not None:
-                        for other in pending:
-                            other.cancel()
-                    future.result()
-                    if unit == "reference":
-                        bar.update()
-                with contextlib.suppress(queue.Empty):
-                    while True:
-                        bar.update(self.events.get_nowait())
-            bar.update(max(0, total - bar.n))  # the queue may lag behind the last result
-        return [future.result() for future in futures]
 
 
 def _finished(comparison: Comparison, cell: Cell, path: Path) -> bool:
@@ -208,6 +185,7 @@ def compare(comparison: Comparison, say: Callable[[str], None] = lambda _: None)
     settings = comparison.settings.checked()
     policies = chosen_policies(comparison.policies)
     folder = comparison.out / "cells"
+    _claim(comparison)
     paths = {
         Cell(settings, policy, seed, comparison.curves): folder / f"{policy}-seed{seed}.json"
         for seed in comparison.seeds
@@ -216,7 +194,7 @@ def compare(comparison: Comparison, say: Callable[[str], None] = lambda _: None)
     pending = [cell for cell, path in paths.items() if not _finished(comparison, cell, path)]
     if len(pending) < len(paths):
         say(f"{len(paths) - len(pending)} of {len(paths)} trainings are finished already.")
-    described = _execute(comparison, pending, paths)
+    described = _execute(comparison, pending, paths, say)
     results = {
         "settings": settings.record(),
         "policies": list(policies),
@@ -230,12 +208,57 @@ def compare(comparison: Comparison, say: Callable[[str], None] = lambda _: None)
     return results
 
 
+_SETTINGS = "settings.json"  # in `Comparison.out` from the start, so that a study is known before it is finished
+
+
+def _claim(comparison: Comparison) -> None:
+    """Refuses a folder that cannot be written, or that holds trainings nobody said what to do with."""
+    out = comparison.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        remedy = f"{error.strerror or error}. Pass another one."
+        raise argument_error("out", "a folder that can be written", out, remedy) from error
+    finished = len(list((out / "cells").glob("*.json")))
+    if not finished or comparison.overwrite:
+        return
+    rule, value = "an empty folder", f"{out} with {finished} trainings"
+    if not comparison.resume:
+        raise argument_error("out", rule, value, "Go on with them by --resume, or replace them by --overwrite.")
+    if differing := _differing(comparison.settings, out):
+        rule = "one of the same settings to go on with"
+        remedy = f"They differ in {', '.join(differing)}: pass another --out, or replace them by --overwrite."
+        raise argument_error("out", rule, value, remedy)
+
+
+def _differing(settings: Settings, out: Path) -> list[str]:
+    """Names of the settings that the trainings in ``out`` were made with otherwise."""
+    for name in (_SETTINGS, "results.json"):
+        if (out / name).exists():
+            found = read_json(out / name)["settings"]
+            record, known = settings.record(), {**Settings(found["data"]).record(), **found}
+            return [field for field in known if known[field] != record.get(field)]
+    return []  # older than both files: `_finished` looks at each training
+
+
+def _begin(comparison: Comparison) -> None:
+    """Leaves in ``out`` what belongs to this comparison, and says whose it is."""
+    if not comparison.resume:
+        for path in [*(comparison.out / "cells").glob("*.json"), *comparison.out.glob("results.json")]:
+            path.unlink()
+    write_json(comparison.out / _SETTINGS, {"settings": comparison.settings.record()})
+
+
 def _keep_ratios(settings: Settings, rows: int) -> list[float]:
     ratios = plan_ratios(settings.planned_ratio(), settings.epochs, cells.candidate_batches(settings, rows))
     return [round(float(ratio), 6) for ratio in ratios.flat()]
 
 
-def _execute(comparison: Comparison, pending: list[Cell], paths: dict[Cell, Path]) -> dict[str, Any]:
+def _execute(
+    comparison: Comparison, pending: list[Cell], paths: dict[Cell, Path], say: Callable[[str], None]
+) -> dict[str, Any]:
     settings, places = comparison.settings, comparison.places
     context = multiprocessing.get_context("spawn")
     events = context.Queue()
@@ -243,9 +266,10 @@ def _execute(comparison: Comparison, pending: list[Cell], paths: dict[Cell, Path
     # Full trainings take longest; begun last they would leave cores idle at the end.
     pending = sorted(pending, key=lambda cell: (cell.policy != FULL, cell.seed))
     with _one_thread_each(), ProcessPoolExecutor(jobs, context, _start_worker, (events, places.plugins)) as pool:
-        progress = _Progress(events)
+        progress = Progress(events, say)
         try:
             described: dict[str, Any] = pool.submit(_describe, settings, places).result()
+            _begin(comparison)
             seeds = sorted({cell.seed for cell in pending})
             references = [pool.submit(_prepare_reference, settings, seed, places) for seed in seeds]
             progress.finish(references, "references", len(references), "reference")
@@ -256,6 +280,9 @@ def _execute(comparison: Comparison, pending: list[Cell], paths: dict[Cell, Path
                 "A worker process died, perhaps for lack of memory. What is finished is kept: add --resume --jobs 1."
             ) from error
         except BaseException:
+            workers = list(pool._processes.values())  # noqa: SLF001 - forgotten by a shutdown
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:  # what runs is not kept, so it is not waited for
+                worker.terminate()
             raise
     return described

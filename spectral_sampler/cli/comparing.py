@@ -1,0 +1,94 @@
+"""``compare`` and ``demo``: policies compared by training."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectral_sampler.cli import options
+from spectral_sampler.cli.answer import Answer
+from spectral_sampler.errors import argument_error
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+__all__ = ["add"]
+
+_DEMO = {"seeds": 5, "epochs": 30}
+_QUICK = {"seeds": 2, "epochs": 12}
+
+
+def add(commands: Any) -> None:
+    """The two commands and their options."""
+    compare = commands.add_parser("compare", help="compare policies by training")
+    options.add_data(compare, "digits")
+    compare.add_argument("--policies", metavar="A,B,…", help="full, full-equal-compute, uniform, loss-weighted "
+                         "are always included (default: these, saln, gstds and our own)")  # fmt: skip
+    compare.add_argument("--seeds", type=int, default=5, metavar="K")
+    compare.add_argument("--first-seed", type=int, default=0, metavar="SEED")
+    compare.add_argument("--out", type=Path, metavar="DIR", help="default results/NAME")
+    options.add_training(compare)
+    options.add_ratio(compare)
+    compare.add_argument("--fixed-batches", dest="reshuffle", action="store_false", default=None,
+                         help="the same candidate batches in every epoch")  # fmt: skip
+    run = compare.add_argument_group("run")
+    run.add_argument("--jobs", type=int, metavar="J", help="processes (default: one a core)")
+    run.add_argument("--resume", action="store_true", help="keep finished trainings found in --out")
+    run.add_argument("--overwrite", action="store_true", help="replace another comparison found in --out")
+    run.add_argument("--no-curves", dest="curves", action="store_false", help="test at the end only, draw nothing")
+    run.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="imported for the policies it registers"
+    )
+    compare.set_defaults(run=_compare, interrupted="finished trainings are kept, go on with --resume")
+    demo = commands.add_parser("demo", help="the comparison on handwritten digits, about half a minute")
+    demo.add_argument("--quick", action="store_true", help="fewer epochs and seeds, about 20 seconds")
+    demo.add_argument("--out", type=Path, default=Path("demo-results"), metavar="DIR")
+    demo.add_argument("--cache", type=Path, metavar="DIR", help="default: inside --out")
+    demo.add_argument("--jobs", type=int, metavar="J")
+    demo.set_defaults(run=_demo, interrupted="nothing is left to go on with; the next demo starts anew")
+
+
+def _compare(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer:
+    from spectral_sampler.experiment import DEFAULT, Comparison
+
+    if arguments.seeds < 1:
+        raise argument_error("seeds", "at least 1", arguments.seeds, "Intervals need two or more.")
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise argument_error("jobs", "at least 1", arguments.jobs, "Leave it out for one process a core.")
+    for module in arguments.plugin:
+        __import__(module)
+    names = [name.strip() for name in arguments.policies.split(",") if name.strip()] if arguments.policies else DEFAULT
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    settings = options.settings(arguments)
+    out = arguments.out or Path("results") / options.title(settings.data)
+    comparison = Comparison(settings, names, seeds, out, options.places(arguments), arguments.jobs, arguments.resume,
+                            arguments.words, arguments.curves, arguments.overwrite)  # fmt: skip
+    return _finished(comparison, say)
+
+
+def _demo(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer:
+    from spectral_sampler.experiment import DEFAULT, Comparison, Places, Settings
+
+    size = _QUICK if arguments.quick else _DEMO
+    settings = Settings.of("digits", epochs=size["epochs"])
+    cache = (arguments.cache or arguments.out / "cache").resolve()
+    return _finished(Comparison(settings, DEFAULT, range(size["seeds"]), arguments.out, Places(cache=cache),
+                                arguments.jobs, command=arguments.words, overwrite=True), say)  # fmt: skip
+
+
+def _finished(comparison: Any, say: Callable[[str], None]) -> Answer:
+    from spectral_sampler.experiment import compare, rows, table, verdict
+    from spectral_sampler.experiment.figures import save_figures
+
+    started = time.monotonic()
+    results = compare(comparison, say)
+    lines = rows(results["cells"], results["policies"])
+    pictures = save_figures(results, comparison.out) if comparison.curves else []
+    text = [
+        f"{table(lines)}\n\n{verdict(lines)}\n",
+        f"Numbers: {comparison.out / 'results.json'}\nPictures: {', '.join(map(str, pictures)) or 'none'}",
+        f"{len(results['cells'])} trainings, {time.monotonic() - started:.0f} s.",
+    ]
+    return Answer("\n".join(text), results)

@@ -1,0 +1,58 @@
+"""``extract``: what a reference says of a data set's training rows, as a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectral_sampler.cli import options
+from spectral_sampler.cli.answer import Answer
+from spectral_sampler.errors import StoreError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """The command and its options."""
+    extract = commands.add_parser("extract", help="reference features, losses and labels of a data set's training rows")
+    options.add_data(extract, None)
+    extract.add_argument("--out", type=Path, required=True, metavar="PATH", help="the store to write")
+    extract.add_argument("--overwrite", action="store_true", help="replace a store of something else found there")
+    extract.add_argument("--seed", type=int, default=0, help="of the model that gives the losses")
+    extract.set_defaults(run=_extract, interrupted="the same command goes on with the features that are cached")
+
+
+def _extract(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer:
+    from spectral_sampler.experiment.cell import load
+    from spectral_sampler.experiment.corruption import Corruption, corrupt
+    from spectral_sampler.experiment.reference import prepare_features, reference_for
+    from spectral_sampler.store import ReferenceStore
+
+    settings, places, out = options.settings(arguments), options.places(arguments), arguments.out
+    task = load(settings, places)
+    say(f"{options.title(settings.data)}: {len(task.train)} training rows, {len(task.classes)} classes")
+    prepare_features(settings, task, places.cache)
+    rows = corrupt(task.train.labels, Corruption(), len(task.classes), arguments.seed)
+    found = reference_for(settings, task, rows, arguments.seed, places.cache)
+    source = {"command": arguments.words, "data": settings.data, "version": task.version, "reference": found.record,
+              "seed": arguments.seed, "length": len(found.store)}  # fmt: skip
+    store = ReferenceStore(found.store.features, found.store.losses, found.store.labels, source=source)
+    if not arguments.overwrite and (there := _content(out)) not in (None, store.fingerprint):
+        raise StoreError(f"{out} holds another store ({there[:12]}). Pass another --out, or --overwrite to replace it.")
+    store.save(out)
+    text = f"{len(store)} rows of {store.width} features with losses and labels: {out}"
+    return Answer(text, {"path": str(out), "rows": len(store), "width": store.width, "fingerprint": store.fingerprint})
+
+
+def _content(path: Path) -> str | None:
+    """Fingerprint of the store that is there; None where there is none, and `save` says what else is in the way."""
+    from spectral_sampler.store import ReferenceStore
+
+    try:
+        return ReferenceStore.open(path, verify=False).fingerprint
+    except StoreError:
+        return None
