@@ -138,9 +138,9 @@ def check_order(sampler: Any, num_replicas: int) -> None:
     """A candidate order given by the caller has a length, and is not sharded twice."""
     if not (hasattr(sampler, "__iter__") and hasattr(sampler, "__len__")):
         raise argument_error("sampler", "an index sampler with a length", repr(sampler), "Give it a __len__.")
-    if isinstance(sampler, DistributedSampler) and num_replicas != 1:
+    if num_replicas != 1 and (isinstance(sampler, DistributedSampler) or getattr(sampler, "num_replicas", 1) != 1):
         raise argument_error(
-            "num_replicas", "1 when sampler= is a DistributedSampler", num_replicas,
+            "num_replicas", f"1 when the order is that of a {type(sampler).__name__}, which shards", num_replicas,
             "One of the two shards the data, not both; leave out sampler= for identical lists on any number of ranks.",
         )  # fmt: skip
 
