@@ -297,15 +297,6 @@ def test_features_alone_will_do():
     assert {len(batch) for (batch,) in loader} == {10}
 
 
-def test_a_loader_with_its_own_batches_needs_a_size():
-    own = DataLoader(DATA, batch_sampler=BatchSampler(SequentialSampler(DATA), 20, False))
-    with pytest.raises(ArgumentError, match=r"^candidate_batch_size must be given"):
-        curate(own, STORE, **OPTIONS)
-    assert {len(batch) for (batch,) in curate(own, STORE, candidate_batch_size=40, **OPTIONS)} == {20}
-    again = curate(own, STORE, candidate_batch_size=40, **OPTIONS)
-    assert {len(batch) for (batch,) in curate(again, STORE, candidate_batch_size=20, **OPTIONS)} == {10}
-
-
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(range(200))
@@ -336,20 +327,8 @@ class Telling(DataLoader):
         super().__init__(dataset, **options)
 
 
-class Closed(DataLoader):
-    """One that does not."""
-
-    def __init__(self, dataset, size):
-        super().__init__(dataset, batch_size=size)
-
-
-def test_the_class_is_kept_where_it_takes_a_batch_sampler(caplog):
+def test_the_class_is_kept_where_it_takes_a_batch_sampler():
     assert type(curate(Telling(DATA, batch_size=20), STORE, **OPTIONS)) is Telling
-    assert not caplog.records
-    plain = curate(Closed(DATA, 20), STORE, **OPTIONS)
-    assert type(plain) is DataLoader
-    assert "Closed takes no batch_sampler" in caplog.text
-    assert sum(1 for _ in plain) == 10
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
