@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from spectral_sampler.store import ReferenceStore
 
-__all__ = ["LabelNoise", "estimate", "label_noise", "labelled", "labels_of", "suspects"]
+__all__ = ["LabelNoise", "estimate", "known_label_noise", "label_noise", "labelled", "labels_of", "suspects"]
 
 _NAME, _VERSION = "derived-label-noise", 1
 """Beside a store; the version rises whenever `estimate` or `leave_one_out` would answer otherwise."""
@@ -138,6 +138,18 @@ def labels_of(store: ReferenceStore) -> NDArray[np.int64]:
     return labels
 
 
+def known_label_noise(store: ReferenceStore) -> LabelNoise | None:
+    """What `label_noise` has found, here or in the process that kept it beside the store, without computing it."""
+    if store not in _KNOWN:
+        each = (len(store),)
+        layout = {"numbers": ("float64", (3,)), "doubts": ("float64", each), "first": ("int64", each)}
+        if (kept := derived.kept(store, _NAME, _VERSION, layout)) is None:
+            return None
+        (share, accuracy, informative), doubts, first = kept.values()
+        _KNOWN[store] = LabelNoise(float(share), doubts, float(accuracy), bool(informative), first)
+    return _KNOWN[store]
+
+
 def label_noise(store: ReferenceStore) -> LabelNoise:
     """What the features of a store say about its labels: `estimate`, computed once, at the price of `leave_one_out`.
 
@@ -148,19 +160,13 @@ def label_noise(store: ReferenceStore) -> LabelNoise:
     """
     labels = labels_of(store)
     with _LOCK:
-        if store not in _KNOWN:
-            each = (len(store),)
-            layout = {"numbers": ("float64", (3,)), "doubts": ("float64", each), "first": ("int64", each)}
-            if (kept := derived.kept(store, _NAME, _VERSION, layout)) is not None:
-                (share, accuracy, informative), doubts, first = kept.values()
-                found = LabelNoise(float(share), doubts, float(accuracy), bool(informative), first)
-            else:
-                found = estimate(store.features, labels)
-                numbers = np.array([found.share, found.accuracy, found.informative])
-                arrays = {"numbers": numbers, "doubts": found.doubts, "first": found.first}
-                derived.keep(store, _NAME, _VERSION, arrays)
-            _KNOWN[store] = found
-        return _KNOWN[store]
+        found = known_label_noise(store)
+        if found is None:
+            found = _KNOWN[store] = estimate(store.features, labels)
+            numbers = np.array([found.share, found.accuracy, found.informative])
+            arrays = {"numbers": numbers, "doubts": found.doubts, "first": found.first}
+            derived.keep(store, _NAME, _VERSION, arrays)
+        return found
 
 
 def suspects(store: ReferenceStore, share: float | None = None) -> NDArray[np.bool_]:

@@ -203,15 +203,21 @@ class Plan:
         """The mean keep ratio, expected or planned."""
         return self.ratios.mean if self.adaptive is None else self.adaptive.mean
 
-    def of_epoch(self, epoch: int) -> tuple[float, int]:
-        """The mean keep ratio planned for an epoch, and how many samples this rank keeps in it."""
-        firsts = np.arange(self.steps) * self.num_replicas
-        groups = firsts // self.ratios.group
+    def by_step(self, epoch: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """(steps,) each: keep ratio, samples kept and candidates offered at the steps of an epoch on this rank."""
+        groups = np.arange(self.steps) * self.num_replicas // self.ratios.group
         ratios = self.ratios.of_epoch(epoch)[groups]
         if self.batch_size is not None:
-            return float(ratios.mean()), self.steps * self.batch_size
+            return ratios, np.full(self.steps, self.batch_size), self._taken(ratios)
         kept = self._budgets(ratios, self.candidates, *self._turns(epoch, groups))
-        kept[-1] = self.at_step(epoch, self.steps - 1).budget  # a tail
+        offered = np.full(self.steps, self.candidates)
+        last = self.at_step(epoch, self.steps - 1)
+        kept[-1], offered[-1] = last.budget, last.size  # a tail
+        return ratios, kept, offered
+
+    def of_epoch(self, epoch: int) -> tuple[float, int]:
+        """The mean keep ratio planned for an epoch, and how many samples this rank keeps in it."""
+        ratios, kept, _ = self.by_step(epoch)
         return float(ratios.mean()), int(kept.sum())
 
     @property

@@ -103,17 +103,18 @@ class Run:
         kept = dict(list(self._proposals.items())[-1:])  # of an epoch that may still run
         self._proposals = {**kept, begun.epoch: begun.proposal}
         self._loaded.clear()
-        _log.info("%s", self._announced(begun.epoch))
+        _log.info("%s", self.announced(begun.epoch))
         return begun
 
-    def _announced(self, epoch: int) -> str:
+    def announced(self, epoch: int) -> str:
+        """What an epoch will be, as far as the plan knows."""
         of = "" if self.settings.epochs is None else f" of {self.settings.epochs}"
         if self.adaptive is not None:
             return (
                 f"epoch {epoch}{of}: keep ratio {self.adaptive.peek(epoch * self.plan.batches):.3f}, follows the loss"
             )
         ratio, kept = self.plan.of_epoch(epoch)
-        most = "at most " if self.selection.proposes else ""
+        most = "at most " if self.selection.proposes or self.order.repeats else ""
         return f"epoch {epoch}{of}: keep ratio {ratio:.3f}, {most}{kept} samples in {self.plan.steps} batches"
 
     def _check_heard(self) -> None:
@@ -258,7 +259,7 @@ class Run:
             f"selection   {self.selection!r}",
             f"data        {len(self.store)} samples, offered {plan.candidates} at a time",
             f"batches     {plan.steps} an epoch{share}, of {span} samples",
-            f"next        {self._announced(self.counter.epoch)}",
+            f"next        {self.announced(self.counter.epoch)}",
             f"to report   {asks}",
         ])  # fmt: skip
 
