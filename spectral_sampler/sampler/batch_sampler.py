@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler
 from spectral_sampler.errors import argument_error
 from spectral_sampler.lookahead import LookAhead
 from spectral_sampler.placement import Placement
-from spectral_sampler.sampler import arguments
+from spectral_sampler.sampler import arguments, description
 from spectral_sampler.sampler.choosing import Decision, choose
 from spectral_sampler.sampler.counter import EpochCounter, Pass
 from spectral_sampler.sampler.learner import Learner
@@ -302,9 +302,14 @@ class SpectralBatchSampler(BatchSampler):
         return candidates.indices, decision.choice, candidates.slot.ratio
 
     def describe(self) -> str:
-        """What will happen, in a few lines: selection, ratio, samples and batches of an epoch, batch sizes, and what
-        the training loop has to report."""
-        return self._run.described(self.batch_sizes())
+        """What will happen, in at most ten lines: selection, batches, their sizes, keep ratio and samples of the first
+        and the last epoch, the share of full training's samples, what a batch has cost so far, what the training loop
+        has to report, and what to look out for. Computes no scores and reads no data."""
+        return description.text(self._run)
+
+    def _repr_html_(self) -> str:
+        """`describe` as a table, for notebooks."""
+        return description.html(self._run, type(self).__name__)
 
     def keep_ratios(self) -> NDArray[np.float64]:
         """(epochs · batches,) the keep ratio of every candidate batch of the horizon, over all ranks; NaN where an

@@ -249,20 +249,6 @@ class Run:
             raise argument_error("indices", f"integers from 0 to {samples - 1}", rows.tolist(), remedy)
         return torch.as_tensor(self.deliveries.weights_of(rows), device=device)
 
-    def described(self, sizes: set[int]) -> str:
-        """See `SpectralBatchSampler.describe`."""
-        settings, plan = self.settings, self.plan
-        span = str(min(sizes)) if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)} ({len(sizes)} sizes)"
-        share = "" if settings.num_replicas == 1 else f" on each of {settings.num_replicas} ranks"
-        asks = "call sampler.observe_next(losses) after every step" if self.listens else "nothing"
-        return "\n".join([
-            f"selection   {self.selection!r}",
-            f"data        {len(self.store)} samples, offered {plan.candidates} at a time",
-            f"batches     {plan.steps} an epoch{share}, of {span} samples",
-            f"next        {self.announced(self.counter.epoch)}",
-            f"to report   {asks}",
-        ])  # fmt: skip
-
     def as_floats(self) -> dict[str, float]:
         """The statistics."""
         self._catch_up()
