@@ -35,13 +35,15 @@ class _Course(NamedTuple):
     largest: NDArray[np.int64]
     most: NDArray[np.float64]
     """The largest share of a candidate batch that is kept, but for rounding."""
+    sizes: set[int]
+    """The smallest and the largest candidate batch."""
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """Names and sentences, at most ten."""
     course = _course(run)
     orders = "" if len(run.order) == len(run.store) else f", {len(run.order)} in the order of an epoch"
-    offered = _span(_offers(run, course))
+    offered = str(run.plan.candidates) if run.plan.batch_size is None else _span(course.sizes)
     asks = "call sampler.observe_next(losses) after every step" if run.listens else "nothing"
     if isinstance(run.selection, (InfoBatch, SensitivitySampling, GradientNorm)):
         asks += "; multiply the losses by sampler.weights_for(indices)"
@@ -73,20 +75,15 @@ def html(run: Run, title: str) -> str:
 def _course(run: Run) -> _Course:
     horizon = run.settings.epochs
     epochs = [run.counter.epoch] if horizon is None else list(range(horizon))
-    each = []
+    each, sizes = [], set()
     for epoch in epochs:
         ratios, kept, offered = run.plan.by_step(epoch)
         forced = kept - ratios * offered >= run.settings.multiple_of  # by min_keep, or where there are no more
         most = np.where(forced, kept / offered, ratios).max()
+        sizes |= {int(offered.min()), int(offered.max())}
         each.append((ratios.mean(), kept.sum(), offered.sum(), kept.min(), kept.max(), most))
     ratio, kept, offered, smallest, largest, most = (np.array(column) for column in zip(*each, strict=True))
-    return _Course(epochs, ratio, kept, offered, smallest, largest, most)
-
-
-def _offers(run: Run, course: _Course) -> set[int]:
-    if run.plan.batch_size is None:
-        return {run.plan.candidates}
-    return {int(size) for epoch in course.epochs for size in run.plan.by_step(epoch)[2]}
+    return _Course(epochs, ratio, kept, offered, smallest, largest, most, sizes)
 
 
 def _span(sizes: set[int]) -> str:
