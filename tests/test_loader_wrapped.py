@@ -293,9 +293,10 @@ def test_what_a_framework_made_is_refused_by_its_module(module, named):
 @pytest.mark.parametrize("dispatch", [False, True])
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
-def test_accelerates_prepared_loaders_are_refused(stateful, dispatch, processes):
+def test_accelerates_prepared_loaders_are_refused(stateful, dispatch, processes, request):
     data_loader = pytest.importorskip("accelerate.data_loader", reason="needs accelerate")
     accelerate = pytest.importorskip("accelerate")
+    request.addfinalizer(accelerate.PartialState._reset_state)
     accelerate.PartialState(cpu=True)
     for curated in (False, True):
         loader = DataLoader(DATA, 20, shuffle=True)
