@@ -141,8 +141,8 @@ def check_order(sampler: Any, num_replicas: int) -> None:
     if num_replicas != 1 and (isinstance(sampler, DistributedSampler) or getattr(sampler, "num_replicas", 1) != 1):
         raise argument_error(
             "num_replicas", f"1 when the order is that of a {type(sampler).__name__}, which shards", num_replicas,
-            "One of the two shards the data, not both; an order of the sampler's own (shuffle=) gives identical lists on "
-            "any number of ranks.",
+            "One of the two shards the data, not both; an order of the sampler's own (shuffle=) gives identical lists "
+            "on any number of ranks.",
         )  # fmt: skip
 
 
