@@ -311,3 +311,28 @@ def test_too_many_repetitions_for_a_constant_size_are_an_error():
         ValueError, match=r"^sampler must be one that offers at least 16 distinct samples among 32, got 1"
     ):
         list(sampler)
+
+
+def test_another_sampler_over_the_same_order_begins_at_its_own_epoch():
+    theirs = DistributedSampler(range(256), 1, rank=0)
+    epochs_of(make(theirs), 3)
+    again = make(theirs)
+    assert again.epoch == 0
+    assert list(again) == list(make(DistributedSampler(range(256), 1, rank=0)))
+    theirs.set_epoch(5)
+    third = make(theirs)
+    list(third)
+    assert third.epoch == 6, "what the caller sets is still heard"
+
+
+@pytest.mark.parametrize("item", [[1, 2], (0, 1), 0.0, "3"])
+def test_a_sampler_of_anything_but_indices_is_refused(item):
+    class Whole(Sampler):
+        def __len__(self):
+            return 256
+
+        def __iter__(self):
+            return iter([item] * 256)
+
+    with pytest.raises(ValueError, match="sampler must be one that yields indices"):
+        list(make(Whole()))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ __all__ = ["CandidateOrder"]
 
 _ABSENT = object()
 _SOURCE_STREAM = 0x534F5552  # separates the seed given to a caller's sampler from our own permutations
+_TOLD: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # by any of us: another sampler's epochs are not the caller's
 _PASS_STRIDE = 1 << 32  # a further pass over the data is keyed like an epoch far in the future
 
 
@@ -51,7 +54,8 @@ class CandidateOrder(Sampler[int]):
     ) -> None:
         self._counter, self.source = counter, source
         self._rows, self._seed, self._shuffle, self._fixed = rows, seed, shuffle, fixed
-        self._told = 0  # the epoch a sampler has before anybody sets it
+        self._listens = callable(getattr(source, "set_epoch", None))
+        self._told = _TOLD.get(source, 0) if self._listens else 0  # 0: what a sampler has before anybody sets it
         self._drawn: dict[int, NDArray[np.int64]] = {}  # the source's order of the running epoch, and of one looked at
 
     def __len__(self) -> int:
@@ -71,13 +75,14 @@ class CandidateOrder(Sampler[int]):
     def tell(self, epoch: int) -> None:
         """Passes the epoch on to the caller's sampler."""
         self._told = epoch
-        if callable(getattr(self.source, "set_epoch", None)):
+        if self._listens:
             self.source.set_epoch(epoch)
+            _TOLD[self.source] = epoch
 
     def epoch_set_by_caller(self) -> int | None:
         """The epoch that somebody else has set on the caller's sampler since `tell`, as loops with a
         DistributedSampler do."""
-        epoch = getattr(self.source, "epoch", None) if callable(getattr(self.source, "set_epoch", None)) else None
+        epoch = getattr(self.source, "epoch", None) if self._listens else None
         return epoch if isinstance(epoch, int) and epoch >= 0 and epoch != self._told else None
 
     @property
@@ -165,17 +170,17 @@ class CandidateOrder(Sampler[int]):
 
     def _draw(self, epoch: int) -> NDArray[np.int64]:
         source = self.source
-        settable, generator = callable(getattr(source, "set_epoch", None)), getattr(source, "generator", _ABSENT)
+        generator = getattr(source, "generator", _ABSENT)
         seedable = generator is None or isinstance(generator, torch.Generator)
-        if settable or seedable:
+        if self._listens or seedable:
             source = copy.copy(source)
-        if settable:
+        if self._listens:
             source.set_epoch(epoch)
         if seedable:
             own = generator.initial_seed() if isinstance(generator, torch.Generator) else 0
             key = draws.uniforms(self._seed, epoch, own, np.array([0]), _SOURCE_STREAM)[0]
             source.generator = torch.Generator().manual_seed(int(key * 2.0**53))
-        order = np.fromiter((int(index) for index in source), dtype=np.int64)
+        order = np.fromiter(map(_index, source), dtype=np.int64)
         if len(order) != len(self):
             raise argument_error(
                 "sampler", f"one that yields as many indices as its length says ({len(self)})", len(order),
@@ -187,3 +192,11 @@ class CandidateOrder(Sampler[int]):
                 "Indices count rows of the reference store.",
             )  # fmt: skip
         return order
+
+
+def _index(item: Any) -> int:
+    try:
+        return operator.index(item)
+    except TypeError:
+        remedy = "A sampler of whole batches goes to a DataLoader; pass the one inside it."
+        raise argument_error("sampler", "one that yields indices", repr(item), remedy) from None
