@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,15 +211,56 @@ def test_names_are_bare(store, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_links_and_pipes_are_not_followed(store, name):
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
+def test_what_is_no_file_is_never_opened(store, monkeypatch, name, kind, linked):
+    """Not even to see what it is: opening a pipe for reading can wait, opening a device can move it."""
     path = store.path / name
-    path.rename(store.path.parent / name)
-    path.symlink_to(store.path.parent / name)
-    with pytest.raises(StoreError):
+    path.unlink()
+    target = store.path.parent / "target" if linked else path
+    if kind == "pipe":
+        os.mkfifo(target)
+    elif kind == "directory":
+        target.mkdir()
+    else:
+        target = Path("/dev/zero")
+    if target != path:
+        path.symlink_to(target)
+    opened, open_file = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest: opened.append(Path(path)) or open_file(path, *rest))
+    with pytest.raises(StoreError, match="not a regular file"):
         ReferenceStore.open(store.path)
+    assert path not in opened
+    assert (store.path / "manifest.json" in opened) == (name != "manifest.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_path_that_becomes_a_pipe_after_it_was_looked_at(store, monkeypatch, name):
+    path, status = store.path / name, (store.path / name).stat()
     path.unlink()
     os.mkfifo(path)
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda self, **how: status if self == path else stat(self, **how))
     with pytest.raises(StoreError, match="not a regular file"):
+        ReferenceStore.open(store.path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_link_to_something_else_is_refused_and_says_nothing_of_it(store, tmp_path, name):
+    secret = tmp_path / "secret"
+    for text in (b"the password", b"x" * (store.path / name).stat().st_size, b'{"sha256": "", "format": "hidden"}'):
+        secret.write_bytes(text)
+        (store.path / name).unlink()
+        (store.path / name).symlink_to(secret)
+        with pytest.raises(StoreError, match=name) as failure:
+            ReferenceStore.open(store.path)
+        assert "password" not in str(failure.value)
+        assert secret.read_bytes() == text
+    secret.unlink()
+    with pytest.raises(StoreError, match=name):
+        ReferenceStore.open(store.path)
+    secret.symlink_to(store.path / name)  # a circle
+    with pytest.raises(StoreError, match=name):
         ReferenceStore.open(store.path)
 
 

@@ -76,39 +76,57 @@ class Job:
         self, models: list[torch.nn.Module], device: torch.device | str | None, *, overwrite: bool, patience: float
     ) -> ReferenceStore:
         """The finished store, from disk if it is there, else computed: alone, or together with the other ranks."""
-        alone = self.num_replicas == 1
+        alone, unfit = self.num_replicas == 1, ""
+        try:
+            if (there := self.opened()) is not None:
+                return there
+        except StoreError as error:
+            unfit = f"{str(error).removesuffix('.')}. "  # may be about to be replaced, so it is looked at again
         with contextlib.ExitStack() as held:
+            try:
+                with atomic.disk_errors(self.directory):
+                    exclusive = held.enter_context(atomic.writer_lock(self.directory, shared=not alone))
+            except StoreError as error:
+                raise StoreError(f"{unfit}{error}") from error
             with atomic.disk_errors(self.directory):
-                held.enter_context(atomic.writer_lock(self.directory, shared=not alone))
                 if (finished := self.finished(overwrite=overwrite)) is not None:
                     return finished
                 writing.refuse_strangers(self.directory)
                 if alone:
-                    writing.claim(self.directory)
+                    writing.claim(self.directory, exclusive=exclusive)
+                if alone and exclusive:
                     discard_others(self.directory, self.identity)
             self.fill(models, device)
             if alone:
-                return self.publish()
+                return self.publish(exclusive=exclusive)
         return self.wait(overwrite=overwrite, patience=patience)
 
-    def finished(self, *, overwrite: bool) -> ReferenceStore | None:
-        """The store that is there, if it was made of the same; StoreError if it was not and may not be replaced."""
+    def opened(self) -> ReferenceStore | None:
+        """The store that is there, or None; StoreError if it was made of something else or is damaged. Needs no lock:
+        the manifest comes last, and what it names is compared with it."""
         manifest = writing.current_manifest(self.directory)
         if manifest is None:
             return None
-        source = manifest.source or {}
-        differing = [name for name in self.identity if source.get(name) != self.identity[name]]
-        if not set(differing) - _NOT_CONTENT:
-            try:
-                return ReferenceStore.open(self.directory)
-            except StoreError as error:
-                _logger.warning("extracting again: %s", error)
-                return None
-        if not overwrite:
-            raise StoreError(
-                f"{self.directory} holds a store made of something else ({', '.join(differing)} differ). "
-                f"Pass another path, or overwrite=True."
-            )
+        self.compare(manifest.source)
+        store = ReferenceStore.open(self.directory)
+        self.compare(store.source)  # what was opened, which a writer may have put there since
+        return store
+
+    def compare(self, source: Mapping[str, Any] | None) -> None:
+        """Raises unless a store with this source was made of the same."""
+        differing = [name for name in self.identity if (source or {}).get(name) != self.identity[name]]
+        if set(differing) - _NOT_CONTENT:
+            raise _Foreign(f"{self.directory} holds a store made of something else ({', '.join(differing)} differ)")
+
+    def finished(self, *, overwrite: bool) -> ReferenceStore | None:
+        """The store that is there, if it is of use; StoreError if it is of something else and may not be replaced."""
+        try:
+            return self.opened()
+        except _Foreign as error:
+            if not overwrite:
+                raise StoreError(f"{error}. Pass another path, or overwrite=True.") from None
+        except StoreError as error:
+            _logger.warning("extracting again: %s", error)
         return None
 
     def fill(self, models: list[torch.nn.Module], device: torch.device | str | None) -> None:
@@ -161,15 +179,22 @@ class Job:
             rule = f"the same arrays in every batch ({expected})"
             raise argument_error("features", rule, f"{found} in batch {chunk}", "Pool features to one width.")
 
-    def publish(self) -> ReferenceStore:
-        """Makes the finished extraction a store; the caller holds the exclusive lock."""
+    def publish(self, *, exclusive: bool) -> ReferenceStore:
+        """Makes the finished extraction a store; with the exclusive lock, or without where there is none."""
         partial = Partial.find(self.directory, self.identity)
         missing = list(range(len(self.batches))) if partial is None else partial.missing()
         if partial is None or missing:
             raise _Missing(missing)
         with atomic.disk_errors(self.directory):
-            partial.publish(self.directory, self.identity)
-        return ReferenceStore.open(self.directory, verify=False)
+            try:
+                partial.publish(self.directory, self.identity, exclusive=exclusive)
+            except (FileNotFoundError, PermissionError):
+                if exclusive or self.num_replicas == 1:
+                    raise
+                raise _Missing([]) from None  # another rank is at it
+        store = ReferenceStore.open(self.directory, verify=False)
+        self.compare(store.source)  # where nothing keeps other writers out, it may be theirs
+        return store
 
     def wait(self, *, overwrite: bool, patience: float) -> ReferenceStore:
         """Publishes once all ranks are done. Running ranks hold the lock; absent ones are waited for by the clock."""
@@ -178,12 +203,12 @@ class Job:
         while True:
             with contextlib.ExitStack() as held:
                 with atomic.disk_errors(self.directory):
-                    held.enter_context(atomic.writer_lock(self.directory))
+                    exclusive = held.enter_context(atomic.writer_lock(self.directory))
                     if (finished := self.finished(overwrite=overwrite)) is not None:
                         return finished
-                    writing.claim(self.directory)
+                    writing.claim(self.directory, exclusive=exclusive)
                 try:
-                    return self.publish()
+                    return self.publish(exclusive=exclusive)
                 except _Missing as error:
                     if error.chunks != missing:
                         missing, since = error.chunks, time.monotonic()
@@ -194,6 +219,10 @@ class Job:
                 )
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
+
+
+class _Foreign(StoreError):
+    """The store that is there was made of something else."""
 
 
 class _Missing(Exception):

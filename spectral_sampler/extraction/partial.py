@@ -8,6 +8,7 @@ torn by a crash therefore counts as missing. Ranks write disjoint rows and disjo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectral_sampler.store import atomic, writing
-from spectral_sampler.store.manifest import ArrayEntry, data_digests, map_array, npy_header
+from spectral_sampler.store.manifest import ArrayEntry, data_digests, map_array, npy_header, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,17 +66,20 @@ class Partial:
         """Opens the files that :meth:`find` or :meth:`create` has seen to."""
         self.path, self.layout = path, layout
         self._arrays = {name: _map_shared(path, layout.entry(name)) for name in layout.arrays}
-        digests = np.memmap(path / _CHUNKS, np.uint8, "r+", shape=(layout.chunks, _DIGEST_BYTES))
+        with open_regular(path / _CHUNKS, write=True) as file:
+            digests = np.memmap(file, np.uint8, "r+", shape=(layout.chunks, _DIGEST_BYTES))
         self._digests: NDArray[np.uint8] = digests.view(np.ndarray)
 
     @classmethod
     def find(cls, directory: Path, identity: Mapping[str, Any]) -> Partial | None:
         """The extraction to resume, or None; one whose files do not fit its settings is removed."""
         path = _path(directory, identity)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         try:
-            settings = json.loads((path / _SETTINGS).read_bytes())
+            if path.is_symlink():
+                raise ValueError("it is a link")  # noqa: TRY301
+            settings = _settings(path)
             arrays = {name: (dtype, tuple(shape)) for name, (dtype, shape) in settings["arrays"].items()}
             layout = Layout(arrays, settings["chunk_rows"])
             if settings["identity"] != dict(identity):
@@ -84,8 +88,10 @@ class Partial:
                 raise ValueError(f"{_CHUNKS} has another size")  # noqa: TRY301
             return cls(path, layout)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            if not os.path.lexists(path):
+                return None  # published meanwhile by a rank that nothing keeps from it, see `publish`
             _logger.warning("starting over: the unfinished extraction at %s is damaged (%s)", path, error)
-        shutil.rmtree(path)
+        atomic.discard(path)
         return None
 
     @classmethod
@@ -133,17 +139,26 @@ class Partial:
         """The chunks that are still to be computed."""
         return [chunk for chunk in range(self.layout.chunks) if not self.is_done(chunk)]
 
-    def publish(self, directory: Path, source: Mapping[str, Any]) -> None:
-        """Turns the files into the store of ``directory``. The caller holds its exclusive lock."""
+    def publish(self, directory: Path, source: Mapping[str, Any], *, exclusive: bool) -> None:
+        """Turns the files into the store of ``directory``; the object is of no use afterwards.
+
+        Without the ``exclusive`` lock several ranks may come here at once. Whoever can rename the directory of the
+        extraction has it; the others meet FileNotFoundError.
+        """
         entries = {name: self.layout.entry(name, data_digests(array)) for name, array in self._arrays.items()}
         for name in entries:
             _synchronise(self.path / f"{name}.npy")
-        writing.commit(directory, {name: self.path / f"{name}.npy" for name in entries}, entries, source)
-        self.remove()
-
-    def remove(self) -> None:
-        """Deletes the unfinished extraction."""
-        shutil.rmtree(self.path)
+        self._arrays, self._digests = {}, np.empty((0, _DIGEST_BYTES), np.uint8)  # Windows renames no mapped file
+        path = self.path if exclusive else self.path.rename(directory / atomic.temporary_name("partial"))
+        try:
+            staged = {name: path / f"{name}.npy" for name in entries}
+            writing.commit(directory, staged, entries, source, exclusive=exclusive)
+        except BaseException:
+            if path != self.path:
+                with contextlib.suppress(OSError):
+                    path.rename(self.path)
+            raise
+        shutil.rmtree(path, ignore_errors=True)  # the store is there; NFS and Windows keep files that a rank still maps
 
 
 def _path(directory: Path, identity: Mapping[str, Any]) -> Path:
@@ -152,15 +167,16 @@ def _path(directory: Path, identity: Mapping[str, Any]) -> Path:
 
 
 def _map_shared(path: Path, entry: ArrayEntry) -> NDArray[Any]:
-    map_array(path, entry)  # compares size and header, and refuses links
-    mapped = np.memmap(
-        path / entry.file,
-        np.dtype(entry.dtype).newbyteorder("<"),
-        "r+",
-        offset=len(npy_header(entry.dtype, entry.shape)),
-        shape=entry.shape,
-    )
+    map_array(path, entry)  # compares size and header
+    dtype, offset = np.dtype(entry.dtype).newbyteorder("<"), len(npy_header(entry.dtype, entry.shape))
+    with open_regular(path / entry.file, write=True) as file:
+        mapped = np.memmap(file, dtype, "r+", offset=offset, shape=entry.shape)
     return mapped.view(np.ndarray)
+
+
+def _settings(path: Path) -> Any:
+    with open_regular(path / _SETTINGS) as file:
+        return json.loads(file.read())
 
 
 def _reserve(path: Path, header: bytes, size: int) -> None:
@@ -171,7 +187,7 @@ def _reserve(path: Path, header: bytes, size: int) -> None:
 
 
 def _synchronise(path: Path) -> None:
-    with path.open("rb+") as file:
+    with open_regular(path, write=True) as file:
         os.fsync(file.fileno())
 
 
@@ -181,9 +197,9 @@ def discard_others(directory: Path, identity: Mapping[str, Any]) -> None:
         if path == _path(directory, identity):
             continue
         try:
-            other = json.loads((path / _SETTINGS).read_bytes())["identity"]
+            other = _settings(path)["identity"]
             differing = ", ".join(sorted(key for key in identity if other.get(key) != identity[key]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             differing = "unknown settings"
         _logger.warning("starting over: the unfinished extraction at %s had another %s", directory, differing)
-        shutil.rmtree(path)
+        atomic.discard(path)

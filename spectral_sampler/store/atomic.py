@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import secrets
@@ -20,14 +21,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["PARTIAL", "TEMPORARY", "allocate", "disk_errors", "publish", "stage", "temporary_name", "writer_lock"]
+__all__ = [
+    "LOCK",
+    "PARTIAL",
+    "TEMPORARY",
+    "allocate",
+    "discard",
+    "disk_errors",
+    "publish",
+    "stage",
+    "temporary_name",
+    "writer_lock",
+]
 
 TEMPORARY = ".tmp-"
 PARTIAL = ".partial-"  # directories of extractions that have not finished
-_LOCK = ".lock"
+LOCK = ".lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV}
+# What a file system says that keeps no directories on demand; EACCES is Windows', which opens none. EIO is a failure.
+_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EISDIR}
 _logger = logging.getLogger(__name__)
 
 
@@ -92,13 +106,26 @@ def stage(directory: Path, name: str, parts: Iterable[bytes | memoryview], size:
     return path
 
 
+def discard(path: Path) -> None:
+    """Removes a file, a directory with all that is in it, or a link and not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _sync_directory(directory: Path) -> None:
-    """Makes the names in ``directory`` durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    """Makes the names in ``directory`` durable; where that cannot be asked for, the system does it in its own time."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not isinstance(error, PermissionError) and error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+        _logger.debug("%s cannot be synced (%s): a power cut may take what was written last", directory, error)
 
 
 def publish(directory: Path, arrays: Mapping[str, Path], manifest: Path, manifest_name: str) -> None:
@@ -111,35 +138,45 @@ def publish(directory: Path, arrays: Mapping[str, Path], manifest: Path, manifes
 
 
 @contextlib.contextmanager
-def writer_lock(directory: Path, *, shared: bool = False) -> Iterator[None]:
+def writer_lock(directory: Path, *, shared: bool = False) -> Iterator[bool]:
     """Waits for the other writers of ``directory`` (made if missing) and keeps them out; ``shared`` admits its like.
 
     The lock belongs to the open file, so a killed process drops it. The last holder removes the lock file when it is
     done, and the directory too if nothing else is in it; a waiter then sees its file gone and starts over.
+
+    Yields False, after a warning, where there is no such lock: Lustre and NFS as they are often mounted, Windows. Who
+    writes there removes nothing that could be another writer's, and takes names that nobody else takes.
     """
-    with _acquire(directory, shared=shared) as file:
+    with _acquire(directory, shared=shared) or contextlib.nullcontext() as file:
         try:
-            yield
+            yield file is not None
         finally:
-            if not shared or _is_last(file.fileno()):
-                with contextlib.suppress(OSError):
-                    (directory / _LOCK).unlink()
+            if file is None or not shared or _is_last(file.fileno()):
+                if file is not None:
+                    with contextlib.suppress(OSError):
+                        (directory / LOCK).unlink()
                 with contextlib.suppress(OSError):
                     directory.rmdir()  # fails, as it should, unless empty
 
 
-def _acquire(directory: Path, *, shared: bool) -> IO[bytes]:
-    """The locked file; a file object, because one that an interrupt leaves to nobody is closed, hence unlocked."""
+def _acquire(directory: Path, *, shared: bool) -> IO[bytes] | None:
+    """The locked file, or None where nothing can be locked.
+
+    A file object, because one that an interrupt leaves to nobody is closed, hence unlocked. It is open for reading too,
+    because NFS turns flock into a lock of bytes, and a shared one of those needs that.
+    """
     while True:
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / _LOCK
+        if os.name != "posix":
+            _warn_unlocked(directory, "this system has no flock")
+            return None
+        import fcntl
+
+        path = directory / LOCK
         try:
-            file = open(path, "ab", opener=_open_no_link)  # noqa: SIM115
+            file = open(path, "a+b", opener=_open_no_link)  # noqa: SIM115
         except FileNotFoundError:
             continue  # another writer failed and removed the directory between the two lines above
-        if os.name != "posix":  # no flock: writers have to take turns by themselves
-            return file
-        import fcntl
 
         mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
@@ -147,9 +184,24 @@ def _acquire(directory: Path, *, shared: bool) -> IO[bytes]:
         except BlockingIOError:
             _logger.info("waiting for another writer of %s", directory)
             fcntl.flock(file, mode)
+        except OSError as error:  # not that somebody has it, so nobody can
+            file.close()
+            path.unlink(missing_ok=True)
+            _warn_unlocked(directory, error.strerror)
+            return None
         if _same_file(file.fileno(), path):
             return file
         file.close()
+
+
+@functools.cache  # an extraction that waits for other ranks asks again and again
+def _warn_unlocked(directory: Path, reason: str) -> None:
+    _logger.warning(
+        "%s is on a file system without locks (%s), so programs that write there at once do not wait for each other: "
+        "run one at a time, or write to a local disk and copy the finished directory",
+        directory,
+        reason,
+    )
 
 
 def _open_no_link(path: str, flags: int) -> int:

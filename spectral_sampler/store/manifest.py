@@ -14,7 +14,7 @@ import os
 import re
 import stat
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -195,14 +195,29 @@ def _check(manifest: Manifest, body: dict[str, Any]) -> None:
         raise ValueError("the fingerprint does not belong to the checksums")
 
 
-def open_regular(path: Path) -> Any:
-    """Opens a regular file for reading, never through a symbolic link and never waiting on a pipe."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+def open_regular(path: Path, *, write: bool = False) -> IO[bytes]:
+    """Opens a regular file, never waiting on a pipe or touching a device; to ``write``, never through a link.
+
+    Reading follows links, because snapshots of model hubs and of data version control consist of them. In a directory
+    that somebody else made, a link may lead to any file, which gains nothing: only data with the size, header and
+    checksums of the manifest opens, so whoever wrote that manifest had the data already. The path is looked at before
+    it is opened, since opening alone can wait or move a device, and the open file again, since a path may change.
+    """
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    flags |= os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) if write else os.O_RDONLY
+    _require_regular(path.lstat() if write else path.stat(), path)
     descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except OSError:
         os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb+" if write else "rb")
+
+
+def _require_regular(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
         raise FileNotFoundError(0, "not a regular file", str(path))
-    return os.fdopen(descriptor, "rb")
 
 
 def map_array(path: Path, entry: ArrayEntry) -> NDArray[Any]:

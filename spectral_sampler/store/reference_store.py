@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,20 +126,45 @@ class ReferenceStore:
         """Writes the store to the directory ``path`` and returns it opened from there.
 
         Until the last rename a reader sees the previous store, or none; afterwards this one, whole. Another writer of
-        the same path waits; if what it finds then is equal to what it would write, it writes nothing.
+        the same path waits; if what it finds then is equal to what it would write, it writes nothing. A store that is
+        there already is looked for before any lock, so it may lie where nothing can be written.
 
         Raises:
             StoreError: if the disk is full (with needed and free bytes), the directory not writable, or not a store's.
         """
         directory = Path(path)
+        there = self._equal_at(directory)
+        if there is not None and not writing.leftovers(directory):
+            return there
         arrays = self._arrays()
         needed = sum(array.nbytes for array in arrays.values())
-        with atomic.disk_errors(directory, needed), atomic.writer_lock(directory):
-            writing.claim(directory)
-            if not writing.holds(directory, self.fingerprint, self.source):
-                digests = {name: entry.sha256 for name, entry in self._manifest.arrays.items()}
-                writing.write_store(directory, arrays, digests, self.source)
-            return ReferenceStore.open(directory, verify=False)
+        with atomic.disk_errors(directory, needed), contextlib.ExitStack() as held:
+            try:
+                exclusive = held.enter_context(atomic.writer_lock(directory))
+            except OSError:
+                if there is None:
+                    raise
+                return there
+            writing.claim(directory, exclusive=exclusive)
+            if (there := self._equal_at(directory)) is not None:
+                return there
+            digests = {name: entry.sha256 for name, entry in self._manifest.arrays.items()}
+            writing.write_store(directory, arrays, digests, self.source, exclusive=exclusive)
+            saved = ReferenceStore.open(directory, verify=False)
+        if saved.fingerprint != self.fingerprint:
+            raise StoreError(f"another program wrote to {directory} while the store was saved. Run one at a time.")
+        return saved
+
+    def _equal_at(self, directory: Path) -> ReferenceStore | None:
+        """The undamaged store with this content and source that is there, or None; right with or without a lock."""
+        manifest = writing.current_manifest(directory)
+        if manifest is None or manifest.fingerprint != self.fingerprint or manifest.source != self.source:
+            return None
+        try:
+            found = ReferenceStore.open(directory, verify=True)
+        except StoreError:
+            return None
+        return found if found.fingerprint == self.fingerprint and found.source == self.source else None
 
     @classmethod
     def from_safetensors(cls, path: str | os.PathLike[str]) -> ReferenceStore:
@@ -151,7 +177,7 @@ class ReferenceStore:
 
     @classmethod
     def from_parquet(cls, path: str | os.PathLike[str]) -> ReferenceStore:
-        """A store in memory from a Parquet file, one row per sample, with a list column ``features``."""
+        """A store in memory from one Parquet file, one row per sample in its order, with a list column ``features``."""
         return cls.from_arrays(**exchange.read_parquet(path))
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:

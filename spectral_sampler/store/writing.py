@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.errors import StoreError
@@ -15,10 +15,9 @@ from spectral_sampler.store.manifest import (
     ArrayEntry,
     Manifest,
     data_chunks,
-    map_array,
     npy_header,
+    open_regular,
     read_manifest,
-    verify_data,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["claim", "commit", "current_manifest", "holds", "refuse_strangers", "write_store"]
+__all__ = ["claim", "commit", "current_manifest", "leftovers", "refuse_strangers", "write_store"]
 
 
 def current_manifest(directory: Path) -> Manifest | None:
@@ -38,51 +37,44 @@ def current_manifest(directory: Path) -> Manifest | None:
         return None
 
 
-def claim(directory: Path) -> None:
+def claim(directory: Path, *, exclusive: bool = True) -> None:
     """Refuses a directory with files that no store wrote, and removes what a writer that died left in one of ours.
 
-    The caller holds the exclusive lock, so whoever wrote a temporary is gone. A crash between the renames of the arrays
-    and of the manifest leaves the manifest's temporary, hence arrays without either belong to somebody else.
+    With the exclusive lock, whoever wrote a temporary is gone; without it nothing is removed. A crash between the
+    renames of the arrays and of the manifest leaves the manifest's temporary, hence arrays without either belong to
+    somebody else.
     """
-    temporaries = list(directory.glob(f"{atomic.TEMPORARY}*"))
-    manifest = current_manifest(directory)
+    abandoned = leftovers(directory)
     refuse_strangers(directory)
+    for path in abandoned if exclusive else ():
+        if path.name != atomic.LOCK:
+            atomic.discard(path)
+
+
+def leftovers(directory: Path) -> list[Path]:
+    """What a writer at work, or one that died, has in ``directory`` beside the store: arrays first."""
+    manifest = current_manifest(directory)
     named = {entry.file for entry in manifest.arrays.values()} if manifest else set()
-    if manifest or not (directory / MANIFEST).exists():
-        for path in directory.iterdir():
-            if FILE_NAME.fullmatch(path.name) and path.name not in named:
-                path.unlink()
-    for path in temporaries:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    known = manifest is not None or not (directory / MANIFEST).exists()  # else any of them may be the damaged store's
+    paths = list(directory.iterdir())
+    arrays = [path for path in paths if known and FILE_NAME.fullmatch(path.name) and path.name not in named]
+    return arrays + [path for path in paths if path.name.startswith((atomic.TEMPORARY, atomic.LOCK))]
 
 
 def refuse_strangers(directory: Path) -> None:
     """StoreError if ``directory`` has files by the names of ours, and no sign that a store is or was to be there."""
     if current_manifest(directory) is not None or any(directory.glob(f"{atomic.TEMPORARY}*")):
         return
-    damaged = directory / MANIFEST
-    if damaged.is_file() and FORMAT.encode() in damaged.read_bytes()[:4096]:
-        return
+    with contextlib.suppress(OSError), open_regular(directory / MANIFEST) as damaged:
+        if FORMAT.encode() in damaged.read(4096):
+            return
     names = [path.name for path in directory.iterdir()]
     strangers = sorted(name for name in names if name == MANIFEST or FILE_NAME.fullmatch(name))
-    if strangers:
+    if strangers and current_manifest(directory) is None:  # without a lock, one may have been written meanwhile
         raise StoreError(
             f"{directory} holds {', '.join(strangers)}, which no store of ours wrote. "
             f"Pass a new directory, or remove them."
         )
-
-
-def holds(directory: Path, fingerprint: str, source: Mapping[str, Any] | None) -> bool:
-    """True if an undamaged store with this content and source is there already."""
-    manifest = current_manifest(directory)
-    if manifest is None or manifest.fingerprint != fingerprint or manifest.source != source:
-        return False
-    try:
-        for entry in manifest.arrays.values():
-            verify_data(directory, entry, map_array(directory, entry))
-    except StoreError:
-        return False
-    return True
 
 
 def write_store(
@@ -90,8 +82,10 @@ def write_store(
     arrays: Mapping[str, NDArray[Any]],
     digests: Mapping[str, tuple[str, ...]],
     source: Mapping[str, Any] | None,
+    *,
+    exclusive: bool = True,
 ) -> None:
-    """Writes ``arrays`` as the store in ``directory``; the caller holds its exclusive lock."""
+    """Writes ``arrays`` as the store in ``directory``, as :func:`commit` does."""
     staged: dict[str, Path] = {}
     try:
         for name, array in arrays.items():
@@ -99,17 +93,28 @@ def write_store(
             parts: tuple[bytes | memoryview, ...] = (header, *data_chunks(array))
             staged[name] = atomic.stage(directory, f"{name}.npy", parts, len(header) + array.nbytes)
         entries = {name: ArrayEntry.of("", array, digests[name]) for name, array in arrays.items()}
-        commit(directory, staged, entries, source)
+        commit(directory, staged, entries, source, exclusive=exclusive)
     finally:
         for path in staged.values():
             path.unlink(missing_ok=True)
 
 
 def commit(
-    directory: Path, staged: Mapping[str, Path], entries: Mapping[str, ArrayEntry], source: Mapping[str, Any] | None
+    directory: Path,
+    staged: Mapping[str, Path],
+    entries: Mapping[str, ArrayEntry],
+    source: Mapping[str, Any] | None,
+    *,
+    exclusive: bool = True,
 ) -> None:
-    """Names files that are written and synced already, then their manifest, then removes what it no longer names."""
-    named = {name: _free_name(directory, name) for name in entries}
+    """Names files that are written and synced already, then their manifest, then removes what it no longer names.
+
+    Without the ``exclusive`` lock every name is a new one, so that of two writers at once the later manifest wins and
+    both belong to their arrays, and only the files of the store that was replaced are removed.
+    """
+    replaced = current_manifest(directory)
+    old = {entry.file for entry in replaced.arrays.values()} if replaced else set()
+    named = {name: _free_name(directory, name, exclusive=exclusive) for name in entries}
     manifest = Manifest(
         {
             name: ArrayEntry(named[name], entry.dtype, entry.shape, entry.size, entry.sha256)
@@ -127,12 +132,13 @@ def commit(
                 (directory / name).unlink(missing_ok=True)
             new_manifest.unlink()
         raise
-    for path in directory.iterdir():
-        if FILE_NAME.fullmatch(path.name) and path.name not in named.values():
-            path.unlink()  # of the store just replaced, or of a writer that died between two renames
+    for path in directory.iterdir():  # of the store just replaced, or of a writer that died between two renames
+        if FILE_NAME.fullmatch(path.name) and path.name not in named.values() and (exclusive or path.name in old):
+            with contextlib.suppress(OSError):  # the new store is there; Windows keeps files that somebody has mapped
+                path.unlink()
 
 
-def _free_name(directory: Path, name: str) -> str:
-    """``features.npy``, or a name beside it while the store to be replaced still needs that one."""
+def _free_name(directory: Path, name: str, *, exclusive: bool) -> str:
+    """``features.npy``, or a name beside it where another store or writer may need that one."""
     plain = f"{name}.npy"
-    return f"{name}-{secrets.token_hex(8)}.npy" if (directory / plain).exists() else plain
+    return plain if exclusive and not (directory / plain).exists() else f"{name}-{secrets.token_hex(8)}.npy"
