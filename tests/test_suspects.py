@@ -183,7 +183,7 @@ def remove(path):
 def link(path):
     target = path / f"{NAME}.json"
     target.rename(path / "elsewhere")
-    target.symlink_to(path / "elsewhere")
+    target.symlink_to(target)
 
 
 def make_pipe(path):
