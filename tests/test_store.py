@@ -371,6 +371,60 @@ def test_exchange_files_are_checked_like_any_input(tmp_path):
         ReferenceStore.from_safetensors(tmp_path / "b")
 
 
+def test_what_an_exchange_file_holds_instead_of_features_is_named(tmp_path):
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    save_file({"x": np.eye(2), "labels": np.eye(2)}, tmp_path / "a")
+    with pytest.raises(StoreError, match=r"a holds 'labels', 'x'; a store needs at least 'features'"):
+        ReferenceStore.from_safetensors(tmp_path / "a")
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({f"c{number:02d}": [1] for number in range(30)}), tmp_path / "b")
+    with pytest.raises(StoreError, match=r"b holds 'c00', .*'c09' and 20 more; a store needs at least 'features'"):
+        ReferenceStore.from_parquet(tmp_path / "b")
+    parquet.write_table(arrow.table({}), tmp_path / "c")
+    with pytest.raises(StoreError, match="c holds nothing; a store needs"):
+        ReferenceStore.from_parquet(tmp_path / "c")
+
+
+def test_a_directory_of_parquet_files_has_no_order(tmp_path):
+    """Its files would be read as part-0, part-1, part-10, part-11, part-2, …, or grouped by the partitioned column."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"features": [[float(row)] for row in range(1, 13)], "labels": [0, 1, 2] * 4})
+    (tmp_path / "parts").mkdir()
+    for part in range(12):
+        parquet.write_table(table.slice(part, 1), tmp_path / "parts" / f"part-{part}.parquet")
+    parquet.write_to_dataset(table, tmp_path / "classes", partition_cols=["labels"])
+    (tmp_path / "alias").symlink_to(tmp_path / "parts")
+    for name in ("parts", "classes", "alias"):
+        for path in (tmp_path / name, str(tmp_path / name)):
+            with pytest.raises(StoreError, match=r"is a directory.*Pass one Parquet file, or concatenate the parts"):
+                ReferenceStore.from_parquet(path)
+        with pytest.raises(StoreError):
+            ReferenceStore.from_parquet((tmp_path / name).as_uri())
+    only = next((tmp_path / "classes" / "labels=1").iterdir())
+    assert ReferenceStore.from_parquet(only).labels is None  # a file says what is in it, its folder does not
+    parquet.write_table(table, tmp_path / "one", row_group_size=2)
+    assert ReferenceStore.from_parquet(tmp_path / "one").features.ravel().tolist() == list(range(1, 13))
+
+
+def test_columns_of_features_that_are_no_matrix(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    def read(column):
+        parquet.write_table(arrow.table({"features": column}), tmp_path / "file")
+        return ReferenceStore.from_parquet(tmp_path / "file")
+
+    tensors = arrow.FixedShapeTensorArray.from_numpy_ndarray(np.ones((3, 2)))
+    for column in ([1.0, 2.0], [1, 2], ["a", "b"], [True, False], [{"x": 1.0}, {"x": 2.0}], tensors):
+        with pytest.raises(StoreError, match=r"has features of type .*; a store needs a list of numbers per row\. Put"):
+            read(column)
+    fixed = arrow.array([[1.0, 2.0], None, [3.0, 4.0]], arrow.list_(arrow.float64(), 2))
+    for column in ([[1.0], [1.0, 2.0]], [[1.0], None], [[1.0, 2.0], None, [1.0]], fixed):
+        with pytest.raises(StoreError, match="missing or differ in length"):
+            read(column)
+    for kind in (arrow.list_, arrow.large_list, arrow.list_view):
+        assert read(arrow.array([[1.0, 2.0], [3.0, 4.0]], kind(arrow.float32()))).width == 2
+
+
 @pytest.mark.parametrize(("package", "kind"), [("safetensors.numpy", "safetensors"), ("pyarrow", "parquet")])
 def test_a_missing_package_names_the_pip_line(tmp_path, monkeypatch, package, kind):
     monkeypatch.setitem(sys.modules, package, None)

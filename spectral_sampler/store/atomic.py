@@ -125,7 +125,7 @@ def _sync_directory(directory: Path) -> None:
     except OSError as error:
         if not isinstance(error, PermissionError) and error.errno not in _NO_DIRECTORY_SYNC:
             raise
-        _logger.debug("%s cannot be synced (%s): a power cut may take what was written last", directory, error)
+        _logger.debug("%s cannot be synced (%s): a power cut may take what was written last", directory, str(error))
 
 
 def publish(directory: Path, arrays: Mapping[str, Path], manifest: Path, manifest_name: str) -> None:
