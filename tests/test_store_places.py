@@ -1,6 +1,7 @@
 """Stores wherever they lie: read-only, behind links, without locks, without directory sync, as on Windows."""
 
 import contextlib
+import copy
 import errno
 import fcntl
 import gc
@@ -24,7 +25,7 @@ from spectral_sampler.extraction import extract, partial
 from spectral_sampler.store import ReferenceStore, atomic, manifest, writing
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts, /proc, and flock as Linux has them")
-MODELS = [a_model(seed) for seed in range(2)]  # before any thread: a seed belongs to the process
+MODELS = [a_model(seed) for seed in range(2)]  # seeds belong to the process: none in threads
 
 
 def a_store(seed=0, shape=(20, 6)):
@@ -33,7 +34,7 @@ def a_store(seed=0, shape=(20, 6)):
 
 
 def extracted(path, dataset=None, model=0, **options):
-    return extract(MODELS[model], dataset or Source(), path, **{"batch_size": BATCH, **options})
+    return extract(copy.deepcopy(MODELS[model]), dataset or Source(), path, **{"batch_size": BATCH, **options})
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +329,15 @@ def test_ranks_without_locks(tmp_path, whole, unlocked, ranks, monkeypatch):
     assert results == dict.fromkeys(range(ranks), whole)
     assert sorted(chunk for dataset in datasets for chunk in chunks_read(dataset)) == list(range(CHUNKS))
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_the_same_extraction_started_twice_without_locks(tmp_path, whole, unlocked):
+    """Both write the same rows to the same files; whoever is first publishes them, the other finds them published."""
+    calls = {number: lambda: extracted(tmp_path, Source(pause=0.002)).fingerprint for number in range(2)}
+    results, failures = in_threads(calls)
+    assert failures == {}
+    assert results == {0: whole, 1: whole}
+    assert ReferenceStore.open(tmp_path, verify=True).fingerprint == whole
 
 
 def test_a_failure_without_locks_leaves_nothing(tmp_path, unlocked, monkeypatch):

@@ -97,8 +97,8 @@ class Job:
                 if alone and exclusive:
                     discard_others(self.directory, self.identity)
             self.fill(models, device)
-            if alone:
-                return self.publish(exclusive=exclusive)
+            if alone and exclusive:
+                return self.publish(exclusive=True)
         return self.wait(overwrite=overwrite, patience=patience)
 
     def opened(self) -> ReferenceStore | None:
@@ -188,10 +188,10 @@ class Job:
         with atomic.disk_errors(self.directory):
             try:
                 partial.publish(self.directory, self.identity, exclusive=exclusive)
-            except (FileNotFoundError, PermissionError):
-                if exclusive or self.num_replicas == 1:
+            except (FileNotFoundError, PermissionError) as error:
+                if exclusive or (self.num_replicas == 1 and isinstance(error, PermissionError)):
                     raise
-                raise _Missing([]) from None  # another rank is at it
+                raise _Missing([]) from None  # another rank, or the same program started twice, is at it
         store = ReferenceStore.open(self.directory, verify=False)
         self.compare(store.source)  # where nothing keeps other writers out, it may be theirs
         return store

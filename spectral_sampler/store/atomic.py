@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import logging
 import os
 import secrets
@@ -42,6 +41,7 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV}
 # What a file system says that keeps no directories on demand; EACCES is Windows', which opens none. EIO is a failure.
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EISDIR}
+_warned: dict[Path, object] = {}
 _logger = logging.getLogger(__name__)
 
 
@@ -187,15 +187,18 @@ def _acquire(directory: Path, *, shared: bool) -> IO[bytes] | None:
         except OSError as error:  # not that somebody has it, so nobody can
             file.close()
             path.unlink(missing_ok=True)
-            _warn_unlocked(directory, error.strerror)
+            _warn_unlocked(directory, error.strerror or str(error))
             return None
         if _same_file(file.fileno(), path):
             return file
         file.close()
 
 
-@functools.cache  # an extraction that waits for other ranks asks again and again
 def _warn_unlocked(directory: Path, reason: str) -> None:
+    """Once for a directory: an extraction that waits for other ranks asks again and again."""
+    first = object()
+    if _warned.setdefault(directory, first) is not first:
+        return
     _logger.warning(
         "%s is on a file system without locks (%s), so programs that write there at once do not wait for each other: "
         "run one at a time, or write to a local disk and copy the finished directory",

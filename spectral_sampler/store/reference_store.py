@@ -89,7 +89,8 @@ class ReferenceStore:
         The manifest, the sizes and the headers are always compared. ``verify=True`` also reads all data and compares
         its checksums (about a second per gigabyte), which alone sees a changed byte inside a file of the right size.
         ``verify=None`` does so below 1 GiB; above, waiting for the disk at every start would cost more than it
-        protects: we write by rename, so a file of the wrong content takes a fault of the disk or of a hand.
+        protects: we write by rename, so a file of the wrong content takes a fault of the disk or of a hand. The files
+        may be links, as in snapshots of model hubs, and the place one that can only be read.
 
         Raises:
             StoreError: if there is no finished store, or any file differs from what was written.
