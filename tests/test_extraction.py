@@ -306,8 +306,8 @@ def test_a_finished_store_is_opened_again_without_running_the_model(tmp_path):
     [
         ({"model": a_model(1)}, "model"),
         ({"model": nn.Sequential(*a_model()[:5], nn.ReLU(), a_model()[6])}, "model"),  # the same weights
-        ({"dataset": a_dataset(seed=1)}, "probes"),
-        ({"dataset": a_dataset(rows=99)}, "length, probes"),
+        ({"dataset": a_dataset(seed=1)}, "probes, labels"),
+        ({"dataset": a_dataset(rows=99)}, "length, probes, labels"),
         ({"dataset": Subset(a_dataset(), range(ROWS))}, "layers"),
         ({"version": "2"}, "version"),
         ({"loss": None}, "loss"),

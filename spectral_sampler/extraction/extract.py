@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.extraction.forward import Encoder, FeatureFunction, LossFunction, cross_entropy, run_batch
-from spectral_sampler.extraction.identity import callable_name, dataset_identity, model_hash
+from spectral_sampler.extraction.identity import RECORD, dataset_identity, function_hashes, model_hash
 from spectral_sampler.extraction.job import Batches, Job
 from spectral_sampler.modules import first_two, global_randomness_kept, home_device
 from spectral_sampler.store import checks
@@ -51,8 +51,12 @@ def extract(
 
     ``model`` runs in eval mode without gradients; its training flags, device and hooks are restored. If the call is
     interrupted, the same call goes on where it stopped and ends with the same bits, because the batches are the same.
-    If the store is there already, made of the same model and data set, it is opened. Under ``torchrun`` pass the world
-    size and rank: rank r computes chunks r, r + num_replicas, … of the same files, and all return the finished store.
+    If the store is there already, made of the same, it is opened. Under ``torchrun`` pass the world size and rank: rank
+    r computes chunks r, r + num_replicas, … of the same files, and all return the finished store.
+
+    The same are: weights and settings of the model; 64 samples, and all labels where they lie at hand (in attributes
+    such as ``targets``, in tensors, in columns); what ``features``, ``loss``, ``split`` and ``collate_fn`` do, by their
+    bytecode, hence within one minor version of Python, and the variables they name.
 
     Args:
         model: any module. Features are the input of the last ``nn.Linear`` that runs (the penultimate layer); the
@@ -67,7 +71,8 @@ def extract(
         batch_size: samples per pass, and per chunk of progress.
         device: where to run; None means where the model is.
         dtype: of stored features; rows that float16 would turn into Inf or zeros are refused by number.
-        version: any text; change it when a change of model or data set cannot be seen (say, inside a function).
+        version: any text; change it when a change of model or data set cannot be seen: in the code of a model's class,
+            in samples other than the 64, in objects whose content cannot be read (with a version they are accepted).
         overwrite: replace a finished store that was made of something else.
         progress: a tqdm bar on rank 0 if stderr is a terminal.
         num_replicas, rank: processes that share the work, and which of them this is.
@@ -81,13 +86,16 @@ def extract(
     dtype_name = checks.feature_dtype(dtype).name
     loss_function = cross_entropy if loss == "cross_entropy" else loss
     with global_randomness_kept():
+        opaque = bool(version)
+        functions = {"features": features, "loss": None if isinstance(loss, str) else loss}
         identity = {
-            "model": model_hash(model),
+            "record": RECORD,
+            "model": model_hash(model, opaque=opaque),
             "model_class": type(model).__qualname__,
-            **dataset_identity(dataset),
-            "features": callable_name(features),
-            "loss": callable_name(loss_function),
-            "loss_model": None if loss_model is None or loss is None else model_hash(loss_model),
+            **dataset_identity(dataset, opaque=opaque),
+            **function_hashes({**functions, "split": split, "collate_fn": collate_fn}),
+            **({"loss": loss} if isinstance(loss, str) else {}),
+            "loss_model": None if loss_model is None or loss is None else model_hash(loss_model, opaque=opaque),
             "version": version,
             "dtype": dtype_name,
             "batch_size": batch_size,
