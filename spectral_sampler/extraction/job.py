@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from spectral_sampler.errors import StoreError, argument_error
+from spectral_sampler.extraction.identity import difference
 from spectral_sampler.extraction.partial import Layout, Partial, discard_others
 from spectral_sampler.modules import frozen
 from spectral_sampler.store import ReferenceStore, atomic, checks, writing
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "Job"]
 
 _logger = logging.getLogger(__name__)
-_NOT_CONTENT = {"batch_size", "device"}  # they move last bits, so a resumed run keeps them; a finished store is as good
 
 
 @dataclass(frozen=True)
@@ -110,21 +110,21 @@ class Job:
         self.compare(manifest.source)
         store = ReferenceStore.open(self.directory)
         self.compare(store.source)  # what was opened, which a writer may have put there since
+        _logger.info("opened existing store: %s", self.directory)
         return store
 
     def compare(self, source: Mapping[str, Any] | None) -> None:
         """Raises unless a store with this source was made of the same."""
-        differing = [name for name in self.identity if (source or {}).get(name) != self.identity[name]]
-        if set(differing) - _NOT_CONTENT:
-            raise _Foreign(f"{self.directory} holds a store made of something else ({', '.join(differing)} differ)")
+        if (reason := difference(source, self.identity)) is not None:
+            raise _Foreign(f"{self.directory} {reason}")
 
     def finished(self, *, overwrite: bool) -> ReferenceStore | None:
         """The store that is there, if it is of use; StoreError if it is of something else and may not be replaced."""
         try:
             return self.opened()
-        except _Foreign as error:
+        except _Foreign:
             if not overwrite:
-                raise StoreError(f"{error}. Pass another path, or overwrite=True.") from None
+                raise
         except StoreError as error:
             _logger.warning("extracting again: %s", error)
         return None
