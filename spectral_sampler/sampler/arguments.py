@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
-from torch.utils.data import IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from spectral_sampler.errors import argument_error
@@ -14,6 +13,7 @@ from spectral_sampler.selection import PlausibleEven, Selection, Uniform
 from spectral_sampler.selection.needs import FORWARDED, NEEDS
 from spectral_sampler.selection.protocol import as_selection
 from spectral_sampler.store import ReferenceStore
+from spectral_sampler.store.verification import check_labels, check_length
 from spectral_sampler.validation import true_or_false, whole_number
 
 if TYPE_CHECKING:
@@ -88,23 +88,11 @@ def as_store(store: object) -> ReferenceStore:
     )  # fmt: skip
 
 
-def check_dataset(dataset: Any, rows: int) -> None:
-    """The data set is indexable and has the store's length."""
-    if isinstance(dataset, IterableDataset):
-        raise argument_error(
-            "dataset", "map-style (indexable, with a length)", type(dataset).__name__,
-            "Selection decides by index before data is read, which an IterableDataset cannot offer; wrap it in a "
-            "map-style Dataset.",
-        )  # fmt: skip
-    if not hasattr(dataset, "__len__"):
-        raise argument_error(
-            "dataset", "map-style with a length", type(dataset).__name__, "Give the data set a __len__."
-        )
-    if len(dataset) != rows:
-        raise argument_error(
-            "dataset", f"as long as the reference store ({rows} rows)", f"{len(dataset)} samples",
-            "Row i of the store must belong to sample i; extract the features of this data set.",
-        )  # fmt: skip
+def check_dataset(dataset: Any, rows: int, store: ReferenceStore | None = None) -> None:
+    """The data set is indexable and has the store's length and, where that holds labels, its labels."""
+    check_length(dataset, rows)
+    if store is not None:
+        check_labels(store, dataset)
 
 
 def chosen_selection(selection: object, store: ReferenceStore, *, learner: bool) -> Selection:

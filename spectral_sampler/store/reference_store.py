@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spectral_sampler.errors import StoreError
-from spectral_sampler.store import atomic, checks, exchange, writing
+from spectral_sampler.store import atomic, checks, exchange, verification, writing
 from spectral_sampler.store import manifest as manifests
 
 if TYPE_CHECKING:
@@ -122,6 +122,20 @@ class ReferenceStore:
             from spectral_sampler.extraction import extract
 
             return extract(model, dataset, path, **options)
+
+    def verify(self, dataset: Any) -> ReferenceStore:
+        """This store, if it belongs to ``dataset``, row i to sample i, as far as that can be told.
+
+        The length is compared; the labels, all where they lie at hand and else those of 64 samples; and, if the store
+        was extracted and the samples are the same at every reading, the hash of 64 samples, which sees another
+        transform, too. With random augmentation the labels decide. If nothing but the length can be compared, a warning
+        is logged.
+
+        Raises:
+            ArgumentError: saying what differs.
+        """
+        verification.verify(self, dataset)
+        return self
 
     def save(self, path: str | os.PathLike[str]) -> ReferenceStore:
         """Writes the store to the directory ``path`` and returns it opened from there.
