@@ -84,7 +84,7 @@ class SpectralBatchSampler(BatchSampler):
         lookahead: candidate batches scored in one call, by a thread that runs while training uses the last ones.
             0: one at a time, without a thread. None: 16; on a GPU two for each multiprocessor, at most a quarter of the
             epoch and at least 16.
-        dataset: if given, its kind and length are checked.
+        dataset: if given, its kind, length and labels are checked; see `ReferenceStore.verify`.
         learner: the model in training, for a selection that needs its logits of the candidates, or its losses fresher
             than `observe` has them: a module, which reads ``dataset``, or a function from indices to logits or (logits,
             features). Its cost is in `statistics`.
@@ -133,7 +133,7 @@ class SpectralBatchSampler(BatchSampler):
         self.store = arguments.as_store(store)
         rows = len(self.store)
         if dataset is not None:
-            arguments.check_dataset(dataset, rows)
+            arguments.check_dataset(dataset, rows, self.store)
         self.settings = chosen = arguments.Settings(
             candidate_batch_size, epochs, shuffle, reshuffle, drop_last, seed, num_replicas, rank, multiple_of,
             min_keep, lookahead,
