@@ -18,6 +18,7 @@ import enum
 import functools
 import hashlib
 import os
+import re
 import sys
 import types
 import weakref
@@ -33,6 +34,7 @@ __all__ = ["Content", "Unreadable", "class_name", "plain_settings"]
 _SHORT = {type(None), bool, int, float, str}
 _LEAVES = (type(None), bool, int, float, complex, str, type(...))
 _BY_NAME = {"torch", "numpy", "torchvision", "spectral_sampler", "builtins"}
+_NUMBERED = re.compile(r"\A(cuda|xpu|mps|hpu):\d+\Z")
 _STANDARD = os.path.dirname(os.__file__)  # noqa: PTH120 - compared as text
 _MODULE_INTERNALS = frozenset(torch.nn.Module().__dict__)
 _CLASS_INTERNALS = {"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__firstlineno__"}
@@ -85,11 +87,12 @@ class Content:
 
     Args:
         opaque: values without visible content count by their class; else they raise `Unreadable`.
-        code: classes count by their methods, too, not by their name alone.
+        code: what a function does is asked: classes count by their methods, too, not by their name alone, and which
+            of several devices is named does not matter, because every rank names another.
     """
 
     def __init__(self, *, opaque: bool = False, code: bool = False) -> None:
-        self._opaque, self._classes = opaque, code
+        self._opaque, self._asks_code = opaque, code
         self.bytecode = False  # was any function read?
         self._root: Any = None
         self._closed: dict[int, tuple[bytes, Any]] = {}  # whole digests, by id; the value is kept so that it stays its
@@ -107,6 +110,8 @@ class Content:
 
     def _digest(self, value: Any) -> bytes:
         if type(value) in _LEAVES:
+            if self._asks_code and type(value) is str:
+                value = _NUMBERED.sub(r"\1", value)
             text = hex(value) if type(value) is int else value if type(value) is str else repr(value)
             return _sha(type(value).__name__, text.encode("utf-8", "surrogatepass"))
         key = id(value)
@@ -136,7 +141,8 @@ class Content:
         return _sha(tag, *sorted(self._digest(value) for value in values))
 
     def _sequence(self, value: Any) -> bytes:
-        if value and set(map(type, value)) <= _SHORT:
+        kinds = set(map(type, value))
+        if kinds and kinds <= _SHORT and not (self._asks_code and str in kinds):
             with contextlib.suppress(ValueError):  # an int of thousands of digits
                 return _sha("plain", repr(list(value)).encode("utf-8", "surrogatepass"))
         return self._all("sequence", *value)
@@ -155,6 +161,8 @@ class Content:
             return self._sequence(value)
         if kind is dict:
             return self._mapping(value.items())
+        if isinstance(value, torch.device) and self._asks_code:
+            return self._all("device", value.type)
         if isinstance(value, (bytes, bytearray)):
             return _sha(kind.__name__, value)
         if isinstance(value, memoryview):
@@ -175,11 +183,11 @@ class Content:
     def _tensor(self, value: torch.Tensor) -> bytes:
         head = [str(value.dtype), str(value.layout)]
         value = value.detach()
+        if value.is_nested:
+            return self._all("nested", str(value.dtype), *value.unbind())
         extra = None
         if type(value) is not torch.Tensor and not isinstance(value, torch.nn.Parameter):
             extra = [class_name(value), value.__dict__]
-        if value.is_nested:
-            return self._all("nested", head, extra, *value.unbind())
         shape = list(map(int, value.shape))
         if value.is_meta:
             return self._unseen(value)
@@ -195,6 +203,8 @@ class Content:
             if type(dense) is not torch.Tensor and hasattr(type(dense), "__tensor_flatten__"):
                 names, setting = dense.__tensor_flatten__()  # type: ignore[attr-defined]
                 return self._all("wrapped", head, shape, extra, setting, *[getattr(dense, name) for name in names])
+            if dense.stride() != (1,):  # of one element, which counts as contiguous
+                dense = dense.clone(memory_format=torch.contiguous_format)
             return _sha("tensor", self._digest([head, shape, extra]), dense.view(torch.uint8).numpy())
 
     def _array(self, value: np.ndarray[Any, Any]) -> bytes:
@@ -268,12 +278,12 @@ class Content:
     def _unseen(self, value: Any) -> bytes:
         if not self._opaque:
             raise Unreadable(class_name(value))
-        return self._all("opaque", class_name(value))
+        return self._all("opaque", class_name(value), self._class_of(value))
 
     # What can be called
 
     def _class_of(self, value: Any) -> Any:
-        return type(value) if self._classes else None
+        return type(value) if self._asks_code else None
 
     def _behaviour(self, value: Any) -> bytes | None:  # noqa: C901 - one line for each kind
         """Of what can be called, or names what can; None for anything else."""
@@ -314,7 +324,7 @@ class Content:
 
     def _class(self, value: type) -> bytes:
         name = f"{value.__module__}.{value.__qualname__}"
-        if not self._classes or self._by_name(value):
+        if not self._asks_code or self._by_name(value):
             return self._all("class", name)
         own = {key: part for key, part in vars(value).items() if key not in _CLASS_INTERNALS}
         own = {key: part for key, part in own.items() if not isinstance(part, _SLOTS)}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch.utils.data import IterableDataset
 
 from spectral_sampler.errors import argument_error
@@ -18,8 +19,6 @@ from spectral_sampler.store import checks
 
 if TYPE_CHECKING:
     import os
-
-    import torch
 
     from spectral_sampler.store import ReferenceStore
 
@@ -99,7 +98,7 @@ def extract(
             "version": version,
             "dtype": dtype_name,
             "batch_size": batch_size,
-            "device": str(device or home_device(model)),
+            "device": torch.device(device or home_device(model)).type,  # its number differs from rank to rank
         }
         run = functools.partial(
             run_batch, features=features, loss=loss_function, loss_model=loss_model, split=split or first_two

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -46,13 +47,13 @@ def label_columns(dataset: Any) -> list[NDArray[np.int64]]:
     """
     dataset = bare(dataset)
     if isinstance(dataset, Subset):
-        inner, rows = label_columns(dataset.dataset), np.asarray(dataset.indices)
-        return [column[rows] for column in inner]
+        inner, rows = label_columns(dataset.dataset), _class_numbers(dataset.indices)
+        return [] if rows is None else [column[rows] for column in inner]
     if isinstance(dataset, ConcatDataset):
         parts = [label_columns(part) for part in dataset.datasets]
         return [np.concatenate(columns) for columns in zip(*parts, strict=False)]
     if isinstance(dataset, TensorDataset):
-        found: list[Any] = list(dataset.tensors[1:])
+        found: list[Any] = [*dataset.tensors[1:], *_attribute(vars(dataset), len(dataset))]
     elif isinstance(dataset, (list, tuple)):
         found = [_second(dataset)]
     elif isinstance(names := getattr(dataset, "column_names", None), (list, tuple)):
@@ -69,8 +70,9 @@ def _attribute(own: Mapping[str, Any], size: int) -> list[Any]:
         if name in {"samples", "imgs"}:
             pairs = isinstance(values, list) and len(values) == size and isinstance(values[0], (tuple, list))
             values = _second(values) if pairs else None
-        if values is not None and _class_numbers(values) is not None:
-            return [values]
+        column = None if values is None else _class_numbers(values)
+        if column is not None:
+            return [column]
     return []
 
 
@@ -104,16 +106,16 @@ def _class_numbers(values: Any) -> NDArray[np.int64] | None:
     if isinstance(values, torch.Tensor):
         plain = values.layout is torch.strided and not values.is_floating_point() and not values.is_complex()
         values = values.detach().cpu().numpy() if plain and values.ndim == 1 else None
+    elif isinstance(values, range):
+        values = np.arange(values.start, values.stop, values.step)
     elif isinstance(values, (list, tuple)):
         if values and isinstance(values[0], torch.Tensor):
             kinds = {(one.dtype, one.ndim) if isinstance(one, torch.Tensor) else None for one in values[:_SLOW]}
             alike = len(values) <= _SLOW and kinds == {(values[0].dtype, 0)}
             return _class_numbers(torch.stack(list(values))) if alike else None
-        if not values or not isinstance(values[0], (int, np.integer, np.bool_, np.ndarray)):
-            return None
-        try:
-            values = np.asarray(values)
-        except (ValueError, TypeError, OverflowError):
+        try:  # much faster than NumPy's conversion, and takes integers alone
+            return np.frombuffer(array.array("q", values), np.int64)
+        except (TypeError, OverflowError):
             return None
     elif not isinstance(values, np.ndarray):
         values = np.asarray(values) if type(values).__module__.partition(".")[0] == "pandas" else None

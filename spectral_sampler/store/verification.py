@@ -67,6 +67,7 @@ def check_labels(store: ReferenceStore, dataset: Any, *, thorough: bool = False)
         return len(kept)
     if columns and _recorded(store.source, dataset):
         return len(kept)
+    columns = [column for column in columns if not np.array_equal(column, np.arange(len(column)))]  # an index is none
     rows, delivered = _read(dataset, _MANY if thorough else _FEW, float("inf") if thorough else _PATIENCE)
     known = [column for column in columns if np.array_equal(column[rows], delivered)]  # what the data set delivers
     if known:
@@ -87,7 +88,7 @@ def verify(store: ReferenceStore, dataset: Any) -> None:
         from spectral_sampler.extraction.identity import probe_hash
 
         with global_randomness_kept():
-            probes, changed = probe_hash(bare(dataset), opaque=bool(source.get("version")))
+            probes, changed = probe_hash(_copied(bare(dataset)), opaque=bool(source.get("version")))
         if changed is None and probes != source["probes"]:
             raise argument_error(
                 "dataset", "the one that the store was made of", "samples that differ from those read then",
@@ -139,7 +140,8 @@ def _other(found: NDArray[np.int64], kept: NDArray[np.int64]) -> ArgumentError:
         "dataset", "the one that the store was made of",
         f"labels that differ from the store's in {int((found != kept).sum())} of {len(found)} samples compared",
         "Is it another split or order? Extract the features of this one; if the labels are meant to differ, pass "
-        "ReferenceStore.from_arrays(store.features, store.losses, labels) with those that you train on.",
+        "ReferenceStore.from_arrays(store.features, store.losses, labels) with those that you train on; if the second "
+        "entry of a sample is no label, set dataset.targets = labels.",
     )  # fmt: skip
 
 
@@ -154,13 +156,16 @@ def _read(dataset: Any, most: int, patience: float) -> tuple[NDArray[np.int64], 
             for row in rows.tolist():
                 label = label_of(copied[row])
                 if label is None:
-                    _log.info("labels are not compared: sample %d of %s has none that is known as such", row, dataset)
+                    _log.info("labels are not compared: sample %d has none that is known as such", row)
                     return rows[:0], rows[:0]
                 labels.append(label)
                 if time.monotonic() > until:
                     break
     except Exception as error:  # noqa: BLE001 - training will meet it where it can be seen
         _log.info("labels are not compared: a sample could not be read (%s: %s)", type(error).__name__, error)
+        return rows[:0], rows[:0]
+    if len(labels) > 1 and labels == rows.tolist()[: len(labels)]:
+        _log.info("labels are not compared: the samples have their index in the place of a label")
         return rows[:0], rows[:0]
     return rows[: len(labels)], np.asarray(labels, np.int64)
 
