@@ -346,6 +346,18 @@ def test_what_has_no_content_is_not_guessed(make):
     assert Content(opaque=True).hexdigest(make()) == Content(opaque=True).hexdigest(make())
 
 
+def test_what_is_nested_too_deeply_is_named(tmp_path):
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(
+        ArgumentError, match=r"whose content can be read, got a builtins\.tuple nested too deeply in sample"
+    ):
+        extract(a_model(), Samples(lambda index: deep), tmp_path, collate_fn=first)
+    with pytest.raises(ArgumentError, match="split must be a function of variables that can be read"):
+        extract(a_model(), Samples(lambda index: 0), tmp_path, split=lambda batch: (batch[0], deep))
+
+
 class Samples(Dataset):
     """``samples[i]`` made anew at every reading, beside features (4,) and a label."""
 

@@ -106,7 +106,10 @@ class Content:
         while isinstance(inner, (functools.partial, types.MethodType)):
             inner = inner.func if isinstance(inner, functools.partial) else inner.__func__
         self._root = inner if isinstance(inner, (types.FunctionType, type)) else type(inner)
-        return self._digest(value).hex()
+        try:
+            return self._digest(value).hex()
+        except RecursionError:
+            raise Unreadable(f"{class_name(value)} nested too deeply") from None
 
     def _digest(self, value: Any) -> bytes:
         if type(value) in _LEAVES:

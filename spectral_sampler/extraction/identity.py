@@ -55,7 +55,12 @@ def function_hashes(functions: Mapping[str, Callable[..., Any] | None]) -> dict[
     read = False
     for name, function in functions.items():
         content = Content(opaque=True, code=True)
-        hashes[name] = None if function is None else content.hexdigest(function)
+        try:
+            hashes[name] = None if function is None else content.hexdigest(function)
+        except Unreadable as error:
+            raise argument_error(
+                name, "a function of variables that can be read", f"a {error}", "Let it name less of the program."
+            ) from error
         read = read or content.bytecode
     return {**hashes, "python": f"{sys.version_info.major}.{sys.version_info.minor}" if read else None}
 
