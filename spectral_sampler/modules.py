@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import inspect
 import random
 import sys
 from collections.abc import Mapping
@@ -17,7 +19,25 @@ from spectral_sampler.errors import argument_error
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["called", "first_two", "frozen", "global_randomness_kept", "home_device", "last_linear_input", "moved"]
+__all__ = [
+    "LABELS",
+    "arguments",
+    "called",
+    "first_two",
+    "frozen",
+    "global_randomness_kept",
+    "home_device",
+    "last_linear_input",
+    "logits_of",
+    "moved",
+    "penultimate",
+    "plain",
+    "takes",
+    "unnamed",
+]
+
+LABELS = ("labels", "label", "targets", "target")  # keys under which the samples of a mapping hold their class
+_NUMBERS = ("index", "idx")  # and their place in the data set, which few models ask for
 
 
 @contextlib.contextmanager
@@ -75,6 +95,13 @@ def frozen(model: nn.Module, device: torch.device | str | None = None) -> Iterat
 _SHARING = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
+def plain(model: nn.Module) -> nn.Module:
+    """The module itself, without ``torch.compile`` or the wrappers that share a batch out."""
+    while isinstance(model, _SHARING) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, _SHARING) else model._orig_mod  # type: ignore[assignment]  # noqa: SLF001
+    return model
+
+
 def _whole(model: nn.Module) -> nn.Module:
     """The module within wrappers that split a batch over threads, or talk to other processes when they are called."""
     while isinstance(model, _SHARING) or isinstance(getattr(model, "_orig_mod", None), _SHARING):
@@ -82,35 +109,167 @@ def _whole(model: nn.Module) -> nn.Module:
     return model
 
 
-def called(model: nn.Module, inputs: Any) -> Any:
-    """``model(**inputs)`` of a mapping, ``model(*inputs)`` of several tensors, else ``model(inputs)``; in this process
-    and thread alone."""
-    model = _whole(model)
+def takes(model: nn.Module) -> set[str] | None:
+    """The names of what ``forward`` takes; None where it takes any or does not say."""
+    try:
+        parameters = inspect.signature(plain(model).forward).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {entry.name for entry in parameters if entry.kind in (entry.POSITIONAL_OR_KEYWORD, entry.KEYWORD_ONLY)}
+
+
+def unnamed(model: nn.Module, inputs: Any) -> list[str]:
+    """The keys of a mapping for which ``forward`` has no argument, so that it cannot be called with them.
+
+    The number of a sample is left out in silence, and a single entry under another name is the one input.
+    """
+    names = takes(model)
+    if names is None or not isinstance(inputs, Mapping):
+        return []
+    keys = [key for key in inputs if key in names or key not in _NUMBERS]
+    return [] if len(keys) == 1 else [str(key) for key in keys if key not in names]
+
+
+def arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How ``model`` is called with ``inputs``: by name with a mapping, in order with several tensors, else with one.
+
+    Raises:
+        ArgumentError: a mapping with keys that ``forward`` does not name.
+    """
     if isinstance(inputs, Mapping):
-        return model(**inputs)
+        names = takes(model)
+        if unnamed(model, inputs):
+            rule, named = "given for data sets whose samples are mappings", ", ".join(sorted(names or ()))
+            remedy = f'Name the class number "labels" and the rest as {_name(model)}.forward does ({named}), or pass '
+            keys = f"keys {', '.join(map(str, inputs))}"
+            raise argument_error("split", rule, keys, f"{remedy}split=function(batch) -> (inputs, labels).")
+        given = {key: value for key, value in inputs.items() if key in (names or ()) or key not in _NUMBERS}
+        return (tuple(given.values()), {}) if names is not None and given.keys() - names else ((), given)
     several = isinstance(inputs, (list, tuple)) and all(isinstance(part, torch.Tensor) for part in inputs)
-    return model(*inputs) if several else model(inputs)  # texts come in a sequence too, and are one argument
+    return (tuple(inputs) if several else (inputs,)), {}  # texts come in a sequence too, and are one argument
+
+
+def called(model: nn.Module, inputs: Any) -> Any:
+    """The output of ``model`` for ``inputs``, taken as `arguments` says; in this process and thread alone."""
+    model = _whole(model)
+    args, named = arguments(model, inputs)
+    return model(*args, **named)
+
+
+def _name(model: nn.Module) -> str:
+    return type(plain(model)).__name__
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """``nn.Linear``, and what stands in for it: quantised layers, and adapters around one (``base_layer``)."""
+    if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+        return False
+    within = any(isinstance(part, nn.Linear) for part in module.children()) and not hasattr(module, "base_layer")
+    sized = all(isinstance(getattr(module, name, None), int) for name in ("in_features", "out_features"))
+    return isinstance(module, nn.Linear) or (sized and not within)
 
 
 @contextlib.contextmanager
 def last_linear_input(model: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Yields a list that after a forward pass holds the input of the last ``nn.Linear`` that ran.
+    """Yields a list that after a forward pass holds input and output of the last linear layer that ran.
 
-    What is compiled runs uncompiled meanwhile: code compiled before does not look at hooks that came later.
+    That need not be the layer before the model's output (`penultimate` finds out): what is scripted, or calls
+    ``F.linear`` with weights of its own, is not seen. What is compiled runs uncompiled meanwhile: code compiled before
+    does not look at hooks that came later.
     """
     seen: list[torch.Tensor] = []
 
-    def remember(_module: nn.Module, given: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]) -> None:
-        seen[:] = [given[0] if given else named["input"]]
+    def remember(_module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
+        source = given[0] if given else next(iter(named.values()), None)
+        if isinstance(source, torch.Tensor) and isinstance(made, torch.Tensor):
+            seen[:] = [part.dequantize() if part.is_quantized else part for part in (source, made)]
 
     with contextlib.ExitStack() as held:
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and the import takes seconds
             held.enter_context(torch.compiler.set_stance("force_eager"))
         for module in model.modules():
-            if isinstance(module, nn.Linear):
-                hook = module.register_forward_pre_hook(remember, with_kwargs=True)
-                held.callback(hook.remove)
+            if _is_linear(module):
+                held.callback(module.register_forward_hook(remember, with_kwargs=True).remove)
         yield seen
+
+
+def penultimate(seen: list[torch.Tensor], outputs: Any) -> torch.Tensor | None:
+    """What the last linear layer that ran made ``outputs`` of, or None if it did not make them.
+
+    It made them if one of them is its output: as it is, in other shape or precision, of one token of each sample (as
+    models of sequences classify by their last), or after a function that keeps the order of the classes, such as
+    softmax, logarithm, or a temperature.
+
+    Returns:
+        (B, d); with more axes where the layer ran on every token.
+    """
+    given, made = seen
+    for output in _tensors(outputs):
+        if output.is_floating_point() and output.ndim and len(output) == len(made):
+            found = _source(given, made.float(), output.to(made.device).float())
+            if found is not None:
+                return found
+    return None
+
+
+def _source(given: torch.Tensor, made: torch.Tensor, output: torch.Tensor) -> torch.Tensor | None:
+    size = len(made)
+    if made.numel() == output.numel():
+        flat, rows = made.reshape(size, -1), output.reshape(size, -1)
+        exact = torch.allclose(flat, rows, rtol=0, atol=0, equal_nan=True)
+        if exact or (flat.shape == made.shape and _ordered(flat, rows)):
+            return given.flatten(1) if all(axis == 1 for axis in given.shape[1:-1]) else given
+    if made.ndim == 3 and output.shape == (size, made.shape[2]):
+        tokens = torch.isclose(made, output[:, None], rtol=0, atol=0, equal_nan=True).all(2)
+        if tokens.any(1).all():
+            return given[torch.arange(size, device=given.device), tokens.int().argmax(1).to(given.device)]
+    return None
+
+
+def _ordered(made: torch.Tensor, output: torch.Tensor) -> bool:
+    """Does ``output`` (B, C) rank the classes of every sample as ``made`` does? Of one class, the samples."""
+    usable = (made.isfinite() & output.isfinite()).all(1)
+    made, output = (part[usable].T if part.shape[1] == 1 else part[usable] for part in (made, output))
+    steps = output.gather(1, made.argsort(1)).diff(dim=1)
+    return bool((steps >= -1e-6 * output.abs().amax()).all()) if steps.numel() else True
+
+
+def _tensors(outputs: Any) -> Iterator[torch.Tensor]:
+    """The tensors that a model put out, in whatever it put them."""
+    if isinstance(outputs, torch.Tensor):
+        yield outputs
+        return
+    if isinstance(outputs, Mapping):
+        outputs = outputs.values()
+    elif not isinstance(outputs, (list, tuple)):
+        outputs = _fields(outputs).values()
+    for part in outputs:
+        if isinstance(part, (torch.Tensor, Mapping, list, tuple)) or dataclasses.is_dataclass(part):
+            yield from _tensors(part)
+
+
+def _fields(outputs: Any) -> dict[str, Any]:
+    """What an object holds, by name; a dataclass may have slots instead of a ``__dict__``."""
+    if dataclasses.is_dataclass(outputs):
+        return {field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)}
+    return getattr(outputs, "__dict__", {})
+
+
+def logits_of(outputs: Any) -> Any:
+    """The logits among what a module or a function put out, or None: itself, what is called ``logits``, the first of
+    two axes in a tuple, or the only array in a mapping or an object (beside a scalar, such as a mean loss)."""
+    if hasattr(outputs, "ndim"):
+        return outputs
+    named = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if named is not None:
+        return named
+    if isinstance(outputs, (list, tuple)):
+        return next((part for part in outputs if getattr(part, "ndim", 0) == 2), None)
+    fields = outputs if isinstance(outputs, Mapping) else _fields(outputs)
+    arrays = [part for part in fields.values() if getattr(part, "ndim", 0)]
+    return arrays[0] if len(arrays) == 1 else None
 
 
 def moved(value: Any, device: torch.device) -> Any:
@@ -126,10 +285,20 @@ def moved(value: Any, device: torch.device) -> Any:
 
 
 def first_two(batch: Any) -> tuple[Any, Any]:
-    """Inputs and labels of a batch as torchvision's data sets collate to; labels None if there is nothing else."""
+    """Inputs and labels of a batch; labels None if there is nothing else.
+
+    As torchvision's data sets collate to, the first two of a sequence; of a mapping, what is called labels, label,
+    targets or target, and the rest.
+
+    Raises:
+        ArgumentError: a mapping with several of these.
+    """
     if isinstance(batch, Mapping):
-        rule = "given for data sets whose samples are mappings"
-        raise argument_error("split", rule, f"keys {', '.join(map(str, batch))}", "Pass split=function(batch).")
+        found = [name for name in LABELS if name in batch]
+        if len(found) > 1:
+            rule = "given for data sets whose samples are mappings with several labels"
+            raise argument_error("split", rule, f"keys {', '.join(map(str, batch))}", "Pass split=function(batch).")
+        return {key: part for key, part in batch.items() if key not in found}, batch[found[0]] if found else None
     if isinstance(batch, (list, tuple)) and batch and not isinstance(batch[0], str):
         return batch[0], batch[1] if len(batch) > 1 else None
     return batch, None

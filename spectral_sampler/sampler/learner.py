@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +12,20 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.modules import called, first_two, frozen, global_randomness_kept, last_linear_input, moved
+from spectral_sampler.modules import (
+    LABELS,
+    called,
+    first_two,
+    frozen,
+    global_randomness_kept,
+    last_linear_input,
+    logits_of,
+    moved,
+    penultimate,
+    plain,
+    takes,
+    unnamed,
+)
 from spectral_sampler.selection.needs import forwards_candidates
 
 if TYPE_CHECKING:
@@ -37,13 +49,9 @@ class Outputs(NamedTuple):
         return {"logits": self.logits, "embeddings": self.embeddings}
 
 
-def _logits_of(found: Any, size: int) -> Any:
-    """The logits (N, C) among what a module or a function put out: itself, of that name, or the first of two axes."""
-    if isinstance(found, Mapping):
-        found = found.get("logits")
-    found = getattr(found, "logits", found)
-    if isinstance(found, (tuple, list)):
-        found = next((part for part in found if getattr(part, "ndim", 0) == 2), None)
+def _checked(outputs: Any, size: int) -> Any:
+    """The logits (N, C) among what a module or a function put out, without their graph."""
+    found = logits_of(outputs)
     if getattr(found, "ndim", 0) != 2 or len(found) != size:
         shape = tuple(found.shape) if hasattr(found, "shape") else type(found).__name__
         remedy = "Pass a function from dataset indices to logits, or to (logits, features)."
@@ -57,15 +65,16 @@ class Learner:
     Args:
         learner: a module, which reads ``dataset``, or a function from dataset indices to logits (N, C) or to
             (logits, features (N, h)). A module runs in eval mode where it is; its logits are its output, ``.logits`` or
-            ["logits"] of that, or the first tensor of two axes in a tuple.
+            ["logits"] of that, the first tensor of two axes in a tuple, or the only one of a mapping or dataclass.
         dataset: its samples, collated, are the module's inputs: the first entry of a tuple, or keyword arguments of
-            a mapping, without "label", "labels" and "index" unless the module's ``forward`` names them.
+            a mapping, without labels and "index" unless the module's ``forward`` names them.
         selection: what it is for.
         collate_fn: as in DataLoader.
         ignore_index: the label of candidates that are chosen last.
 
     Raises:
-        ArgumentError: no selection that uses it, or no data set; by the call, outputs that are no logits.
+        ArgumentError: no selection that uses it, or no data set; by the call, outputs that are no logits, samples that
+            ``forward`` does not take, or logits that the last ``nn.Linear`` did not make, where its inputs are needed.
     """
 
     def __init__(
@@ -89,14 +98,14 @@ class Learner:
                 raise argument_error("dataset", "given with a module as learner=", None, remedy)
             self._forward, self._module, self._embeds = self._forwarded, learner, "embeddings" in selection.needs
             self._dataset, self._collate = dataset, collate_fn or default_collate
-            self._left_out = {"label", "labels", "index"} - inspect.signature(learner.forward).parameters.keys()
+            self._left_out = set(LABELS) - (takes(learner) or set())
 
     def __call__(self, indices: list[int]) -> Outputs:
         """One forward pass over the samples ``indices`` (N,)."""
         started = time.perf_counter()
         found = self._forward(indices)
         found, embeddings = found if isinstance(found, (tuple, list)) and len(found) == 2 else (found, None)
-        return Outputs(_logits_of(found, len(indices)), embeddings, time.perf_counter() - started)
+        return Outputs(_checked(found, len(indices)), embeddings, time.perf_counter() - started)
 
     def _forwarded(self, indices: list[int]) -> tuple[Any, torch.Tensor | None]:
         """What the module puts out, and the input of its last linear layer, whatever the caller is in the middle of."""
@@ -108,7 +117,21 @@ class Learner:
                 inputs: Any = {name: value for name, value in batch.items() if name not in self._left_out}
             else:
                 inputs = first_two(batch)[0]
-            found = called(self._module, moved(inputs, home))
+            found = called(self._module, moved(self._named(inputs), home))
             if home.type == "cuda":
                 torch.cuda.current_stream(home).synchronize()  # the choice waits for it: it is this call's time
-        return found, caught[0] if caught else None
+        return found, self._embeddings(caught, _checked(found, len(indices))) if caught else None
+
+    def _named(self, inputs: Any) -> Any:
+        if strangers := unnamed(self._module, inputs):
+            rule = f"of samples that hold what {type(plain(self._module)).__name__}.forward names"
+            remedy = "Rename or drop them, in the data set or in collate_fn."
+            raise argument_error("dataset", rule, f"keys {', '.join(strangers)}", remedy)
+        return inputs
+
+    def _embeddings(self, caught: list[torch.Tensor], logits: Any) -> torch.Tensor:
+        if (rows := penultimate(caught, logits)) is None:
+            rule = "a module whose logits its last nn.Linear makes, where a selection needs the inputs of that"
+            remedy = "Pass a function from dataset indices to (logits, features)."
+            raise argument_error("learner", rule, type(plain(self._module)).__name__, remedy)
+        return rows.detach()
