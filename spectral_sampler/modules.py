@@ -166,9 +166,12 @@ def _is_linear(module: nn.Module) -> bool:
     """``nn.Linear``, and what stands in for it: quantised layers, and adapters around one (``base_layer``)."""
     if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
         return False
-    within = any(isinstance(part, nn.Linear) for part in module.children()) and not hasattr(module, "base_layer")
+    if isinstance(module, nn.Linear):
+        return True
     sized = all(isinstance(getattr(module, name, None), int) for name in ("in_features", "out_features"))
-    return isinstance(module, nn.Linear) or (sized and not within)
+    return sized and (
+        hasattr(module, "base_layer") or not any(isinstance(part, nn.Linear) for part in module.modules())
+    )
 
 
 @contextlib.contextmanager

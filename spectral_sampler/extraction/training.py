@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.modules import first_two, global_randomness_kept
+from spectral_sampler.extraction.forward import classified
+from spectral_sampler.modules import arguments, first_two, global_randomness_kept, moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,13 +80,16 @@ def train_reference(
     one device and number of threads); global generators are left alone.
 
     Args:
-        model: maps a batch of inputs to logits (B, C).
+        model: maps a batch of inputs to logits (B, C), or to what holds them (``.logits``, a mapping, a tuple).
         dataset: map-style, with class numbers as labels.
         rows: the held-out rows; None means all of ``dataset``, for a data set that is held out as a whole.
         epochs, batch_size, learning_rate: of the training; the learning rate is the peak of its cycle.
         seed: of order and dropout.
         device: where to train; the model stays there.
-        split: ``split(batch) -> (inputs, labels)``.
+        split: ``split(batch) -> (inputs, labels)``; by default the first two of a tuple, or "labels" of a mapping.
+
+    Raises:
+        ArgumentError: labels that are no class numbers of the model, outputs without logits, or no rows.
     """
     chosen = dataset if rows is None else Subset(dataset, [int(row) for row in rows])
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("number of rows", len(chosen))):
@@ -101,8 +105,9 @@ def train_reference(
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * len(loader))
         for _ in range(epochs):
             for batch in loader:
-                inputs, labels = split(batch)
-                loss = nn.functional.cross_entropy(model(inputs.to(device)), labels.to(device))
+                inputs, labels = split(moved(batch, torch.device(device)))
+                args, named = arguments(model, inputs)
+                loss = nn.functional.cross_entropy(*classified(model(*args, **named), labels))
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()

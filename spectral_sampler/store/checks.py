@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["FEATURE_DTYPES", "checked_features", "checked_labels", "checked_losses", "feature_dtype", "rows_text"]
+__all__ = [
+    "FEATURE_DTYPES",
+    "checked_features",
+    "checked_labels",
+    "checked_losses",
+    "checked_zero_rows",
+    "feature_dtype",
+    "filled_text",
+    "rows_text",
+]
 
 FEATURE_DTYPES = ("float16", "float32")
 _BLOCK_BYTES = 8 << 20  # rows are cast and checked in blocks of about this size, so a mapped file stays on disk
@@ -29,19 +40,32 @@ def rows_text(rows: NDArray[np.int64], total: int | None = None) -> str:
     return f"{'row' if total == 1 else 'rows'} {named}{more}"
 
 
-def _as_array(argument: str, values: Any) -> NDArray[Any]:
-    """A NumPy view of a tensor, array or nested sequence; bfloat16 has no NumPy type and becomes float32."""
+def _any_array(argument: str, values: Any) -> NDArray[Any]:
+    """A NumPy view of a tensor, array or nested sequence; types of tensors that NumPy has not become float32."""
+    if isinstance(values, (list, tuple)) and values and all(isinstance(part, torch.Tensor) for part in values):
+        same = len({part.shape for part in values}) == 1
+        values = torch.stack([part.detach().cpu() for part in values]) if same else [part.tolist() for part in values]
     if isinstance(values, torch.Tensor):
         if values.layout != torch.strided:
             raise argument_error(argument, "a dense tensor", values.layout, "Call .to_dense() on it first.")
         values = values.detach().cpu()
-        values = (values.float() if values.dtype == torch.bfloat16 else values).resolve_conj().resolve_neg()
+        narrow = values.is_floating_point() and values.dtype not in (torch.float16, torch.float32, torch.float64)
+        values = (values.float() if narrow else values).resolve_conj().resolve_neg()
         array: NDArray[Any] = values.numpy()
-    else:
-        try:
-            array = np.asarray(values)
-        except ValueError as error:  # ragged nested lists
-            raise argument_error(argument, "a rectangular array", "rows of different length", str(error)) from None
+        return array
+    if hasattr(values, "toarray"):  # scipy's sparse ones, which NumPy takes for one object
+        raise argument_error(argument, "a dense array", type(values).__name__, "Call .toarray() on it first.")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise argument_error(argument, "without masked values", type(values).__name__, "Repair these rows first.")
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # ragged nested lists
+        raise argument_error(argument, "a rectangular array", "rows of different length", str(error)) from None
+
+
+def _as_array(argument: str, values: Any) -> NDArray[Any]:
+    """`_any_array`, of real numbers."""
+    array = _any_array(argument, values)
     if array.dtype.kind not in "fiub":
         raise argument_error(
             argument, "an array of real numbers", f"dtype {array.dtype}", "Convert it to float32 first."
@@ -74,12 +98,30 @@ def _refuse_rows(argument: str, rule: str, what: str, found: list[NDArray[np.int
         raise argument_error(argument, rule, f"{what} in {named}", remedy)
 
 
-def checked_features(features: Any, dtype: DTypeLike | None = None, first_row: int = 0) -> NDArray[Any]:
+def checked_zero_rows(zero_rows: Any) -> list[int] | None:
+    """An empty list for the numbers of the rows that "uniform" is to fill, None for "refuse"."""
+    if zero_rows not in ("refuse", "uniform"):
+        raise argument_error("zero_rows", "'refuse' or 'uniform'", repr(zero_rows), "Pass one of them.")
+    return [] if zero_rows == "uniform" else None
+
+
+def filled_text(filled: list[int]) -> str:
+    """What is logged of rows that were filled."""
+    count = f"{len(filled)} row{'s' if len(filled) > 1 else ''} of zeros"
+    return f"{count} stored as unit vectors of equal entries: {rows_text(np.array(filled))}"
+
+
+def checked_features(
+    features: Any, dtype: DTypeLike | None = None, first_row: int = 0, *, filled: list[int] | None = None
+) -> NDArray[Any]:
     """Features (M, d) as a C-contiguous little-endian float16 or float32 array, without a copy where none is needed.
 
     float16 and float32 stay as they are; bool, integers, bfloat16 and float64 become float32; ``dtype`` overrides.
     A row is refused by number if it holds a NaN or an Inf, is zero throughout, or becomes so in the stored dtype;
     ``first_row`` is the number of the first one.
+
+    With a list ``filled``, rows of zeros become the unit vector of d equal entries instead, and their numbers are
+    added to it; the caller's array is left alone.
     """
     array = _as_array("features", features)
     if array.ndim != 2 or 0 in array.shape:
@@ -105,12 +147,17 @@ def checked_features(features: Any, dtype: DTypeLike | None = None, first_row: i
             overflow.append(first_row + rows.start + np.flatnonzero(finite & ~np.isfinite(result[rows]).all(axis=1)))
             underflow.append(first_row + rows.start + np.flatnonzero(nonzero & ~result[rows].any(axis=1)))
     _refuse_rows("features", "finite", "NaN or Inf", bad, "Repair or drop these rows.")
+    if filled is not None and (empty := np.sort(np.concatenate(zero + underflow))).size:
+        result = result.copy() if ready else result
+        result[empty - first_row] = result.shape[1] ** -0.5
+        filled += empty.tolist()
+        zero, underflow = [], []
     _refuse_rows(
         "features",
         "non-zero in every row",
         "only zeros",
         zero,
-        "A zero row has no direction, hence no cosine; drop these rows.",
+        'A zero row has no direction, hence no cosine; pass zero_rows="uniform" for equal entries, or drop these rows.',
     )
     _refuse_rows(
         "features",
@@ -124,7 +171,7 @@ def checked_features(features: Any, dtype: DTypeLike | None = None, first_row: i
         f"within the range of {target.name}",
         "underflow to zero",
         underflow,
-        "Rescale these rows (cosines do not change) or store a wider dtype.",
+        'Rescale these rows (cosines do not change), store a wider dtype, or pass zero_rows="uniform".',
     )
     return result
 
@@ -158,11 +205,21 @@ def checked_losses(losses: Any, rows: int, first_row: int = 0) -> NDArray[np.flo
 
 
 def checked_labels(labels: Any, rows: int) -> NDArray[np.int64]:
-    """Labels (M,) as int64."""
-    array = _as_array("labels", labels)
+    """Labels (M,) as int64; of what else people keep labels in, the error says how to make class numbers."""
+    if isinstance(labels, Mapping):
+        rule = f"an array of {rows} class numbers"
+        raise argument_error("labels", rule, f"keys {', '.join(map(str, labels))}", "Pass the one of its values.")
+    if str(getattr(labels, "dtype", "")) == "category":  # pandas' Series, Categorical and index
+        remedy = f"Pass {'.cat' if hasattr(labels, 'cat') else ''}.codes of it, where -1 stands for none."
+        raise argument_error("labels", "integers", f"categories ({type(labels).__name__})", remedy)
+    array = _any_array("labels", labels)
+    if array.shape != (rows,) and array.ndim == 2 and len(array) == rows and array.dtype.kind in "fiub":
+        one_hot = array.shape[1] > 1
+        remedy = "Pass .argmax(1) where it is one-hot" if one_hot else "Pass .reshape(-1)"
+        remedy += ", or no labels where a sample has several or shares of classes." if one_hot else "."
+        raise argument_error("labels", f"of shape ({rows},), one class number per row", f"shape {array.shape}", remedy)
     _one_per_row("labels", array, rows)
-    if array.dtype.kind == "f":
-        raise argument_error("labels", "integers", f"dtype {array.dtype}", "Cast class numbers with .astype('int64').")
+    _refuse_values(array)
     if array.dtype == np.uint64:
         _refuse_rows(
             "labels",
@@ -172,3 +229,31 @@ def checked_labels(labels: Any, rows: int) -> NDArray[np.int64]:
             "Renumber the classes from 0.",
         )
     return np.ascontiguousarray(array, dtype="<i8")
+
+
+def _refuse_values(array: NDArray[Any]) -> None:
+    """One sentence for each thing that is no integer: holes, names, numbers of another type, targets of a regression."""
+    if array.dtype.kind in "iub":
+        return
+    rule, got = "integers", f"dtype {array.dtype}"
+    if array.dtype.kind == "O":
+        kinds = {type(entry).__name__: entry for entry in array}
+        names = any(isinstance(entry, (str, bytes)) for entry in kinds.values())
+        missing = np.array([not isinstance(entry, (Integral, str, bytes)) for entry in array], dtype=bool)
+        got = f"objects ({', '.join(sorted(kinds))})"
+    else:
+        names = array.dtype.kind in "USaT"
+        missing = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(len(array), dtype=bool)
+    fractions = np.flatnonzero(array % 1) if array.dtype.kind == "f" and not missing.any() else np.empty(0, int)
+    remedy = "Cast class numbers with .astype('int64'), or .long() of a tensor."
+    if missing.any():
+        got += f" with no class in {rows_text(np.flatnonzero(missing))}"
+        remedy = "Give these rows a number of their own, such as -1, and the sampler ignore_index=-1; cast to int64."
+    elif names:
+        remedy = "Number the classes, as numpy.unique(labels, return_inverse=True)[1] does."
+    elif fractions.size:
+        got += f" with fractions in {rows_text(fractions)}"
+        remedy = "Leave labels out for targets of a regression, or bin them into classes."
+    elif array.dtype.kind not in "fO":
+        remedy = "Number the classes from 0."
+    raise argument_error("labels", rule, got, remedy)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReferenceStore"]
 
+_logger = logging.getLogger(__name__)
 _VERIFY_BELOW = 1 << 30
 _ATTEMPTS = 20
 
@@ -62,7 +64,13 @@ class ReferenceStore:
 
     @classmethod
     def from_arrays(
-        cls, features: Any, losses: Any = None, labels: Any = None, *, dtype: DTypeLike | None = None
+        cls,
+        features: Any,
+        losses: Any = None,
+        labels: Any = None,
+        *,
+        dtype: DTypeLike | None = None,
+        zero_rows: Literal["refuse", "uniform"] = "refuse",
     ) -> ReferenceStore:
         """A store in memory from arrays, tensors or nested lists; an array that fits already is not copied.
 
@@ -71,11 +79,16 @@ class ReferenceStore:
             losses: (M,) reference losses, finite and at least 0.
             labels: (M,) integers.
             dtype: ``"float16"`` or ``"float32"``.
+            zero_rows: ``"uniform"`` stores a row of zeros, or one that becomes so in ``dtype``, as the unit vector of
+                d equal entries (among features that are at least 0 the direction that favours no axis), and logs which.
 
         Raises:
             ArgumentError: naming the rows, if any is not finite, zero or out of the dtype's range; or for wrong shapes.
         """
-        checked = checks.checked_features(features, dtype)
+        filled = checks.checked_zero_rows(zero_rows)
+        checked = checks.checked_features(features, dtype, filled=filled)
+        if filled:
+            _logger.warning("%s", checks.filled_text(filled))
         return cls(
             checked,
             None if losses is None else checks.checked_losses(losses, len(checked)),
