@@ -23,6 +23,7 @@ __all__ = [
     "LABELS",
     "arguments",
     "called",
+    "check_module",
     "first_two",
     "frozen",
     "global_randomness_kept",
@@ -55,6 +56,17 @@ def global_randomness_kept() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
+
+
+def check_module(argument: str, model: Any) -> None:
+    """Refuses what is no module, and one whose weights are still to be made by its first batch."""
+    if not isinstance(model, nn.Module):
+        remedy = "Pass the eager module, or wrap what you have in one."
+        raise argument_error(argument, "a torch.nn.Module", type(model).__name__, remedy)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            remedy = "Run the model on a batch, and load its weights, first."
+            raise argument_error(argument, "a model that has its weights", f"{name} without a shape yet", remedy)
 
 
 def home_device(model: nn.Module) -> torch.device:

@@ -120,10 +120,8 @@ def run_batch(
     A loss of torch's gets the logits, a function of the caller's what the model put out.
     """
     inputs, labels = split(moved(batch, device))
-    own = loss_model is None
-    rows, outputs = _features_and_outputs(
-        model, inputs, features, classifies=own and (loss is cross_entropy or _is_criterion(loss))
-    )
+    classifies = loss_model is None and (loss is cross_entropy or _is_criterion(loss))
+    rows, outputs = _features_and_outputs(model, inputs, features, classifies=classifies)
     if not isinstance(rows, torch.Tensor) or rows.ndim != 2:
         shape = tuple(rows.shape) if isinstance(rows, torch.Tensor) else type(rows).__name__
         raise argument_error(

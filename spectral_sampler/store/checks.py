@@ -232,7 +232,7 @@ def checked_labels(labels: Any, rows: int) -> NDArray[np.int64]:
 
 
 def _refuse_values(array: NDArray[Any]) -> None:
-    """One sentence for each thing that is no integer: holes, names, numbers of another type, targets of a regression."""
+    """One sentence for each kind that is no integer: holes, names, other types of numbers, targets of a regression."""
     if array.dtype.kind in "iub":
         return
     rule, got = "integers", f"dtype {array.dtype}"
