@@ -14,7 +14,7 @@ from spectral_sampler.errors import argument_error
 from spectral_sampler.extraction.forward import Encoder, FeatureFunction, LossFunction, cross_entropy, run_batch
 from spectral_sampler.extraction.identity import RECORD, dataset_identity, function_hashes, model_hash
 from spectral_sampler.extraction.job import Batches, Job
-from spectral_sampler.modules import first_two, global_randomness_kept, home_device
+from spectral_sampler.modules import check_module, first_two, global_randomness_kept, home_device, plain
 from spectral_sampler.store import checks
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def extract(
     batch_size: int = 256,
     device: torch.device | str | None = None,
     dtype: Literal["float16", "float32"] = "float16",
+    zero_rows: Literal["refuse", "uniform"] = "refuse",
     num_workers: int = 0,
     version: str = "",
     overwrite: bool = False,
@@ -65,11 +66,13 @@ def extract(
         features: ``features(model, inputs) -> (B, d)`` or ``-> ((B, d), outputs)``, which saves a second pass.
         loss: ``"cross_entropy"``, ``loss(outputs, labels) -> (B,)``, or None for no losses.
         loss_model: takes the losses from this model instead, e.g. a small one trained on held-out rows.
-        split: ``split(batch) -> (inputs, labels)``; by default the first two entries of a batch.
+        split: ``split(batch) -> (inputs, labels)``; by default the first two entries of a batch, or of a mapping what
+            is called labels, label, targets or target, and the rest as keyword arguments of ``forward``.
         collate_fn, num_workers: as in DataLoader.
         batch_size: samples per pass, and per chunk of progress.
         device: where to run; None means where the model is.
         dtype: of stored features; rows that float16 would turn into Inf or zeros are refused by number.
+        zero_rows: ``"uniform"`` stores rows of zeros as unit vectors of equal entries and logs which, as `from_arrays`.
         version: any text; change it when a change of model or data set cannot be seen: in the code of a model's class,
             in samples other than the 64, in objects whose content cannot be read (with a version they are accepted).
         overwrite: replace a finished store that was made of something else.
@@ -83,6 +86,7 @@ def extract(
     """
     _check_arguments(model, dataset, loss, loss_model, batch_size, num_replicas, rank)
     dtype_name = checks.feature_dtype(dtype).name
+    checks.checked_zero_rows(zero_rows)
     loss_function = cross_entropy if loss == "cross_entropy" else loss
     with global_randomness_kept():
         opaque = bool(version)
@@ -97,6 +101,7 @@ def extract(
             "loss_model": None if loss_model is None or loss is None else model_hash(loss_model, opaque=opaque),
             "version": version,
             "dtype": dtype_name,
+            "zero_rows": None if zero_rows == "refuse" else zero_rows,  # None: as stores from before there was a choice
             "batch_size": batch_size,
             "device": torch.device(device or home_device(model)).type,  # its number differs from rank to rank
         }
@@ -112,6 +117,9 @@ def extract(
 def _check_arguments(
     model: Any, dataset: Any, loss: Any, loss_model: Any, batch_size: int, num_replicas: int, rank: int
 ) -> None:
+    check_module("model", model)
+    if loss_model is not None:
+        check_module("loss_model", loss_model)
     map_style = isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")
     if isinstance(dataset, IterableDataset) or not map_style:
         raise argument_error(
@@ -124,7 +132,7 @@ def _check_arguments(
         raise argument_error("dataset", "non-empty", "length 0", "Pass at least one sample.")
     if loss is not None and loss != "cross_entropy" and not callable(loss):
         raise argument_error("loss", "'cross_entropy', a function(outputs, labels) or None", repr(loss), "Pass one.")
-    if isinstance(model, Encoder) and loss is not None and loss_model is None:
+    if isinstance(plain(model), Encoder) and loss is not None and loss_model is None:
         raise argument_error(
             "loss",
             "None for a model without a classifier",

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,6 +71,7 @@ class Job:
     progress: bool
     num_replicas: int
     rank: int
+    filled: list[int] = field(default_factory=list)  # the rows of zeros that were stored as something else
 
     def store(
         self, models: list[torch.nn.Module], device: torch.device | str | None, *, overwrite: bool, patience: float
@@ -142,17 +143,23 @@ class Job:
             targets = [held.enter_context(frozen(model, device)) for model in models]
             bar = held.enter_context(progress_bar(len(own), len(own) - len(todo), shown=self.progress))
             for chunk, batch in self.batches.load(todo):
-                arrays = self.checked(chunk, self.run(models[0], batch, targets[0]))
+                output = self.run(models[0], batch, targets[0])
+                arrays = self.checked(chunk, output)
+                if output.unlabelled and chunk == todo[0]:
+                    _logger.warning("the store will have no labels: %s", output.unlabelled)
                 if partial is None:
                     partial = self.create(arrays)
                 self.check_layout(chunk, arrays, partial.layout)
                 partial.write(chunk, arrays)
                 bar()
+        if self.filled:
+            _logger.warning("%s", checks.filled_text(self.filled))
 
     def checked(self, chunk: int, output: Output) -> dict[str, NDArray[Any]]:
         """The arrays of one chunk as they are stored, refused by row number of the data set where they cannot be."""
         rows = self.batches.rows(chunk)
-        features = checks.checked_features(output.features, self.identity["dtype"], rows.start)
+        filled = self.filled if self.identity["zero_rows"] == "uniform" else None
+        features = checks.checked_features(output.features, self.identity["dtype"], rows.start, filled=filled)
         if len(features) != len(rows):
             raise argument_error("features", f"one row per sample ({len(rows)})", len(features), "Check collate_fn.")
         arrays: dict[str, NDArray[Any]] = {"features": features}
