@@ -8,7 +8,7 @@ import inspect
 import random
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -122,14 +122,22 @@ def _whole(model: nn.Module) -> nn.Module:
 
 
 def takes(model: nn.Module) -> set[str] | None:
-    """The names of what ``forward`` takes; None where it takes any or does not say."""
+    """The names of what ``forward`` takes; None where it takes any or does not say.
+
+    Models of transformers swallow what they do not know; their ``**kwargs`` are typed with the names that count.
+    """
     try:
         parameters = inspect.signature(plain(model).forward).parameters.values()
     except (TypeError, ValueError):
         return None
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return {entry.name for entry in parameters if entry.kind in (entry.POSITIONAL_OR_KEYWORD, entry.KEYWORD_ONLY)}
+    names = {entry.name for entry in parameters if entry.kind in (entry.POSITIONAL_OR_KEYWORD, entry.KEYWORD_ONLY)}
+    for entry in parameters:
+        if entry.kind is entry.VAR_KEYWORD:
+            typed = next((part for part in get_args(entry.annotation) if hasattr(part, "__optional_keys__")), None)
+            if typed is None:
+                return None
+            names |= typed.__optional_keys__ | typed.__required_keys__
+    return names
 
 
 def unnamed(model: nn.Module, inputs: Any) -> list[str]:
