@@ -222,8 +222,8 @@ def penultimate(seen: list[torch.Tensor], outputs: Any) -> torch.Tensor | None:
     """What the last linear layer that ran made ``outputs`` of, or None if it did not make them.
 
     It made them if one of them is its output: as it is, in other shape or precision, of one token of each sample (as
-    models of sequences classify by their last), or after a function that keeps the order of the classes, such as
-    softmax, logarithm, or a temperature.
+    models of sequences classify by their last), or after softmax, its logarithm, or a rising function of each entry,
+    such as a sigmoid or a temperature.
 
     Returns:
         (B, d); with more axes where the layer ran on every token.
@@ -231,7 +231,7 @@ def penultimate(seen: list[torch.Tensor], outputs: Any) -> torch.Tensor | None:
     given, made = seen
     for output in _tensors(outputs):
         if output.is_floating_point() and output.ndim and len(output) == len(made):
-            found = _source(given, made.float(), output.to(made.device).float())
+            found = _source(given, made, output.to(made.device))
             if found is not None:
                 return found
     return None
@@ -241,21 +241,26 @@ def _source(given: torch.Tensor, made: torch.Tensor, output: torch.Tensor) -> to
     size = len(made)
     if made.numel() == output.numel():
         flat, rows = made.reshape(size, -1), output.reshape(size, -1)
-        exact = torch.allclose(flat, rows, rtol=0, atol=0, equal_nan=True)
-        if exact or (flat.shape == made.shape and _ordered(flat, rows)):
+        exact = torch.allclose(flat.to(rows.dtype), rows, rtol=0, atol=0, equal_nan=True)
+        if exact or (flat.shape == made.shape and _follows(rows, flat)):
             return given.flatten(1) if all(axis == 1 for axis in given.shape[1:-1]) else given
     if made.ndim == 3 and output.shape == (size, made.shape[2]):
-        tokens = torch.isclose(made, output[:, None], rtol=0, atol=0, equal_nan=True).all(2)
+        tokens = torch.isclose(made.to(output.dtype), output[:, None], rtol=0, atol=0, equal_nan=True).all(2)
         if tokens.any(1).all():
             return given[torch.arange(size, device=given.device), tokens.int().argmax(1).to(given.device)]
     return None
 
 
-def _ordered(made: torch.Tensor, output: torch.Tensor) -> bool:
-    """Does ``output`` (B, C) rank the classes of every sample as ``made`` does? Of one class, the samples."""
-    usable = (made.isfinite() & output.isfinite()).all(1)
-    made, output = (part[usable].T if part.shape[1] == 1 else part[usable] for part in (made, output))
-    steps = output.gather(1, made.argsort(1)).diff(dim=1)
+def _follows(output: torch.Tensor, made: torch.Tensor) -> bool:
+    """Is ``output`` (B, C) the softmax of ``made``, its logarithm, or one rising function of each entry?"""
+    unit = max(torch.finfo(part.dtype).eps for part in (output, made))
+    made, output = made.float(), output.float()
+    for function in (torch.softmax, torch.log_softmax) if made.shape[1] > 1 else ():
+        if torch.allclose(output, function(made, 1), rtol=32 * unit, atol=unit):
+            return True
+    usable = made.isfinite() & output.isfinite()
+    made, output = made[usable], output[usable]
+    steps = output[made.argsort()].diff()
     return bool((steps >= -1e-6 * output.abs().amax()).all()) if steps.numel() else True
 
 
