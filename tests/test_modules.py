@@ -194,6 +194,9 @@ class Model(nn.Module):
         super().__init__()
         self.body, self.run = nn.Linear(6, 5), run
         self.head = head
+        generator = torch.Generator().manual_seed(0)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, generator=generator)
 
     def forward(self, rows):
         return self.run(self, self.hidden(rows))
@@ -316,9 +319,9 @@ EARLIER = {
     "tied": Model(nn.Embedding(3, 5), lambda self, hidden: hidden @ self.head.weight.T),
     "scripted head": Model(scripted(nn.Linear(5, 3))),
     "attention": Attention(),
-    "ensemble": Model(nn.Linear(5, 3), lambda self, hidden: self.head(hidden) + self.head(hidden + 1)),
+    "ensemble": Model(nn.Linear(5, 3), lambda self, hidden: self.head(hidden) + self.head(hidden.flip(1))),
     "ensemble of softmaxes": Model(
-        nn.Linear(5, 3), lambda self, hidden: (self.head(hidden).softmax(1) + self.head(hidden - 1).softmax(1)) / 2
+        nn.Linear(5, 3), lambda self, hidden: (self.head(hidden).softmax(1) + self.head(hidden.flip(1)).softmax(1)) / 2
     ),
     "class weights": Model(nn.Linear(5, 3), lambda self, hidden: self.head(hidden) * torch.tensor([1, -1, 3])),
     "residual": Model(nn.Linear(5, 5), lambda self, hidden: self.head(hidden) + 9 * hidden.flip(1)),
