@@ -80,8 +80,10 @@ class HasLogits:
         lambda logits: (logits.sum(), logits, (logits,)),
         lambda logits: [logits],
         lambda logits: (logits, logits[:, :2]),
+        lambda logits: {"out": logits, "loss": logits.sum()},
+        lambda logits: {"hidden": logits.T, "logits": logits},
     ],
-    ids=["mapping", "attribute", "named tuple", "loss first", "list", "two heads"],
+    ids=["mapping", "attribute", "named tuple", "loss first", "list", "two heads", "out", "two tensors"],
 )
 def test_forms_of_output(wrap):
     network = Network(wrap)
@@ -119,8 +121,16 @@ class Ragged:
 
 @pytest.mark.parametrize(
     "data",
-    [Whole(), Mappings(), Mappings("label"), Mappings("labels", "index"), INPUTS, [tuple(row) for row in DATA]],
-    ids=["getitems", "mapping", "label", "labels", "inputs alone", "list"],
+    [
+        Whole(),
+        Mappings(),
+        Mappings("label"),
+        Mappings("labels", "index"),
+        Mappings("target", "idx"),
+        INPUTS,
+        [tuple(row) for row in DATA],
+    ],
+    ids=["getitems", "mapping", "label", "labels", "target", "inputs alone", "list"],
 )
 def test_kinds_of_samples(data):
     network = Network()
@@ -208,6 +218,46 @@ def test_functions():
     outputs = Learner(lambda rows: (np.zeros((4, C)), INPUTS[rows]), None, JEST(joint=True))(ROWS)
     assert torch.equal(outputs.embeddings, INPUTS[ROWS])
     assert Learner(lambda rows: {"logits": logits}, None, RHOLoss())(ROWS).logits.shape == (4, C)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda logits: logits.sort(1).values,
+        lambda logits: logits * torch.tensor([1.0, -1.0, 2.0]),
+        lambda logits: logits + nn.functional.linear(logits, torch.ones(C, C).tril()),
+    ],
+    ids=["reordered", "scaled by class", "a layer more"],
+)
+def test_inputs_of_a_layer_that_did_not_make_the_logits_are_no_embeddings(wrap):
+    network = Network(wrap)
+    message = (
+        r"^learner must be a module whose logits its last nn\.Linear makes, .*, got Network\. Pass a function from "
+    )
+    with pytest.raises(ArgumentError, match=message):
+        Learner(network, DATA, JEST(joint=True))(ROWS)
+    assert Learner(network, DATA, GradientNorm())(ROWS).embeddings is None, "nobody asked"
+
+
+def test_logarithms_of_probabilities_have_embeddings():
+    network = Network(lambda logits: logits.log_softmax(1))
+    outputs = Learner(network, DATA, JEST(joint=True))(ROWS)
+    assert torch.equal(outputs.embeddings, expected(network)[1])
+    assert torch.equal(outputs.logits, expected(network)[0].log_softmax(1))
+
+
+def test_samples_that_forward_does_not_take_are_named():
+    with pytest.raises(
+        ArgumentError, match=r"^dataset must be of samples that hold what Network\.forward names, got keys m"
+    ):
+        Learner(Network(), Mappings("mask"), GradientNorm())(ROWS)
+
+
+def test_a_module_without_weights_is_refused():
+    with pytest.raises(
+        ArgumentError, match=r"^learner must be a model that has its weights, got weight without a shape"
+    ):
+        Learner(nn.LazyLinear(C), DATA, GradientNorm())
 
 
 def test_it_pickles_and_holds_no_state():

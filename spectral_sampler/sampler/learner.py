@@ -15,6 +15,7 @@ from spectral_sampler.errors import argument_error
 from spectral_sampler.modules import (
     LABELS,
     called,
+    check_module,
     first_two,
     frozen,
     global_randomness_kept,
@@ -96,6 +97,7 @@ class Learner:
             if dataset is None:
                 remedy = "Pass dataset=, from which the candidates are read."
                 raise argument_error("dataset", "given with a module as learner=", None, remedy)
+            check_module("learner", learner)
             self._forward, self._module, self._embeds = self._forwarded, learner, "embeddings" in selection.needs
             self._dataset, self._collate = dataset, collate_fn or default_collate
             self._left_out = set(LABELS) - (takes(learner) or set())
