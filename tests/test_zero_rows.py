@@ -228,7 +228,7 @@ def test_labels_of_samples_that_are_no_classes(kind, tmp_path, caplog):
     assert store.labels is None
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1, "it is said once, not for every batch"
-    assert lines[0].startswith("the store will have no labels: labels must be ")
+    assert lines[0].startswith("the store will have no labels, which selections by class need: labels must be ")
 
 
 def test_class_numbers_of_any_container_are_taken(tmp_path):
@@ -307,6 +307,11 @@ def test_an_encoder_stays_one_in_a_wrapper(tmp_path):
         with pytest.raises(ArgumentError, match=r"^loss must be None for a model without a classifier"):
             extract(wrap(encoder), data, tmp_path / "d")
     torch._dynamo.reset()
+
+
+def test_a_function_for_features_that_returns_too_much(tmp_path):
+    with pytest.raises(ArgumentError, match=r"^features must be a \(B, d\) tensor, got tuple\. Pass features=function"):
+        extract(nn.Linear(WIDTH, 3), data_with([0, 1, 2]), tmp_path, features=lambda model, inputs: (inputs,) * 3)
 
 
 def test_the_features_of_two_outputs_are_not_taken_for_logits(tmp_path):

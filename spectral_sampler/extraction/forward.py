@@ -37,7 +37,7 @@ def _features_and_outputs(
     """Features (B, d), and what the model put out, or None where it was not run as a whole."""
     if features is not None:
         result = features(model, inputs)
-        return result if isinstance(result, tuple) else (result, None)
+        return result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if isinstance(plain(model), Encoder):
         return called(model, inputs), None
     with last_linear_input(model) as seen:
