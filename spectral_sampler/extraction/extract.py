@@ -59,8 +59,8 @@ def extract(
     bytecode, hence within one minor version of Python, and the variables they name.
 
     Args:
-        model: any module. Features are the input of the last ``nn.Linear`` that runs (the penultimate layer); the
-            output of an :class:`Encoder`; or what ``features`` says.
+        model: any module. Features are the input of the last ``nn.Linear`` that runs (the penultimate layer), if that
+            made the output; the output of an :class:`Encoder`; or what ``features`` says.
         dataset: map-style, **without random augmentation** (64 samples are read twice to see).
         path: directory of the store; an unfinished extraction is kept inside it.
         features: ``features(model, inputs) -> (B, d)`` or ``-> ((B, d), outputs)``, which saves a second pass.

@@ -146,7 +146,9 @@ class Job:
                 output = self.run(models[0], batch, targets[0])
                 arrays = self.checked(chunk, output)
                 if output.unlabelled and chunk == todo[0]:
-                    _logger.warning("the store will have no labels: %s", output.unlabelled)
+                    _logger.warning(
+                        "the store will have no labels, which selections by class need: %s", output.unlabelled
+                    )
                 if partial is None:
                     partial = self.create(arrays)
                 self.check_layout(chunk, arrays, partial.layout)
