@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from spectral_sampler.errors import ArgumentError, StoreError
 from spectral_sampler.extraction import Encoder, extract
+from spectral_sampler.extraction.forward import cross_entropy
 from spectral_sampler.store import ReferenceStore, checks
 
 ROWS, WIDTH = 40, 8
@@ -250,7 +251,10 @@ def test_probabilities_are_not_taken_for_logits(tmp_path):
     with pytest.raises(
         ArgumentError, match=r"^loss must be a function of probabilities for this model, got 'cross_entr"
     ):
-        extract(model, data_with([0, 1, 2] * 4), tmp_path)
+        extract(model, data_with([0, 1, 2] * 4), tmp_path, batch_size=1)
+    with pytest.raises(ArgumentError, match=r"^loss must be a function of probabilities for this model"):
+        cross_entropy(model[0](torch.randn(9, WIDTH)).softmax(1).bfloat16(), torch.arange(9) % 3)
+    assert cross_entropy(torch.tensor([[0.3, 0.705]]), torch.tensor([1])).shape == (1,), "logits, by a hair"
     logarithms = extract(nn.Sequential(model[0], nn.LogSoftmax(1)), data_with([0, 1, 2] * 4), tmp_path / "a")
     plain = extract(model[0], data_with([0, 1, 2] * 4), tmp_path / "b")
     np.testing.assert_allclose(logarithms.losses, plain.losses, rtol=1e-5)

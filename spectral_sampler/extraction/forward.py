@@ -91,10 +91,15 @@ def classified(outputs: Any, labels: Any) -> tuple[torch.Tensor, torch.Tensor]:
             "Pass loss=None, or loss_model= a classifier of these classes.",
         )
     rows = logits.float()
-    if logits.shape[1] > 1 and bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-2).all()):
+    if logits.shape[1] > 1 and _are_probabilities(rows, logits):
         remedy = "Pass loss=function(outputs, labels), such as nll_loss(outputs.log(), labels, reduction='none')."
         raise argument_error("loss", "a function of probabilities for this model", "'cross_entropy'", remedy)
     return rows, classes
+
+
+def _are_probabilities(rows: torch.Tensor, logits: torch.Tensor) -> bool:
+    rounding = min(32 * torch.finfo(logits.dtype).eps, 1e-2) if logits.is_floating_point() else 0.0
+    return bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() <= rounding).all())
 
 
 def _form(value: Any) -> str:
