@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import tempfile
@@ -118,12 +119,12 @@ def _doctor(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer
     import torch
 
     backends = _backends()
-    checks = {f"solver {name}": _tried(lambda name=name: _solver(name))
-              for name, reason in backends.items() if reason is None}  # fmt: skip
-    checks |= {"sampler": _tried(_sampling), "store": _tried(lambda: _storing(arguments.path))}
+    usable = [name for name, reason in backends.items() if reason is None]
+    checks = {f"solver {name}": _tried(functools.partial(_solver, name)) for name in usable}
+    checks |= {"sampler": _tried(_sampling), "store": _tried(functools.partial(_storing, arguments.path))}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     versions = {name: _version(name) for name in ("spectral-sampler", "torch", "numpy", *_OPTIONAL)}
-    machine = {"system": platform.platform(), "python": platform.python_version(), "cores": cores,
+    machine: dict[str, Any] = {"system": platform.platform(), "python": platform.python_version(), "cores": cores,
                "threads": torch.get_num_threads(), "cuda": torch.cuda.is_available()}  # fmt: skip
     say("{system}, Python {python}, {threads} threads on {cores} cores, CUDA device: {cuda}".format(**machine))
     lines = [f"{'ok ' if good else 'BAD'} {name}: {what}" for name, (good, what) in checks.items()]
