@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: help demo test test-slow test-cpu-torch test-gpu lint bench latency device-check prove-gpu sanitize wheel results clean
 
 help:
-	@echo "make demo      train with and without selection on an embedded data set (half a minute after installation)"
+	@echo "make demo      train with and without selection, on right and on wrong labels; ends in a page (a minute)"
 	@echo "make test      the test suite          make lint     ruff and mypy"
 	@echo "make bench     latency against peers   make latency  solver, sampler and store, to compare two commits"
 	@echo "make results   redo the committed experiments (hours)"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -237,17 +238,24 @@ def test_in_a_file_a_long_comparison_is_seen_to_go_on_and_ctrl_c_ends_it(tmp_pat
 
 @pytest.mark.slow
 def test_quick_demo_from_the_command_line(tmp_path):
-    for package in ("sklearn", "matplotlib", "tqdm"):
+    for package in ("sklearn", "matplotlib", "tqdm", "PIL"):
         pytest.importorskip(package)
     command = [sys.executable, "-m", "spectral_sampler", "demo", "--quick", "--out", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert run.returncode == 0, run.stderr
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert {"full", "full-equal-compute", "uniform", "loss-weighted"} < set(results["policies"])
-    assert results["policies"][-4:] == ["saln", "gstds", "plausible-even", "plausible-learnable"]
-    full = [cell["test_accuracy"] for cell in results["cells"] if cell["policy"] == "full"]
-    assert sum(full) / len(full) > 0.93
-    for name in ("accuracy", "keep-ratio", "classes-gstds", "batch-gstds", "classes-saln", "batch-saln"):
-        assert f"{name}.png" in run.stdout
-        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
-    assert "uniform selection" in run.stdout
+    wrong = {}
+    for name in ("clean-labels", "wrong-labels"):
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        assert {"full", "full-equal-compute", "uniform", "loss-weighted"} < set(results["policies"])
+        assert len(results["seeds"]) >= 5
+        full = [cell["test_accuracy"] for cell in results["cells"] if cell["policy"] == "full"]
+        assert sum(full) / len(full) > 0.88
+        wrong[name] = sum(cell["corruption"]["wrong_labels"] for cell in results["cells"])
+    assert wrong["clean-labels"] == 0 < wrong["wrong-labels"]
+    assert run.stdout.count("Means over 5 seeds") == 2
+    assert run.stdout.count("chosen at random here") == 2
+    assert run.stdout.splitlines()[-1] == f"Page: {tmp_path / 'index.html'}"
+    assert max(float(number) for number in re.findall(r"± (\d+\.\d+)", run.stdout)) <= 25.0
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") > 60
+    assert 100_000 < len(page) < 3_000_000

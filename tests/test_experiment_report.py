@@ -11,56 +11,28 @@ import pytest
 
 pytest.importorskip("scipy")
 
+from comparison_cases import ACCURACIES, POLICIES, cell, comparison
+
 from spectral_sampler.errors import ArgumentError
-from spectral_sampler.experiment.report import estimate, read_json, rows, table, verdict, write_json
+from spectral_sampler.experiment.report import (
+    estimate,
+    footnote,
+    headline,
+    leader,
+    pays,
+    read_json,
+    rows,
+    table,
+    verdict,
+    write_json,
+)
 
-POLICIES = ["full", "full-equal-compute", "uniform", "loss-weighted", "saln", "gstds"]
-ACCURACIES = {
-    "full": [0.90, 0.92, 0.91],
-    "full-equal-compute": [0.88, 0.87, 0.89],
-    "uniform": [0.85, 0.88, 0.86],
-    "loss-weighted": [0.84, 0.89, 0.85],
-    "saln": [0.70, 0.74, 0.71],
-    "gstds": [0.90, 0.93, 0.909],
-}
 T_975_2 = 4.302652729911275  # Student's t, two degrees of freedom, from a printed table
-
-
-def cell(policy: str, seed: int, noisy: bool = False) -> dict:
-    samples = 1000 if policy == "full" else 300
-    accuracy = ACCURACIES[policy][seed]
-    curve = [
-        {"step": 10 * k, "samples": samples * k // 3, "training_loss": 1.0 / k, "test_accuracy": accuracy * k / 3,
-         "test_loss": 1.0}
-        for k in (1, 2, 3)
-    ]  # fmt: skip
-    found = {
-        "policy": policy, "seed": seed, "samples": samples, "test_accuracy": accuracy, "curve": curve,
-        "learner_flops": 1e6 * samples, "seconds": {"selection": 1.0 + seed, "data": 0.5, "training": 2.0},
-        "wrong_label_share": 0.1 if noisy else 0.0,
-        "selected_per_class": [[samples // 6, samples // 6]] * 3,
-        "corruption": {"rows_per_class": [60, 40]},
-    }  # fmt: skip
-    if policy in {"saln", "gstds"}:
-        kinds = ["spectral", "weighted", "rejected", "rejected"]
-        found["pictured_batch"] = {
-            "batch": 1, "points": [[0, 1], [1, 0], [2, 2], [3, 1]], "variance_shares": [0.5, 0.3],
-            "labels": [0, 1, 0, 1],
-            "moments": [{"epoch": epoch, "keep_ratio": 0.5, "kinds": kinds} for epoch in (1, 3)],
-        }  # fmt: skip
-    return found
 
 
 @pytest.fixture
 def results() -> dict:
-    return {
-        "settings": {"data": "digits", "epochs": 3, "schedule": "sigmoid"},
-        "policies": POLICIES,
-        "seeds": [0, 1, 2],
-        "classes": ["cat", "dog"],
-        "keep_ratios": [0.2, 0.3, 0.4],
-        "cells": [cell(policy, seed) for policy in POLICIES for seed in range(3)],
-    }
+    return comparison()
 
 
 def test_estimates_are_t_intervals():
@@ -114,6 +86,74 @@ def test_the_verdict_names_winners_losers_and_the_undecided(results):
     assert "Not decided by these seeds: loss-weighted, saln and gstds." in alone
 
 
+@pytest.mark.parametrize(("spread", "shown"), [(0.01, True), (0.03, True), (0.06, False), (0.5, False), (0.0, True)])
+def test_no_interval_wider_than_the_scale_is_printed(spread, shown):
+    found = estimate([0.47 - spread / 2, 0.47 + spread / 2])  # half-width 12.7 · spread / 2
+    assert found.half_width == pytest.approx(6.353102 * spread, abs=1e-6)
+    assert found.too_wide is not shown
+    expected = f"47.00 ± {100 * found.half_width:.2f}" if shown else "47.00 ± –"
+    assert found.percent() == expected
+    assert found.percent(signed=True) == f"+{expected}"
+
+
+def test_a_single_seed_has_no_interval():
+    assert estimate([0.5]).too_wide
+    assert estimate([0.5]).percent() == "50.00 ± –"
+
+
+def _widths(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"± (\d+\.\d+)", text)]
+
+
+def test_too_wide_intervals_are_dashes_in_table_and_verdict_and_the_footnote_says_why(results):
+    cells = [dict(entry) for entry in results["cells"] if entry["seed"] < 2]
+    for entry in cells:
+        if entry["policy"] == "saln":
+            entry["test_accuracy"] = 0.40 + 0.15 * entry["seed"]  # ± 95 points
+    lines = rows(cells, POLICIES)
+    text = table(lines)
+    saln = next(line for line in text.splitlines() if line.startswith("saln "))
+    assert saln.count("± –") == 2
+    assert "47.50 ± –" in saln
+    assert max(_widths(text + verdict(lines))) <= 25.0
+    assert text.splitlines()[-1].endswith(
+        "± –: too few seeds for an interval within ± 25 points; more seeds narrow it."
+    )
+    assert "2 seeds" in text
+    assert len({len(line) for line in text.splitlines()[:-1]}) == 1
+    assert "± –:" not in footnote(rows(results["cells"], POLICIES))
+    alone = rows([entry for entry in cells if entry["seed"] == 0], POLICIES)
+    assert "Means over 1 seed, " in footnote(alone)
+    assert not _widths(table(alone) + verdict(alone) + headline(alone))
+
+
+def test_the_headline_names_a_winner_only_where_there_is_one(results):
+    lines = rows(results["cells"], POLICIES)
+    assert pays(lines)
+    assert headline(lines) == (
+        "gstds beats as many samples chosen at random here: +4.97 ± 0.14 points. "
+        "It reaches 91.3 % with 30 % of the samples; all of them give 91.0 %."
+    )
+    without = rows([entry for entry in results["cells"] if entry["policy"] != "gstds"], POLICIES)
+    assert not pays(without)
+    assert headline(without).startswith(
+        "No selection clearly beats as many samples chosen at random here (best: loss-weig"
+    )
+    assert leader(rows([entry for entry in results["cells"] if entry["policy"] == "uniform"], POLICIES)) is None
+
+
+def test_the_leader_is_clear_of_zero_where_any_is(results):
+    cells = [dict(entry) for entry in results["cells"]]
+    for entry in cells:
+        if entry["policy"] == "saln":
+            entry["test_accuracy"] = [0.99, 0.80, 0.999][entry["seed"]]  # higher on average, and undecided
+    lines = rows(cells, POLICIES)
+    differences = {line.policy: line.difference for line in lines}
+    assert differences["saln"].mean > differences["gstds"].mean
+    assert leader(lines).policy == "gstds"
+    assert leader(lines[:2]) is None, "controls that take everything are no selection"
+
+
 def test_wrong_labels_get_a_column():
     assert "wrong labels" in table(rows([cell("uniform", 0, noisy=True)], ["uniform"]))
     assert "wrong labels" not in table(rows([cell("uniform", 0)], ["uniform"]))
@@ -149,6 +189,58 @@ def test_figures_show_every_policy(tmp_path, results):
     schedule = figures.schedule_figure(results).axes[0]
     assert schedule.get_lines()[0].get_ydata().tolist() == [0.2, 0.3, 0.4]
     assert schedule.get_lines()[1].get_ydata() == pytest.approx([0.3, 0.3])
+
+
+def test_bands_stay_within_the_scale_and_two_seeds_have_none(results):
+    pytest.importorskip("matplotlib")
+    from spectral_sampler.experiment import figures
+
+    spread = [0.93, 0.999, 0.98]  # ± 8.8 points around 97
+    for entry in results["cells"]:
+        entry["curve"][-1]["test_accuracy"] = spread[entry["seed"]]
+        entry["curve"][0]["test_accuracy"] = [0.001, 0.05, 0.002][entry["seed"]]
+        entry["curve"][1]["test_accuracy"] = [0.1, 0.5, 0.9][entry["seed"]]  # ± 99 points
+    axes = figures.accuracy_figure(results).axes[0]
+    heights = np.concatenate([path.vertices[:, 1] for band in axes.collections for path in band.get_paths()])
+    assert heights.min() == 0.0
+    assert heights.max() == 100.0
+    middle = axes.get_lines()[0].get_xdata()[1]
+    assert not any((path.vertices[:, 0] == middle).any() for path in axes.collections[0].get_paths())
+    results["cells"] = [entry for entry in results["cells"] if entry["seed"] < 2]
+    results["seeds"] = [0, 1]
+    axes = figures.accuracy_figure(results).axes[0]
+    assert not axes.collections
+    assert "too few for bands" in axes.get_title(loc="left")
+
+
+def test_differences_are_drawn_with_their_intervals_or_a_dash(results):
+    pytest.importorskip("matplotlib")
+    from spectral_sampler.experiment import figures
+
+    axes = figures.difference_figure(results).axes[0]
+    names = [policy for policy in POLICIES if policy != "uniform"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == names[::-1]
+    gstds = axes.containers[0]
+    assert gstds.lines[0].get_xdata() == pytest.approx([4.966667])
+    ends = [segment[:, 0] for segment in gstds.lines[2][0].get_segments()]
+    assert ends[0] == pytest.approx([4.966667 - 0.143422, 4.966667 + 0.143422], abs=1e-4)
+    assert not axes.texts
+    results["cells"] = [entry for entry in results["cells"] if entry["seed"] == 0]
+    axes = figures.difference_figure(results).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["± –"] * 5
+    assert not any(bars.lines[2] for bars in axes.containers)
+
+
+def test_every_line_has_a_legend_and_a_dollar_is_no_formula(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    from spectral_sampler.experiment import figures
+
+    results["classes"] = ["$\\frac{", "a$b$c"]
+    curves, bars = figures.class_figure(results, "gstds").axes
+    assert [text.get_text() for text in bars.get_legend().get_texts()] == ["all classes: 100 %"]
+    assert len(curves.get_legend().get_texts()) == 3
+    for path in figures.save_figures(results, tmp_path):
+        assert path.stat().st_size > 5_000
 
 
 def test_class_figure_shows_shares_of_what_was_offered(results):

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-_DEMO = {"seeds": 5, "epochs": 30}
-_QUICK = {"seeds": 2, "epochs": 12}
-
 
 def add(commands: Any) -> None:
     """The two commands and their options."""
@@ -42,8 +39,8 @@ def add(commands: Any) -> None:
         "--plugin", action="append", default=[], metavar="MODULE", help="imported for the policies it registers"
     )
     compare.set_defaults(run=_compare, interrupted="finished trainings are kept, go on with --resume")
-    demo = commands.add_parser("demo", help="the comparison on handwritten digits, about half a minute")
-    demo.add_argument("--quick", action="store_true", help="fewer epochs and seeds, about 20 seconds")
+    demo = commands.add_parser("demo", help="handwritten digits with right and with wrong labels, about a minute")
+    demo.add_argument("--quick", action="store_true", help="fewer epochs and policies, about half a minute")
     demo.add_argument("--out", type=Path, default=Path("demo-results"), metavar="DIR")
     demo.add_argument("--cache", type=Path, metavar="DIR", help="default: inside --out")
     demo.add_argument("--jobs", type=int, metavar="J")
@@ -69,26 +66,26 @@ def _compare(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answe
 
 
 def _demo(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer:
-    from spectral_sampler.experiment import DEFAULT, Comparison, Places, Settings
+    from spectral_sampler.experiment.demo import demo
 
-    size = _QUICK if arguments.quick else _DEMO
-    settings = Settings.of("digits", epochs=size["epochs"])
-    cache = (arguments.cache or arguments.out / "cache").resolve()
-    return _finished(Comparison(settings, DEFAULT, range(size["seeds"]), arguments.out, Places(cache=cache),
-                                arguments.jobs, command=arguments.words, overwrite=True), say)  # fmt: skip
+    page, found = demo(arguments.out, quick=arguments.quick, cache=arguments.cache, jobs=arguments.jobs,
+                       command=arguments.words, say=say)  # fmt: skip
+    return Answer(f"Page: {page}", found)
 
 
 def _finished(comparison: Any, say: Callable[[str], None]) -> Answer:
     from spectral_sampler.experiment import compare, rows, table, verdict
     from spectral_sampler.experiment.figures import save_figures
+    from spectral_sampler.experiment.page import write_page
 
     started = time.monotonic()
     results = compare(comparison, say)
     lines = rows(results["cells"], results["policies"])
     pictures = save_figures(results, comparison.out) if comparison.curves else []
+    page = write_page(comparison.out / "index.html", results, comparison.places) if comparison.curves else "none"
     text = [
         f"{table(lines)}\n\n{verdict(lines)}\n",
         f"Numbers: {comparison.out / 'results.json'}\nPictures: {', '.join(map(str, pictures)) or 'none'}",
-        f"{len(results['cells'])} trainings, {time.monotonic() - started:.0f} s.",
+        f"{len(results['cells'])} trainings, {time.monotonic() - started:.0f} s.\nPage: {page}",
     ]
     return Answer("\n".join(text), results)

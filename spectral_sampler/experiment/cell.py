@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from spectral_sampler import draws
 from spectral_sampler.experiment.corruption import Corrupted, corrupt
 from spectral_sampler.experiment.data import Source, load_task
 from spectral_sampler.experiment.learner import Recipe, fit, flops_per_sample
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "Places", "budgets", "candidate_batches", "checkpoints", "load", "run_cell"]
 
 _PICTURED_BATCH = 13  # "Batch 14" of GSTDS Fig. 8
+_EXAMPLES = 24  # rows named in a result, of those trained on most and least
 
 
 class Places(NamedTuple):
@@ -180,7 +182,15 @@ def _outcome(trace: Trace, flops: tuple[float, float], corrupted: Corrupted, cla
         "curve": trace.curve,
         "wrong_label_share": float(counts.sum(0) @ corrupted.wrong / max(samples, 1)),
         "selected_per_class": by_class.astype(int).tolist(),
+        "most_selected": _first(-counts.sum(0), counts.sum(0)),
+        "least_selected": _first(counts.sum(0), counts.sum(0)),
     }
+
+
+def _first(order: NDArray[np.int64], times: NDArray[np.int64]) -> list[list[int]]:
+    """The rows lowest in ``order`` (M,), each with how often it was trained on; ties by chance, not by row."""
+    ties = draws.uniforms(0, 0, 0, np.arange(len(order)), draws.TIES)
+    return [[int(row), int(times[row])] for row in np.lexsort((ties, order))[:_EXAMPLES]]
 
 
 def _pictured(cell: Cell, reference: Reference, train: Samples) -> dict[str, Any]:

@@ -8,12 +8,20 @@ import numpy as np
 
 from spectral_sampler.experiment.optional import optional
 from spectral_sampler.experiment.policies import CONTROLS
-from spectral_sampler.experiment.report import by_policy, estimate
+from spectral_sampler.experiment.report import by_policy, estimate, rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["accuracy_figure", "class_figure", "pictured_batch_figure", "save_figures", "schedule_figure"]
+__all__ = [
+    "accuracy_figure",
+    "class_counts",
+    "class_figure",
+    "difference_figure",
+    "pictured_batch_figure",
+    "save_figures",
+    "schedule_figure",
+]
 
 _COLOURS = (
     "#000000",
@@ -31,6 +39,7 @@ _COLOURS = (
 marker too."""
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vP*Xp<"
+_FEWEST = 3  # seeds for a band
 _KINDS = {
     "rejected": ("#BBBBBB", "o", "rejected"),
     "spectral": ("#D55E00", "^", "by Fiedler score"),
@@ -46,6 +55,11 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
+def _plain(name: object) -> str:
+    """A name of the user's as it stands: matplotlib takes what is between two dollar signs for a formula."""
+    return str(name).replace("$", r"\$")
+
+
 def _tidy(axes: Any, x: str, y: str, title: str = "") -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -55,36 +69,46 @@ def _tidy(axes: Any, x: str, y: str, title: str = "") -> None:
     axes.set_axisbelow(True)
 
 
+def _style(results: dict[str, Any], policy: str) -> dict[str, Any]:
+    """Colour, dash and marker of a policy, the same in every picture of a comparison."""
+    number = list(results["policies"]).index(policy)
+    return {
+        "color": _COLOURS[number % len(_COLOURS)],
+        "linestyle": _DASHES[number % len(_DASHES)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+    }
+
+
 def _bands(runs: list[dict[str, Any]]) -> tuple[Any, Any, Any]:
-    """Mean samples, mean accuracy and half-width of its 95 % interval at every checkpoint, in per cent."""
+    """Mean samples, mean accuracy and half-width of its 95 % interval at every checkpoint, in per cent; NaN where the
+    interval is too wide to say anything."""
     samples = np.mean([[point["samples"] for point in run["curve"]] for run in runs], axis=0)
     curves = np.array([[point["test_accuracy"] for point in run["curve"]] for run in runs])
     estimates = [estimate(column.tolist()) for column in curves.T]
     mean = np.array([100 * value.mean for value in estimates])
-    return samples, mean, np.nan_to_num([100 * value.half_width for value in estimates])
+    return samples, mean, np.array([np.nan if value.too_wide else 100 * value.half_width for value in estimates])
 
 
-def accuracy_figure(results: dict[str, Any]) -> Any:
-    """Test accuracy against samples seen, one line and one band of ± the 95 % half-width for every policy."""
-    figure = _figure(8.5, 5.0)
+def accuracy_figure(results: dict[str, Any], *, narrow: bool = False) -> Any:
+    """Test accuracy against samples seen, one line and one band of ± the 95 % half-width for every policy.
+
+    Bands end at 0 and 100 %, and are missing where seeds are too few: two give intervals that cover each other.
+
+    Args:
+        narrow: for a small screen, with the legend beneath and without bands.
+    """
+    figure = _figure(5.4, 5.6) if narrow else _figure(8.5, 5.0)
     axes = figure.add_subplot()
     grouped = by_policy(results["cells"])
     curves: list[tuple[Any, Any]] = []
-    for number, policy in enumerate(policy for policy in results["policies"] if policy in grouped):
-        runs = list(grouped[policy].values())
-        samples, mean, half = _bands(runs)
-        style = {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _DASHES[number % len(_DASHES)]}
-        axes.fill_between(samples, mean - half, mean + half, color=style["color"], alpha=0.15, linewidth=0)
-        axes.plot(
-            samples,
-            mean,
-            label=policy,
-            marker=_MARKERS[number % len(_MARKERS)],
-            markersize=4.5,
-            markevery=max(1, len(mean) // 8),
-            linewidth=1.6,
-            **style,
-        )
+    for policy in (policy for policy in results["policies"] if policy in grouped):
+        samples, mean, half = _bands(list(grouped[policy].values()))
+        style = _style(results, policy)
+        if len(grouped[policy]) >= _FEWEST and not narrow:
+            low, high = (np.clip(edge, 0.0, 100.0) for edge in (mean - half, mean + half))
+            axes.fill_between(samples, low, high, color=style["color"], alpha=0.12, linewidth=0)
+        every = max(1, len(mean) // 8)
+        axes.plot(samples, mean, label=_plain(policy), markersize=4.5, markevery=every, linewidth=1.6, **style)
         curves.append((samples, mean))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(optional("matplotlib.ticker").FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -95,16 +119,46 @@ def accuracy_figure(results: dict[str, Any]) -> Any:
     bottom = max(0.0, min(final) - margin)
     axes.set_ylim(bottom, min(100.0, max(final) + 0.3 * margin))
     axes.set_xlim(left=0.8 * min(samples[np.argmax(mean >= bottom)] for samples, mean in curves))
-    seeds = len(results["seeds"])
-    title = f"{results['settings']['data']}: mean over {seeds} seed{'s' if seeds > 1 else ''}, band: 95 % interval"
-    _tidy(axes, "samples trained on (log scale)", "test accuracy, %", title)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _tidy(axes, "samples trained on (log scale)", "test accuracy, %", _accuracy_title(results, narrow=narrow))
+    if narrow:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    else:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
 
-def schedule_figure(results: dict[str, Any]) -> Any:
+def _accuracy_title(results: dict[str, Any], *, narrow: bool) -> str:
+    seeds = len(results["seeds"])
+    title = f"mean over {seeds} seed{'s' if seeds > 1 else ''}"
+    bands = "band: 95 % interval" if seeds >= _FEWEST else "too few for bands"
+    return title if narrow else f"{_plain(results['settings']['data'])}: {title}, {bands}"
+
+
+def difference_figure(results: dict[str, Any]) -> Any:
+    """Accuracy minus uniform's, paired by seed, a point and its 95 % interval for every other policy."""
+    lines = [line for line in rows(results["cells"], results["policies"]) if line.difference]
+    figure = _figure(5.4, 1.1 + 0.34 * max(len(lines), 1))
+    axes = figure.add_subplot()
+    for place, line in enumerate(reversed(lines)):
+        mean, half = (100 * value for value in line.difference or (np.nan, np.nan))
+        unknown = line.difference is None or line.difference.too_wide
+        style = _style(results, line.policy)
+        width = None if unknown else half
+        axes.errorbar(mean, place, xerr=width, capsize=3, markersize=6, **{**style, "linestyle": "none"})
+        if unknown:
+            axes.annotate("± –", (mean, place), xytext=(8, 0), textcoords="offset points", va="center")
+    axes.axvline(0.0, color="#777777", linestyle="--", linewidth=1.2)
+    axes.set_yticks(range(len(lines)), [_plain(line.policy) for line in reversed(lines)])
+    axes.set_ylim(-0.6, max(len(lines), 1) - 0.4)
+    axes.margins(x=0.12)
+    _tidy(axes, "points above or below uniform selection, 95 % interval", "")
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def schedule_figure(results: dict[str, Any], *, narrow: bool = False) -> Any:
     """The keep ratio of every candidate batch of the training, and its mean."""
-    figure = _figure(6.5, 3.6)
+    figure = _figure(5.4, 3.0) if narrow else _figure(6.5, 3.6)
     axes = figure.add_subplot()
     ratios = np.asarray(results["keep_ratios"], dtype=float)
     epochs = np.arange(len(ratios)) * results["settings"]["epochs"] / len(ratios)
@@ -124,13 +178,10 @@ def class_figure(results: dict[str, Any], policy: str) -> Any:
     Left: the most and the least selected class over the training, with the mean of all. Right: every class in the whole
     training, in descending order.
     """
-    runs = list(by_policy(results["cells"])[policy].values())
-    selected = np.mean([run["selected_per_class"] for run in runs], axis=0)  # (checkpoints, classes)
-    offered = np.mean([run["corruption"]["rows_per_class"] for run in runs], axis=0)
-    offered = np.maximum(offered * results["settings"]["epochs"] / len(selected), 1e-12)  # at each checkpoint
+    selected, offered = class_counts(results, policy)
     overall = 100 * selected.sum(0) / (offered * len(selected))
     order = np.argsort(-overall, kind="stable")
-    names = results["classes"]
+    names = [_plain(name) for name in results["classes"]]
     figure = _figure(10.5, 4.2)
     curves, bars = figure.subplots(1, 2)
     epochs = (np.arange(len(selected)) + 1) * results["settings"]["epochs"] / len(selected)
@@ -141,11 +192,13 @@ def class_figure(results: dict[str, Any], policy: str) -> Any:
     everything = 100 * selected.sum(1) / offered.sum()
     curves.plot(epochs, everything, color="#777777", linestyle="--", label="all classes")
     curves.set_ylim(bottom=0.0)
-    _tidy(curves, "epoch", "selected, % of the offered", f"{policy}: two classes over the training")
+    _tidy(curves, "epoch", "selected, % of the offered", f"{_plain(policy)}: two classes over the training")
     curves.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)  # clear of every curve
     colours = ["#D55E00", *["#BBBBBB"] * (len(order) - 2), "#0072B2"]
     bars.bar(range(len(order)), overall[order], color=colours[: len(order)])
-    bars.axhline(100 * selected.sum() / (offered.sum() * len(selected)), color="#777777", linestyle="--", linewidth=1.0)
+    mean = 100 * selected.sum() / (offered.sum() * len(selected))
+    bars.axhline(mean, color="#777777", linestyle="--", linewidth=1.0, label=f"all classes: {mean:.0f} %")
+    bars.legend(frameon=False, loc="upper right")
     few = len(order) <= 15
     bars.set_xticks(range(len(order)) if few else [0, len(order) - 1])
     ends = range(len(order)) if few else (0, len(order) - 1)
@@ -156,7 +209,16 @@ def class_figure(results: dict[str, Any], policy: str) -> Any:
     return figure
 
 
-def pictured_batch_figure(results: dict[str, Any], policy: str) -> Any | None:
+def class_counts(results: dict[str, Any], policy: str) -> tuple[Any, Any]:
+    """Times (checkpoints, C) each class was selected by ``policy`` and times (C,) it was offered at each checkpoint,
+    means over seeds."""
+    runs = list(by_policy(results["cells"])[policy].values())
+    selected = np.mean([run["selected_per_class"] for run in runs], axis=0)
+    offered = np.mean([run["corruption"]["rows_per_class"] for run in runs], axis=0)
+    return selected, np.maximum(offered * results["settings"]["epochs"] / len(selected), 1e-12)
+
+
+def pictured_batch_figure(results: dict[str, Any], policy: str, *, narrow: bool = False) -> Any | None:
     """One candidate batch early and late, its reference features on their two principal components, by the reason of
     each sample's selection (GSTDS Fig. 8); None where ``policy`` has none."""
     runs = by_policy(results["cells"])[policy].values()
@@ -164,8 +226,8 @@ def pictured_batch_figure(results: dict[str, Any], policy: str) -> Any | None:
     if picture is None:
         return None
     points = np.asarray(picture["points"], dtype=float)
-    figure = _figure(10.0, 4.8)
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    figure = _figure(5.4, 8.0) if narrow else _figure(10.0, 4.8)
+    panels = figure.subplots(2 if narrow else 1, 1 if narrow else 2, sharex=True, sharey=True)
     shown: dict[str, Any] = {}
     for axes, moment in zip(panels, picture["moments"], strict=True):
         kinds = np.asarray(moment["kinds"])
@@ -179,7 +241,8 @@ def pictured_batch_figure(results: dict[str, Any], policy: str) -> Any | None:
         _tidy(axes, f"first component ({first} % of variance)", f"second component ({second} %)",
               f"Epoch {moment['epoch']}, keep ratio {moment['keep_ratio']:.2f}: {np.sum(kinds != 'rejected')} of "
               f"{len(kinds)} selected")  # fmt: skip
-    figure.suptitle(f"{policy}: the candidates of batch {picture['batch']} (fixed partition)", fontsize="medium")
+    title = f"{_plain(policy)}: the same {len(points)} candidates (batch {picture['batch']}) early and late"
+    figure.suptitle(title if narrow else f"{title}, reference features", fontsize="medium")
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), frameon=False)
     return figure
 

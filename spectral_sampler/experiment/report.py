@@ -19,10 +19,30 @@ from spectral_sampler.experiment.policies import FULL, FULL_EQUAL_COMPUTE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Estimate", "Row", "by_policy", "estimate", "read_json", "rows", "table", "verdict", "write_json"]
+__all__ = [
+    "WIDEST",
+    "Estimate",
+    "Row",
+    "by_policy",
+    "estimate",
+    "footnote",
+    "headline",
+    "leader",
+    "pays",
+    "read_json",
+    "rows",
+    "table",
+    "verdict",
+    "write_json",
+    "write_text",
+]
 
 BASELINE = "uniform"
 """The control that isolates the selection: as many samples of the same candidates, chosen at random."""
+
+
+WIDEST = 0.25
+"""Half-width from which an interval is not printed: on a scale from 0 to 100 % it says nothing but that seeds lack."""
 
 
 class Estimate(NamedTuple):
@@ -36,10 +56,15 @@ class Estimate(NamedTuple):
         """The interval does not contain zero."""
         return abs(self.mean) > self.half_width  # false for NaN
 
+    @property
+    def too_wide(self) -> bool:
+        """There is no interval, or one so wide that it says nothing: too few seeds."""
+        return not self.half_width <= WIDEST  # true for NaN
+
     def percent(self, *, signed: bool = False) -> str:
-        """In per cent (or points), such as ``87.82 ± 0.05``."""
+        """In per cent (or points), such as ``87.82 ± 0.05``, or ``87.82 ± –`` where the interval is `too_wide`."""
         mean = f"{100 * self.mean:+.2f}" if signed else f"{100 * self.mean:.2f}"
-        return mean if math.isnan(self.half_width) else f"{mean} ± {100 * self.half_width:.2f}"
+        return f"{mean} ± –" if self.too_wide else f"{mean} ± {100 * self.half_width:.2f}"
 
 
 class Row(NamedTuple):
@@ -132,20 +157,65 @@ def table(lines: Sequence[Row]) -> str:
     text = ["  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in
                       enumerate(zip(row, widths, strict=True))) for row in [header, *body]]  # fmt: skip
     text.insert(1, "  ".join("-" * width for width in widths))
-    seeds = sorted({line.seeds for line in lines})
-    text.append(
-        f"Means over {'/'.join(map(str, seeds))} seeds, ± half of the 95 % t-interval; differences are paired by seed."
-    )
-    return "\n".join(text)
+    return "\n".join([*text, footnote(lines)])
+
+
+def footnote(lines: Sequence[Row]) -> str:
+    """What the numbers of `table` are, and why an interval is missing where one is."""
+    counts = sorted({line.seeds for line in lines})
+    seeds = f"{'/'.join(map(str, counts))} seed{'' if counts == [1] else 's'}"
+    text = f"Means over {seeds}, ± half of the 95 % t-interval; differences are paired by seed."
+    estimates = [value for line in lines for value in (line.accuracy, line.difference) if value]
+    if any(value.too_wide for value in estimates):
+        text += f" ± –: too few seeds for an interval within ± {100 * WIDEST:.0f} points; more seeds narrow it."
+    return text
 
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def _selections(lines: Sequence[Row]) -> list[Row]:
+    """The lines that a selection made at uniform's number of samples."""
+    return [line for line in lines if line.difference is not None and line.policy not in {FULL, FULL_EQUAL_COMPUTE}]
+
+
+def leader(lines: Sequence[Row]) -> Row | None:
+    """The selection furthest above uniform: of those clear of zero where there are any; None without a selection."""
+    compared = _selections(lines)
+    clear = [
+        line for line in compared if line.difference and line.difference.mean > 0 and line.difference.clear_of_zero
+    ]
+    return max(clear or compared, key=lambda line: line.difference.mean if line.difference else 0.0, default=None)
+
+
+def pays(lines: Sequence[Row]) -> bool:
+    """A selection is above uniform with an interval clear of zero."""
+    best = leader(lines)
+    return (
+        best is not None and best.difference is not None and best.difference.mean > 0 and best.difference.clear_of_zero
+    )
+
+
+def headline(lines: Sequence[Row]) -> str:
+    """Two sentences: whether a selection beats as many samples at random, and what training on everything reaches."""
+    best = leader(lines)
+    if best is None or best.difference is None:
+        return "Nothing was compared with uniform selection."
+    points = f"{best.difference.percent(signed=True)} points"
+    text = f"{best.policy} beats as many samples chosen at random here: {points}."
+    if not pays(lines):
+        text = f"No selection clearly beats as many samples chosen at random here (best: {best.policy}, {points})."
+    full = next((line for line in lines if line.policy == FULL), None)
+    if full is None:
+        return text
+    numbers = f"{100 * best.accuracy.mean:.1f} % with {100 * best.samples_ratio:.0f} % of the samples"
+    return f"{text} It reaches {numbers}; all of them give {100 * full.accuracy.mean:.1f} %."
+
+
 def verdict(lines: Sequence[Row]) -> str:
     """Who beats or loses to uniform selection with an interval clear of zero, in plain words."""
-    compared = [line for line in lines if line.difference is not None and line.policy not in {FULL, FULL_EQUAL_COMPUTE}]
+    compared = _selections(lines)
     sentences = []
     for word, sign in (("beat", 1), ("lose to", -1)):
         clear = [line for line in compared if line.difference and line.difference.clear_of_zero
@@ -174,7 +244,11 @@ def verdict(lines: Sequence[Row]) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes ``value`` whole or not at all; refuses NaN and infinity, which JSON has not."""
-    text = _readable(value) + "\n"
+    write_text(path, _readable(value) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` as UTF-8, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
         try:

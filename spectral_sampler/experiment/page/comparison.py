@@ -1,0 +1,269 @@
+"""The sections of a page that say how a comparison came out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from spectral_sampler.experiment import figures
+from spectral_sampler.experiment.page.examples import Training, often, suspicion, training
+from spectral_sampler.experiment.page.markup import (
+    Html,
+    bar,
+    cell,
+    definitions,
+    element,
+    joined,
+    picture,
+    shortened,
+    table,
+)
+from spectral_sampler.experiment.page.samples import gallery
+from spectral_sampler.experiment.policies import CONTROLS, FULL, FULL_EQUAL_COMPUTE
+from spectral_sampler.experiment.report import by_policy, estimate, footnote, headline, leader, pays, rows, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from spectral_sampler.experiment.cell import Places
+    from spectral_sampler.experiment.report import Estimate, Row
+
+__all__ = ["comparison", "made", "overview"]
+
+_FEWEST_CLASSES = 24  # shown whole; of more, the ends
+_END = 8
+
+_WORDS = {
+    FULL: "every sample of every batch",
+    FULL_EQUAL_COMPUTE: "every sample, stopped when as many were seen as the selections see",
+    "uniform": "as many of the same candidates, at random",
+    "loss-weighted": "by chance, samples that the reference finds easy more often",
+    "saln": "the largest entries of the Fiedler vector",
+    "gstds": "half by the Fiedler vector, half by chance weighted by confidence",
+    "plausible-even": "by chance, labels that the features contradict left out, dense regions and large classes evened",
+    "plausible-learnable": "of the plausible ones, those that the learner does not know yet",
+    "rho-loss": "those whose loss is furthest above that of a held-out model",
+    "jest": "by how much more the learner has to lose than the reference",
+}
+
+
+class _Page(NamedTuple):
+    """What every section reads."""
+
+    results: dict[str, Any]
+    lines: list[Row]
+    runs: dict[str, dict[int, dict[str, Any]]]
+    best: str | None
+    anchor: str
+
+    @property
+    def policies(self) -> list[str]:
+        """With a finished training, in their order."""
+        return [line.policy for line in self.lines]
+
+    def section(self, name: str, title: str, *children: object) -> Html:
+        """A titled part that can be linked to."""
+        return element("section", element("h3", title), *children, id=f"{self.anchor}-{name}")
+
+
+def comparison(results: dict[str, Any], places: Places | None, anchor: str) -> Html:
+    """Everything of one condition; samples are shown where ``places`` says where they lie."""
+    lines = rows(results["cells"], results["policies"])
+    best = leader(lines)
+    page = _Page(results, lines, by_policy(results["cells"]), best and best.policy, anchor)
+    found = training(results, places) if places is not None else None
+    return joined(
+        _answer(lines),
+        _accuracy(page),
+        _classes(page),
+        _kept(page, found),
+        _suspected(page, found, places),
+        _cost(page),
+        page.section("made", "How it was made", made(results)),
+    )
+
+
+def _answer(lines: list[Row]) -> Html:
+    said = element("ul", *(element("li", line) for line in verdict(lines).split("\n")))
+    kind = "yes" if pays(lines) else "no"
+    return element("div", element("p", headline(lines), class_="answer"), said, class_=f"verdict {kind}")
+
+
+def _difference(value: Estimate | None) -> Html:
+    """Bold and coloured where clear of zero."""
+    if value is None:
+        return cell("")
+    kind = ("gain" if value.mean > 0 else "loss") if value.clear_of_zero else None
+    return cell(value.percent(signed=True).replace("-", "−"), kind)
+
+
+def overview(conditions: Sequence[tuple[Html, dict[str, Any]]]) -> Html:
+    """Several conditions, by what names them, a line each."""
+    body: list[list[object]] = []
+    for name, results in conditions:
+        lines = rows(results["cells"], results["policies"])
+        reached = {line.policy: line.accuracy.percent() for line in lines}
+        best = leader(lines)
+        ahead = [_difference(best.difference), best.policy, best.accuracy.percent()] if best else ["", "", ""]
+        body.append([name, *ahead, reached.get("uniform", ""), reached.get(FULL, "")])
+    header = ["condition", "best minus uniform", "best selection", "its accuracy, %", "uniform, %", "everything, %"]
+    note = "Uniform and the best selection train on equally many samples. Bold: the 95 % interval is clear of zero."
+    return table("Test accuracy", header, body, note)
+
+
+def _accuracy(page: _Page) -> Html:
+    noisy = any(line.wrong_label_share > 0 for line in page.lines)
+    header = ["policy", "test accuracy, %", "minus uniform, points", "samples", "of full", "seeds"]
+    body: list[list[object]] = [
+        [line.policy, line.accuracy.percent(), _difference(line.difference), f"{line.samples:,.0f}",
+         "" if np.isnan(line.samples_ratio) else f"{100 * line.samples_ratio:.1f} %", str(line.seeds),
+         *([f"{100 * line.wrong_label_share:.1f} %"] if noisy else [])]
+        for line in page.lines
+    ]  # fmt: skip
+    numbers = table("Accuracy on the test part at the end of training",
+                    [*header, *(["wrong labels"] if noisy else [])], body, footnote(page.lines))  # fmt: skip
+    return joined(
+        page.section("accuracy", "Accuracy", numbers, _charts(page), _parts(page)),
+        element("details", element("summary", "What the policies are"), definitions(_policies(page))),
+    )
+
+
+def _parts(page: _Page) -> Html | None:
+    """Accuracy on the other parts of the data, where the trainings were evaluated on them."""
+    parts = {
+        "train_accuracy": "training rows, %",
+        "validation_accuracy": "validation, %",
+        "test_accuracy": "test, %",
+        "test_balanced_accuracy": "test, mean over classes, %",
+    }
+    runs = {policy: list(found.values()) for policy, found in page.runs.items()}
+    known = [name for name in parts if all(run.get(name) is not None for found in runs.values() for run in found)]
+    if known == ["test_accuracy"]:
+        return None
+    body = [
+        [policy, *(estimate([run[name] for run in runs[policy]]).percent() for name in known)]
+        for policy in page.policies
+    ]
+    note = "Training rows: those that were trained on, without augmentation, labels as the learner saw them."
+    return table("Accuracy on every part", ["policy", *(parts[name] for name in known)], body, note)
+
+
+def _policies(page: _Page) -> dict[str, object]:
+    """What every policy does, and its arguments."""
+    found: dict[str, object] = {}
+    for policy in page.policies:
+        run = next(iter(page.runs[policy].values()))
+        arguments = element("span", f" {run.get('selection', '')}", class_="soft")
+        found[policy] = joined(_WORDS.get(policy, ""), arguments if policy not in {FULL, FULL_EQUAL_COMPUTE} else None)
+    return found
+
+
+def _charts(page: _Page) -> Html:
+    results, shown = page.results, []
+    ends = ", ".join(f"{line.policy} {100 * line.accuracy.mean:.1f} %" for line in page.lines)
+    differences = [f"{line.policy} {line.difference.percent(signed=True)}" for line in page.lines if line.difference]
+    if differences:
+        alt = f"Points above uniform selection: {', '.join(differences)}."
+        shown.append(picture(figures.difference_figure(results), alt, "Clear of the dashed line means decided."))
+    if all(run.get("has_curve", True) for runs in page.runs.values() for run in runs.values()):
+        alt = f"Accuracy against samples trained on; at the end {ends}."
+        caption = "Further left is cheaper: the same accuracy from fewer samples."
+        shown.append(picture(figures.accuracy_figure(results, narrow=True), alt, caption, "chart tall"))
+    ratios = np.asarray(results["keep_ratios"], dtype=float)
+    alt = f"Keep ratio over the training, from {ratios[0]:.2f} to {ratios[-1]:.2f}, mean {ratios.mean():.2f}."
+    caption = "How many of the candidates a selection keeps; full keeps all of them."
+    shown.append(picture(figures.schedule_figure(results, narrow=True), alt, caption))
+    return element("div", *shown, class_="charts")
+
+
+def _classes(page: _Page) -> Html | None:
+    """How often every class was trained on, by policy, sorted by the best selection."""
+    if not page.best:
+        return None
+    shares = {}
+    for policy in page.policies:
+        if policy not in CONTROLS or policy == "uniform":
+            selected, offered = figures.class_counts(page.results, policy)
+            shares[policy] = selected.sum(0) / (offered * len(selected))
+    order = np.argsort(-shares[page.best if page.best in shares else "uniform"], kind="stable").tolist()
+    few = len(order) <= _FEWEST_CLASSES
+    chosen = order if few else [*order[:_END], *order[-_END:]]
+    counts = [run["corruption"]["rows_per_class"] for runs in page.runs.values() for run in runs.values()]
+    sizes = np.mean(counts, axis=0)
+    body = [
+        [
+            shortened(page.results["classes"][label], 40),
+            f"{sizes[label]:,.0f}",
+            *(bar(values[label]) for values in shares.values()),
+        ]
+        for label in chosen
+    ]
+    which = "every class" if few else f"the {_END} most and the {_END} least selected of {len(order)} classes"
+    note = "Uniform selection shows what chance alone does. A row may be offered more than once."
+    made_table = table(f"Times selected per time offered, {which}", ["class", "rows", *shares], body, note)
+    return page.section("classes", "Which classes are trained on", made_table)
+
+
+def _kept(page: _Page, found: Training | None) -> Html | None:
+    if page.best is None:
+        return None
+    batch = figures.pictured_batch_figure(page.results, page.best, narrow=True)
+    parts: list[object] = []
+    for which, words in (("most_selected", "most"), ("least_selected", "least, or never")):
+        shown = often(page.results, page.best, found, which) if found else []
+        if shown and found:
+            parts += [element("h4", f"Trained on {words}"), gallery(found.samples, shown)]
+    if batch is not None:
+        alt = f"Two scatter plots of one candidate batch: what {page.best} selects early and late in training."
+        caption = "Every point is a sample, placed by the principal components of its features."
+        title = element("summary", "One candidate batch early and late")
+        parts.append(element("details", title, picture(batch, alt, caption)))
+    if not parts:
+        return None
+    seed = "" if found is None else f", seed {found.seed}"
+    lead = element("p", f"Of {page.best}{seed}. The number says how often a sample was trained on.")
+    return page.section("kept", "What was kept and what was left", lead, *parts)
+
+
+def _suspected(page: _Page, found: Training | None, places: Places | None) -> Html | None:
+    if found is None or places is None:
+        return None
+    said = suspicion(found, places)
+    shown = gallery(found.samples, said.shown) if said.shown else None
+    return page.section("suspects", "Suspected wrong labels", element("p", said.sentence), shown)
+
+
+def _cost(page: _Page) -> Html:
+    parts = ("selection", "data", "training")
+    body = []
+    for line in page.lines:
+        runs = page.runs[line.policy].values()
+        distinct = np.mean([run.get("distinct_samples", np.nan) for run in runs])
+        body.append([line.policy, f"{line.samples:,.0f}", "" if np.isnan(distinct) else f"{distinct:,.0f}",
+                     f"{line.flops / 1e9:,.2f}", *(f"{line.seconds[part]:.2f}" for part in parts),
+                     f"{sum(line.seconds[part] for part in parts):.2f}"])  # fmt: skip
+    header = ["policy", "samples", "distinct", "learner GFLOP", *(f"{part}, s" for part in parts), "together, s"]
+    note = (
+        "Means of one training. Seconds describe this run, whose trainings shared the machine; they are no benchmark. "
+        "Selection: how long training waited for it. Extracting the reference's features comes once and is not in it."
+    )
+    return page.section("cost", "What it cost", table("Cost of one training", header, body, note))
+
+
+def made(results: dict[str, Any]) -> Html:
+    """Command, date, commit, versions, machine and settings."""
+    how = results.get("circumstances") or {}
+    settings = {name.replace("_", " "): value for name, value in (results.get("settings") or {}).items()}
+    entries: dict[str, object] = {
+        "date": how.get("date"),
+        "commit": how.get("commit"),
+        "seeds": ", ".join(map(str, results.get("seeds") or [])),
+        "rows": ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in (results.get("rows") or {}).items()),
+        "machine": ", ".join(f"{value} cores" if name == "cores" else str(value)
+                             for name, value in (how.get("machine") or {}).items()),
+        "versions": ", ".join(f"{name} {number}" for name, number in (how.get("versions") or {}).items()),
+    }  # fmt: skip
+    command = element("pre", element("code", how["command"])) if how.get("command") else None
+    listed = element("details", element("summary", "All settings"), definitions(settings))
+    return joined(command, definitions(entries), listed)
