@@ -82,7 +82,8 @@ class Job:
             if (there := self.opened()) is not None:
                 return there
         except StoreError as error:
-            unfit = f"{str(error).removesuffix('.')}. "  # may be about to be replaced, so it is looked at again
+            # Looked at again, since it may be about to be replaced; its remedy does not help where nothing can be written.
+            unfit = f"{str(error).partition(' Pass another path')[0].removesuffix('.')}. "
         with contextlib.ExitStack() as held:
             try:
                 with atomic.disk_errors(self.directory):
