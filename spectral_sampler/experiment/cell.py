@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import itertools
+import random
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from spectral_sampler import draws
+from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.corruption import Corrupted, corrupt
 from spectral_sampler.experiment.data import Source, load_task
-from spectral_sampler.experiment.learner import Recipe, fit, flops_per_sample
+from spectral_sampler.experiment.learner import Recipe, evaluate, fit, flops_per_sample, predictions
 from spectral_sampler.experiment.networks import network_for, weights_digest
 from spectral_sampler.experiment.policies import CONTROLS, FRESH, FULL, FULL_EQUAL_COMPUTE, POLICIES
 from spectral_sampler.experiment.reference import Reference, reference_for
 from spectral_sampler.experiment.zero_shot import with_zero_shot
+from spectral_sampler.modules import global_randomness_kept
 from spectral_sampler.sampler import SpectralBatchSampler
-from spectral_sampler.selection import KINDS, Uniform
+from spectral_sampler.selection import KINDS, BayesianSelection, Uniform
 from spectral_sampler.selection.needs import forwards_candidates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -111,7 +116,11 @@ def _batches(
     """The batch sampler of a policy; ``learner`` and its data for one that looks at the candidates through it."""
     settings = cell.settings
     whole = cell.policy in {FULL, FULL_EQUAL_COMPUTE}
-    selection = Uniform() if whole else with_zero_shot(POLICIES[cell.policy](), reference.logits)
+    selection = Uniform() if whole else POLICIES[cell.policy]()
+    if isinstance(selection, BayesianSelection) and not reference.logits.shape[1]:
+        rule, remedy = "one that predicts classes, for the Bayesian selection", "held-out does, and minilm for texts."
+        raise argument_error("reference", rule, settings.reference, remedy)
+    selection = with_zero_shot(selection, reference.logits)
     forwarded: dict[str, Any] = {}
     if learner is not None and (forwards_candidates(selection) or cell.policy in FRESH):
         forwarded = {"learner": learner[0], "dataset": learner[1].plain()}
@@ -131,8 +140,8 @@ def _batches(
 def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Trains the learner once and says what came of it, in plain values for JSON.
 
-    The global generators of torch, NumPy and random are left as they were, except by the augmentation of photographs,
-    which torchvision draws from torch's: call this in a process of its own.
+    The global generators of torch, NumPy and random, from which augmentation and dropout draw, are seeded by the cell's
+    seed for the training and left as they were.
     """
     settings, started = cell.settings, time.perf_counter()
     task = load(settings, places)
@@ -142,9 +151,13 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
     network = network_for(task, settings, cell.seed)
     initial, flops = weights_digest(network), flops_per_sample(network, train)
     steps = _steps(cell, len(train))
-    recipe = Recipe(steps, settings.learning_rate, settings.weight_decay, checkpoints(cell), settings.device)
+    recipe = Recipe(
+        steps, settings.learning_rate, settings.weight_decay, checkpoints(cell), settings.device,
+        settings.optimizer, settings.momentum, settings.learning_rate_schedule,
+    )  # fmt: skip
     batches = _batches(cell, reference, reshuffle=settings.reshuffle, learner=(network, train))
-    trace = fit(network, train, batches, recipe, task.test, report)
+    with _seeded(cell.seed):
+        trace = fit(network, train, batches, recipe, task.test, report)
     result = {
         "policy": cell.policy,
         "seed": cell.seed,
@@ -154,6 +167,7 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
         "initial_weights": initial,
         "steps": steps,
         **_outcome(trace, flops, corrupted, len(task.classes)),
+        **_accuracies(network, task, train, trace),
         "corruption": corrupted.record(len(task.classes)),
         "reference": reference.record,
         "statistics": trace.statistics,
@@ -167,6 +181,29 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
     ):
         result["pictured_batch"] = _pictured(cell, reference, train)
     return result
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with global_randomness_kept():
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - somebody's augmentation may ask it
+        random.seed(seed)
+        yield
+
+
+def _accuracies(network: nn.Module, task: Task, train: Samples, trace: Trace) -> dict[str, float | None]:
+    """Of the trained network: on the rows that it was trained on, without augmentation and with the labels it saw; on
+    the validation part, None where none was cut; and on the test part the mean over its classes."""
+    seen = train.subset(np.flatnonzero(trace.selected.sum(0)))
+    predicted, _ = predictions(network, task.test)
+    right = predicted == task.test.labels
+    recalls = [right[task.test.labels == label].mean() for label in np.unique(task.test.labels)]
+    return {
+        "train_accuracy": evaluate(network, seen)[0],
+        "validation_accuracy": None if task.validation is None else evaluate(network, task.validation)[0],
+        "test_balanced_accuracy": float(np.mean(recalls)),
+    }
 
 
 def _outcome(trace: Trace, flops: tuple[float, float], corrupted: Corrupted, classes: int) -> dict[str, Any]:

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.experiment import own
+from spectral_sampler.experiment.augmentation import photograph_transforms
+from spectral_sampler.experiment.cuts import cut_rows, stratified
 from spectral_sampler.experiment.optional import optional
 from spectral_sampler.experiment.samples import ImageSamples, Task, TensorSamples, TextSamples
 from spectral_sampler.experiment.wordnet import glosses, token_rows
@@ -48,36 +51,19 @@ class Source(NamedTuple):
     """Where unpacked files go; None for `default_cache`."""
     image_size: int = 64
     """Side of the square images that photographs are scaled to, in pixels."""
+    options: own.Options = own.Options()
+    """How somebody's own data is read."""
+    content: str = ""
+    """What it must hold, if it was looked at before; see `Settings.content`."""
+    ready_rows: int | None = None
+    """Rows of a reference with losses that is there already: none need be held out for it."""
+    validation: float = 0.0
+    """Share of the training rows, classes in proportion, on which neither learner nor reference is trained."""
 
     @property
     def cache_folder(self) -> Path:
         """`cache`, or the default."""
         return self.cache or default_cache()
-
-
-def stratified(labels: NDArray[np.int64], size: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """``size`` rows, ascending, with every class in its proportion of ``labels`` (M,) to within one row."""
-    order = generator.permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]  # shuffled inside each class
-    counts = np.bincount(labels)
-    within = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    quantile = (within + 0.5) / counts[labels[order]]
-    return np.sort(order[np.argsort(quantile, kind="stable")[:size]])
-
-
-def _cut(labels: NDArray[np.int64], train: int, held_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Disjoint training and held-out rows; the held-out ones do not depend on how many are trained on."""
-    if not 0 < train <= len(labels) - held_out:
-        raise argument_error(
-            "train-size",
-            f"from 1 to {len(labels) - held_out}",
-            train,
-            f"{held_out} of the {len(labels)} rows train the reference.",
-        )
-    generator = np.random.default_rng(20250707)  # the split belongs to the data set: the same for every seed
-    reference = stratified(labels, held_out, generator)
-    rest = np.setdiff1d(np.arange(len(labels)), reference)
-    return rest[stratified(labels[rest], train, generator)], reference
 
 
 def _digits(source: Source) -> Task:
@@ -86,7 +72,7 @@ def _digits(source: Source) -> Task:
     labels = np.asarray(bunch.target, dtype=np.int64)
     test = stratified(labels, 597, np.random.default_rng(0))
     pool = np.setdiff1d(np.arange(len(labels)), test)
-    train, held_out = _cut(labels[pool], source.train_size or 800, 400)
+    train, held_out = cut_rows(labels[pool], source.train_size or 800, 400)
     everything = TensorSamples((images - 4.9) / 6.0, labels)
     parts = [everything.subset(rows) for rows in (pool[train], pool[held_out], test)]
     return Task("digits", parts[0], parts[1], parts[2], tuple(map(str, range(10))), version="sklearn-digits")
@@ -118,7 +104,7 @@ def _fashion_mnist(source: Source) -> Task:
         raise _missing("fashion-mnist", folder, "On Debian: apt-get install dataset-fashion-mnist.") from error
     labels = parts[0].targets.numpy()
     held_out = min(10_000, len(labels) // 6)
-    train, reference = _cut(labels, source.train_size or min(12_000, len(labels) - held_out), held_out)
+    train, reference = cut_rows(labels, source.train_size or min(12_000, len(labels) - held_out), held_out)
     everything = TensorSamples(parts[0].data[:, None], labels, (0.2860, 0.3530))
     test = TensorSamples(parts[1].data[:, None], parts[1].targets.numpy(), (0.2860, 0.3530))
     version = f"fashion-mnist-{len(labels)}"
@@ -165,25 +151,12 @@ def _missing(name: str, folder: Path, remedy: str) -> ValueError:
     return argument_error("data-root", f"a folder that holds {name}", folder, remedy + " Or pass --download.")
 
 
-def _transforms(size: int) -> tuple[Callable[[Any], torch.Tensor], Callable[[Any], torch.Tensor]]:
-    """Augmentation of GSTDS §4 (crop, flip, colour, rotation), and none."""
-    make = optional("torchvision.transforms")
-    normalise = [make.ToTensor(), make.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
-    augmented = [
-        make.RandomResizedCrop(size, scale=(0.6, 1.0)),
-        make.RandomHorizontalFlip(),
-        make.ColorJitter(0.2, 0.2, 0.2),
-        make.RandomRotation(15),
-    ]
-    return make.Compose(augmented + normalise), make.Compose([make.Resize((size, size)), *normalise])
-
-
 def _photographs(name: str, train: Any, test: Any, labels: tuple[Any, Any], source: Source) -> Task:
     """A task from two torchvision data sets of PIL images; a fifth of the training rows is held out."""
-    augmented, evaluated = _transforms(source.image_size)
+    augmented, evaluated = photograph_transforms(source.image_size)
     train_labels, test_labels = (np.asarray(part, dtype=np.int64) for part in labels)
     held_out = len(train_labels) // 5
-    chosen, reference = _cut(train_labels, source.train_size or len(train_labels) - held_out, held_out)
+    chosen, reference = cut_rows(train_labels, source.train_size or len(train_labels) - held_out, held_out)
     everything = ImageSamples(train, np.arange(len(train_labels)), train_labels, augmented, evaluated)
     evaluation = ImageSamples(test, np.arange(len(test_labels)), test_labels, evaluated, evaluated)
     classes = tuple(getattr(train, "classes", None) or map(str, range(int(train_labels.max()) + 1)))
@@ -227,13 +200,31 @@ DATA: dict[str, Callable[[Source], Task]] = {
 }
 
 
+def _own(name: str, source: Source) -> Task:
+    if source.root is not None:
+        raise argument_error("data-root", "left out for data of one's own", source.root, "data is its path itself.")
+    raw = own.read(own.resolved(name, tuple(DATA)), source.options, source.content)
+    return own.task_of(raw, own.Cut(source.train_size, source.image_size, source.ready_rows))
+
+
+def _with_validation(task: Task, share: float) -> Task:
+    """The task without a stratified ``share`` of its training rows, which become its validation part."""
+    labels = task.train.labels
+    cut = stratified(labels, round(share * len(labels)), np.random.default_rng(0))
+    rest = np.setdiff1d(np.arange(len(labels)), cut)
+    rows = None if task.rows is None else task.rows[rest]
+    version = f"{task.version}-validation{share}"
+    validation = task.train.subset(cut).plain()
+    return task._replace(train=task.train.subset(rest), validation=validation, rows=rows, version=version)
+
+
 def load_task(name: str, source: Source) -> Task:
-    """The data set ``name`` (a key of `DATA`).
+    """The data set ``name``: a key of `DATA`, a folder of pictures, a file of arrays or a table, ``module:function``.
 
     Raises:
-        ArgumentError: an unknown name, files that are not there, or more training rows than exist.
+        ArgumentError: an unknown name, files that are not there, more training rows than exist, and whatever makes
+            somebody's own data no task.
         MissingPackage: an optional package that it needs.
     """
-    if name not in DATA:
-        raise argument_error("data", f"one of {', '.join(DATA)}", repr(name), "digits needs no files.")
-    return DATA[name](source)
+    task = DATA[name](source) if name in DATA else _own(name, source)
+    return task if not source.validation or task.validation is not None else _with_validation(task, source.validation)

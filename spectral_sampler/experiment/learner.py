@@ -18,18 +18,21 @@ from spectral_sampler.indexed import Indexed
 from spectral_sampler.modules import frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
 __all__ = [
+    "LEARNING_RATE_SCHEDULES",
     "Recipe",
     "Timed",
     "Trace",
     "evaluate",
     "fit",
     "flops_per_sample",
+    "forward",
     "learning_rate_factor",
+    "predictions",
 ]
 
 
@@ -86,6 +89,9 @@ class Recipe(NamedTuple):
     checkpoints: int
     """Evaluations, evenly spread over the steps."""
     device: str = "cpu"
+    optimizer: str = "adamw"
+    momentum: float = 0.9
+    learning_rate_schedule: str = "cosine"
 
 
 class Trace(NamedTuple):
@@ -109,16 +115,44 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def evaluate(network: nn.Module, samples: Samples) -> tuple[float, NDArray[np.float64]]:
-    """Accuracy, and the cross-entropy of every sample (M,); the network is left as it was."""
+def _step_factor(step: int, steps: int) -> float:
+    """A tenth after half of the steps, a hundredth after three quarters."""
+    return 0.1 ** sum(4 * step >= quarters * steps for quarters in (2, 3))
+
+
+LEARNING_RATE_SCHEDULES: Mapping[str, Callable[[int, int], float]] = {
+    "cosine": learning_rate_factor,
+    "constant": lambda _step, _steps: 1.0,
+    "step": _step_factor,
+}
+"""What the learning rate is multiplied by, from (steps done, steps in all): a shorter run goes through it all."""
+
+
+def forward(network: nn.Module, samples: Samples, each: Callable[[torch.Tensor, torch.Tensor], None]) -> None:
+    """Calls ``each(outputs, labels)`` for all samples without augmentation, in their order, batch by batch; the network
+    is left as it was."""
     loader = DataLoader(Rows(samples.plain()), batch_size=500, collate_fn=_as_it_is, generator=_unused())
-    correct, losses = 0, []
     with frozen(network) as home, torch.inference_mode():
         for inputs, labels, _ in loader:
-            logits = network(inputs.to(home))
-            correct += int((logits.argmax(1).cpu() == labels).sum())
-            losses.append(nn.functional.cross_entropy(logits.cpu().double(), labels, reduction="none"))
-    return correct / len(samples), torch.cat(losses).numpy()
+            each(network(inputs.to(home)), labels)
+
+
+def predictions(network: nn.Module, samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Predicted class and cross-entropy of every sample, (M,) each."""
+    predicted, losses = [], []
+
+    def each(logits: torch.Tensor, labels: torch.Tensor) -> None:
+        predicted.append(logits.argmax(1).cpu())
+        losses.append(nn.functional.cross_entropy(logits.cpu().double(), labels, reduction="none"))
+
+    forward(network, samples, each)
+    return torch.cat(predicted).numpy(), torch.cat(losses).numpy()
+
+
+def evaluate(network: nn.Module, samples: Samples) -> tuple[float, NDArray[np.float64]]:
+    """Accuracy, and the cross-entropy of every sample (M,); the network is left as it was."""
+    predicted, losses = predictions(network, samples)
+    return int((predicted == samples.labels).sum()) / len(samples), losses
 
 
 def flops_per_sample(network: nn.Module, samples: Samples) -> tuple[float, float]:
@@ -137,12 +171,23 @@ def flops_per_sample(network: nn.Module, samples: Samples) -> tuple[float, float
     return forward / len(rows), float(counter.get_total_flops()) / len(rows)
 
 
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
+
+
 class _Loop:
     """State of one training: optimiser, schedule, counts."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, rows: int) -> None:
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
+        options: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+        if recipe.optimizer == "sgd":
+            options["momentum"] = recipe.momentum
+        self.optimiser = _OPTIMIZERS[recipe.optimizer](parameters, **options)
+        self.factor = LEARNING_RATE_SCHEDULES[recipe.learning_rate_schedule]
         self.network, self.recipe = network, recipe
         marks = np.linspace(0, recipe.steps, recipe.checkpoints + 1)[1:]
         self.marks = sorted({max(1, round(mark)) for mark in marks})
@@ -153,7 +198,7 @@ class _Loop:
     def train(self, inputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         """One step; returns the losses (n,) before it."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate * learning_rate_factor(self.step, self.recipe.steps)
+            group["lr"] = self.recipe.learning_rate * self.factor(self.step, self.recipe.steps)
         device = self.recipe.device
         losses = nn.functional.cross_entropy(self.network(inputs.to(device)), labels.to(device), reduction="none")
         self.optimiser.zero_grad(set_to_none=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ImageSamples", "Samples", "Task", "TensorSamples", "TextSamples"]
+__all__ = ["DatasetSamples", "ImageSamples", "Samples", "Task", "TensorSamples", "TextSamples", "sample_shape"]
 
 
 _IMAGENET = (torch.tensor((0.485, 0.456, 0.406))[:, None, None], torch.tensor((0.229, 0.224, 0.225))[:, None, None])
@@ -52,8 +52,8 @@ class TensorSamples(Samples):
     Args:
         inputs: (M, ...) tensor.
         labels: (M,) integers.
-        scale: for uint8 inputs, ``(mean, deviation)`` of the values in [0, 1]; the input becomes
-            ``(x / 255 − mean) / deviation`` in float32.
+        scale: for inputs that are uint8 or in [0, 1], ``(mean, deviation)`` of the values in [0, 1]; the input becomes
+            ``(x / 255 − mean) / deviation`` in float32, undivided where x is in [0, 1] already.
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class TensorSamples(Samples):
         if self.scale is None:
             return inputs
         mean, deviation = self.scale
-        return (inputs.to(torch.float32) / 255.0 - mean) / deviation
+        values = inputs.to(torch.float32)
+        return ((values / 255.0 if inputs.dtype == torch.uint8 else values) - mean) / deviation
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self._prepared(self.inputs[row]), self._labels[row]
@@ -87,16 +88,22 @@ class TensorSamples(Samples):
 
 
 class TextSamples(TensorSamples):
-    """Token numbers (M, length) for the learner, and the texts (M,) they came from for a reference."""
+    """Token numbers (M, length) for the learner, and the texts (M,) they came from for a reference.
 
-    def __init__(self, inputs: torch.Tensor, labels: NDArray[np.int64], texts: list[str]) -> None:
+    Args:
+        vocabulary: token numbers there are, 0 for padding; None for MiniLM's tokenizer.
+    """
+
+    def __init__(
+        self, inputs: torch.Tensor, labels: NDArray[np.int64], texts: list[str], vocabulary: int | None = None
+    ) -> None:
         super().__init__(inputs, labels)
-        self.texts = texts
+        self.texts, self.vocabulary = texts, vocabulary
 
     def subset(self, rows: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> TextSamples:
         """See `Samples.subset`."""
         tensors = super().subset(rows, labels)
-        return TextSamples(tensors.inputs, tensors.labels, [self.texts[row] for row in rows])
+        return TextSamples(tensors.inputs, tensors.labels, [self.texts[row] for row in rows], self.vocabulary)
 
 
 class ImageSamples(Samples):
@@ -143,6 +150,48 @@ class ImageSamples(Samples):
         return ImageSamples(self.source, self.rows, self.labels, self.evaluated, self.evaluated)
 
 
+class DatasetSamples(Samples):
+    """Samples of anybody's map-style data set, read when they are wanted; uint8 becomes float32 in [0, 1].
+
+    Args:
+        source: data set whose items begin with the input.
+        rows: (M,) items of ``source``.
+        labels: (M,) integers.
+        evaluated: the same M samples without augmentation; None where ``source`` has none.
+    """
+
+    def __init__(
+        self, source: Any, rows: NDArray[np.int64], labels: NDArray[np.int64], evaluated: Samples | None = None
+    ) -> None:
+        self.source, self.rows, self.labels = source, np.asarray(rows, dtype=np.int64), np.asarray(labels, np.int64)
+        self.evaluated = evaluated
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = torch.as_tensor(self.source[int(self.rows[row])][0])
+        if inputs.dtype == torch.uint8:
+            inputs = inputs.float() / 255.0
+        return inputs.float() if inputs.is_floating_point() else inputs, torch.tensor(int(self.labels[row]))
+
+    def digest(self) -> str:
+        """See `Samples.digest`; rows stand for their samples, which the task's version names."""
+        return hashlib.sha256(self.rows.tobytes()).hexdigest()[:16]
+
+    def subset(self, rows: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> DatasetSamples:
+        """See `Samples.subset`."""
+        chosen = self.labels[rows] if labels is None else labels
+        evaluated = self.evaluated and self.evaluated.subset(rows, chosen)
+        return DatasetSamples(self.source, self.rows[rows], chosen, evaluated)
+
+    def plain(self) -> Samples:
+        """See `Samples.plain`."""
+        return self if self.evaluated is None else self.evaluated
+
+
+def sample_shape(samples: Samples) -> tuple[int, ...]:
+    """Shape of one input as the learner gets it, without the batch."""
+    return tuple(samples[0][0].shape)
+
+
 class Task(NamedTuple):
     """A classification task, split so that the reference's rows are never the learner's."""
 
@@ -155,3 +204,12 @@ class Task(NamedTuple):
     classes: tuple[str, ...]
     version: str = ""
     """Names the content, so that cached features of another content are not taken for these."""
+    validation: Samples | None = None
+    """Rows of the training set that neither the learner nor the reference is trained on, if any were cut."""
+    rows: NDArray[np.int64] | None = None
+    """(M,) where the training rows stand in the data set as its owner counts them; None for one of ours."""
+    held_out_rows: NDArray[np.int64] | None = None
+    total: int = 0
+    """Rows that its owner counts."""
+    given: tuple[NDArray[Any], NDArray[Any] | None] | None = None
+    """Features (total, d) and losses (total,) of a reference that came with the data."""
