@@ -27,6 +27,8 @@ def add(commands: Any) -> None:
 
 
 def _extract(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer:
+    import numpy as np
+
     from spectral_sampler.experiment.cell import load
     from spectral_sampler.experiment.corruption import Corruption, corrupt
     from spectral_sampler.experiment.reference import prepare_features, reference_for
@@ -45,7 +47,13 @@ def _extract(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answe
         raise StoreError(f"{out} holds another store ({there[:12]}). Pass another --out, or --overwrite to replace it.")
     store.save(out)
     text = f"{len(store)} rows of {store.width} features with losses and labels: {out}"
-    return Answer(text, {"path": str(out), "rows": len(store), "width": store.width, "fingerprint": store.fingerprint})
+    facts = {"path": str(out), "rows": len(store), "width": store.width, "fingerprint": store.fingerprint}
+    if task.rows is not None and len(task.rows) < task.total:
+        facts["rows_of_the_data"] = kept = str(out.with_name(f"{out.name}-rows.npy"))
+        np.save(kept, task.rows)
+        text += (f"\nThey are {len(store)} of {task.total} training rows; the others trained the reference, or are the "
+                 f"test part. Train on Subset(dataset, rows) with rows = numpy.load({kept!r}).tolist()")  # fmt: skip
+    return Answer(text, facts)
 
 
 def _content(path: Path) -> str | None:

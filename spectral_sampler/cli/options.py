@@ -13,13 +13,15 @@ __all__ = ["add_data", "add_ratio", "add_training", "places", "settings", "title
 _CHANGES = ("preset", "train_size", "label_noise", "imbalance", "duplicate", "reference", "reference_epochs", "epochs",
             "candidate_batch_size", "schedule", "keep_ratio", "keep_min", "keep_max", "reshuffle", "learning_rate",
             "image_size", "backend", "device", "pretrained", "learner", "optimizer", "learning_rate_schedule",
-            "weight_decay", "momentum", "test_split", "test_data", "label_column", "text_column")  # fmt: skip
+            "weight_decay", "momentum", "validation", "test_split",
+            "test_data", "label_column", "text_column")  # fmt: skip
 
 
 def add_data(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """Which data set, where it lies, and how much of it."""
+    """Which data set, where it lies, and how much of it; ``default`` where neither it nor a preset is given."""
+    parser.set_defaults(default_data=default)
     group = parser.add_argument_group("data")
-    group.add_argument("--data", default=default, metavar="WHAT", help="digits, fashion-mnist, wordnet, wordnet-verbs, "
+    group.add_argument("--data", metavar="WHAT", help="digits, fashion-mnist, wordnet, wordnet-verbs, "
                        "cifar10, oxford-pet or flowers102; a folder of images (train/CLASS/…, test/CLASS/…); a file "
                        ".npz (x, y, x_test, y_test), .csv or .parquet (a column label); or module:function, which "
                        "returns (train, test)" + (f" (default {default})" if default else ""))  # fmt: skip
@@ -33,6 +35,7 @@ def add_data(parser: argparse.ArgumentParser, default: str | None) -> None:
     group.add_argument("--cache", type=Path, metavar="DIR", help="for unpacked files and reference features "
                        "(default ~/.cache/spectral-sampler)")  # fmt: skip
     group.add_argument("--train-size", type=int, metavar="ROWS")
+    group.add_argument("--validation", type=float, metavar="SHARE", help="of the training rows, cut off and measured")
     group.add_argument("--image-size", type=int, metavar="PIXELS", help="side of photographs (default 64)")
     group.add_argument("--reference", metavar="NAME", help="held-out, twin, untrained, lite0, resnet50 or minilm; "
                        "module:function, which returns a module; or the path of a store")  # fmt: skip
@@ -79,7 +82,8 @@ def settings(arguments: argparse.Namespace) -> Any:
     from spectral_sampler.experiment import Settings
 
     given = {name: value for name in _CHANGES if (value := getattr(arguments, name, None)) is not None}
-    return Settings.of(arguments.data, **given)
+    data = arguments.data or (None if arguments.preset else arguments.default_data)
+    return Settings.of(data, **given)
 
 
 def places(arguments: argparse.Namespace) -> Any:

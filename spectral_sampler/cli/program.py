@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.words = shlex.join(["spectral-sampler", *words])
     say = functools.partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
     logging.basicConfig(format="spectral-sampler: %(message)s", level=logging.WARNING)  # to stderr
+    logging.getLogger("spectral_sampler.experiment").setLevel(logging.INFO)  # how data were read and cut
     try:
         answer = arguments.run(arguments, say)
         print(json.dumps(answer.data, allow_nan=False, ensure_ascii=False) if arguments.json else answer.text)

@@ -88,8 +88,10 @@ def _verify(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer
     if arguments.data is None and arguments.preset is None:
         return Answer("Not compared with a data set: name it with --data.", {**_facts(store), "compared": None})
     from spectral_sampler.experiment.cell import load
+    from spectral_sampler.experiment.ready import ready_reference
 
-    task = load(options.settings(arguments), options.places(arguments))
-    store.verify(task.train.plain())
-    return Answer(f"It belongs to the training rows of {options.title(arguments.data)}.",
-                  {**_facts(store), "compared": arguments.data})  # fmt: skip
+    settings = options.settings(arguments)
+    ready_reference(str(arguments.store.resolve()), load(settings, options.places(arguments)))
+    compared, found = ("length", "length is that") if store.labels is None else ("labels", "labels are those")
+    text = f"Its {found} of the training rows of {options.title(settings.data)}."
+    return Answer(text, {**_facts(store), "compared": compared})

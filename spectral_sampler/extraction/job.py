@@ -82,7 +82,7 @@ class Job:
             if (there := self.opened()) is not None:
                 return there
         except StoreError as error:
-            # Looked at again, since it may be about to be replaced; its remedy does not help where nothing can be written.
+            # Looked at again, since it may be about to be replaced. Its remedy is none where nothing can be written.
             unfit = f"{str(error).partition(' Pass another path')[0].removesuffix('.')}. "
         with contextlib.ExitStack() as held:
             try:
