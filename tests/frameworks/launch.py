@@ -31,19 +31,45 @@ def work(plan, play, rank, port):
     os.dup2(output, 2)
     code = 1
     try:
-        from recorder import Recorder
-
-        recorder = Recorder(folder, rank, play["ranks"], plan["data"], play["stop"])
-        recorder.install()
         sys.argv = [plan["script"], "--data", plan["data"], *play["arguments"]]
-        runpy.run_path(plan["script"], run_name="__main__")
-        recorder.write()
+        if "ray.train" in plan["modules"]:
+            record_ray_workers(folder, play, plan["data"])
+            runpy.run_path(plan["script"], run_name="__main__")
+        else:
+            from recorder import Recorder
+
+            recorder = Recorder(folder, rank, play["ranks"], plan["data"], play["stop"])
+            recorder.install()
+            runpy.run_path(plan["script"], run_name="__main__")
+            recorder.write()
         code = 0
     except BaseException:  # noqa: BLE001 - told to the parent
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def record_ray_workers(folder, play, data):
+    """The ranks are processes that Ray starts."""
+    from ray.train.torch import TorchTrainer
+
+    made = TorchTrainer.__init__
+
+    def recording(trainer, train, **named):
+        def recorded(options):
+            import ray.train
+            from recorder import Recorder
+
+            rank = ray.train.get_context().get_world_rank()
+            recorder = Recorder(folder, rank, play["ranks"], data, play["stop"], alone=False)
+            recorder.install()
+            train(options)
+            recorder.write()
+
+        made(trainer, recorded, **named)
+
+    TorchTrainer.__init__ = recording
 
 
 def play_all(plan):
@@ -53,7 +79,7 @@ def play_all(plan):
             found.bind(("127.0.0.1", 0))
             port = found.getsockname()[1]
         children = []
-        for rank in range(play["ranks"]):
+        for rank in range(1 if "ray.train" in plan["modules"] else play["ranks"]):
             child = os.fork()
             if child == 0:
                 work(plan, play, rank, port)
@@ -76,7 +102,8 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    sys.path[:0] = [str(Path(plan["script"]).parent), str(Path(__file__).parent)]
+    sys.path[:0] = folders = [str(Path(plan["script"]).parent), str(Path(__file__).parent)]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])  # for Ray's workers
     for module in ["tiny", *plan["modules"]]:
         importlib.import_module(module)
     torch.optim.SGD([torch.zeros(1)], lr=0.1)  # imports the compiler

@@ -23,8 +23,9 @@ def _unit(rows):
 class Recorder:
     """Follows every forward pass of `tiny.Net` in training, and the sampler made last."""
 
-    def __init__(self, folder, rank, ranks, data, stop):
+    def __init__(self, folder, rank, ranks, data, stop, *, alone=True):
         self.folder, self.rank, self.ranks, self.stop = Path(folder), rank, ranks, stop
+        self.alone = alone  # in its process: Ray starts the process of another rank that dies again
         self.rows = _unit(np.load(data)["x"])
         self.trained, self.network, self.sampler, self.strangers = [], None, None, 0
 
@@ -57,13 +58,16 @@ class Recorder:
         while len(list(self.folder.glob("stopped-*"))) < self.ranks and time.monotonic() < end:
             time.sleep(0.01)
         self.write()
-        os._exit(0)
+        if self.alone:
+            os._exit(0)
+        raise RuntimeError("stopped")
 
     def write(self):
         weights = hashlib.sha256()
         for value in self.network.state_dict().values():
             weights.update(value.numpy().tobytes())
-        losses = self.sampler.state_dict(full=True)["losses"]["losses"].numpy()
+        losses = self.sampler.state_dict(full=True)["losses"]["losses"]
+        losses = np.full(0, np.nan) if losses is None else losses.numpy()  # nothing was ever observed
         found = {
             "trained": self.trained, "weights": weights.hexdigest(), "strangers": self.strangers,
             "heard": np.flatnonzero(np.isfinite(losses)).tolist(),
