@@ -30,6 +30,7 @@ LAYERS = [
     ["sampler"],
     ["indexed"],
     ["loader"],
+    ["integrations"],
     ["extraction"],
     ["experiment"],
     ["cli"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.integrations.optional import framework
@@ -85,10 +85,7 @@ class EpochLoader:
     def state_dict(self) -> dict[str, Any]:
         """The sampler's full state after the batches trained on; `accelerator.save_state` calls it."""
         done = self.done % len(self)
-        return cast(
-            "dict[str, Any]",
-            self.sampler.state_dict(batches_consumed=done * self._shared, epoch=self.epoch, full=True),
-        )
+        return self.sampler.state_dict(batches_consumed=done * self._shared, epoch=self.epoch, full=True)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state`` with the next pass."""

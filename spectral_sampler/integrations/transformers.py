@@ -113,7 +113,7 @@ class _SamplerState(TrainerCallback):
         return Path(self._trainer.args.output_dir) / f"checkpoint-{state.global_step}"
 
     def _epoch(self, state: Any, batches: int) -> int:
-        accumulated = self._trainer.args.gradient_accumulation_steps
+        accumulated: int = self._trainer.args.gradient_accumulation_steps
         return int(state.global_step) // max(1, -(-batches // accumulated))
 
     def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:  # noqa: ARG002
