@@ -7,7 +7,7 @@ READY  := $(if $(filter file,$(origin BIN)),$(VENV)/ready)
 # Training and tests of small models are fastest, and repeatable, on one thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow test-cpu-torch test-gpu lint bench latency device-check prove-gpu sanitize wheel results clean
+.PHONY: help demo test test-slow test-frameworks test-older-frameworks test-cpu-torch test-gpu lint bench latency device-check prove-gpu sanitize wheel results clean
 
 help:
 	@echo "make demo      train with and without selection, on right and on wrong labels; ends in a page (a minute)"
@@ -32,12 +32,20 @@ test: $(VENV)/ready
 test-slow: $(VENV)/ready  # builds wheels and sanitized kernels, kills processes by the hundred
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-# The other torch that is supported and tested: a CPU build, without torchvision beside it. The extension module in the source
+# Every framework on one and two processes, killed and resumed. With RESULTS=benchmarks/results/frameworks/newest.json (older.json)
+# what passed is kept there, and `python -m benchmarks.framework_matrix` writes it into docs/frameworks.md.
+test-frameworks: $(VENV)/ready
+	$(if $(RESULTS),FRAMEWORK_RESULTS=$(RESULTS)) $(BIN)/python -m pytest -m slow tests/frameworks $(ARGS)
+
+test-older-frameworks: $(VENV)-cpu/ready
+	$(if $(RESULTS),FRAMEWORK_RESULTS=$(RESULTS)) PYTHONPATH=. $(VENV)-cpu/bin/python -m pytest -m slow tests/frameworks $(ARGS)
+
+# The other torch that is supported and tested: a CPU build, without torchvision beside it, with older frameworks. The extension module in the source
 # tree was compiled beside another torch; that it loads here is part of the test.
 $(VENV)-cpu/ready: $(VENV)/ready
 	$(PYTHON) -m venv $(VENV)-cpu
 	$(VENV)-cpu/bin/pip install --quiet "torch==2.13.0" numpy scipy scikit-learn array-api-strict array-api-compat hypothesis \
-		pytest pytest-timeout torchdata
+		pytest pytest-timeout torchdata "accelerate==1.10.0" "lightning==2.5.5" "transformers==4.57.1"
 	touch $@
 
 test-cpu-torch: $(VENV)-cpu/ready

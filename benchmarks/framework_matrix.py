@@ -1,7 +1,7 @@
 """Writes what docs/frameworks.md does not say by hand: the code of examples/ and the matrix of what tests passed.
 
-    FRAMEWORK_RESULTS=benchmarks/results/frameworks/newest.json python -m pytest -m slow tests/frameworks
-    python -m benchmarks.framework_matrix
+FRAMEWORK_RESULTS=benchmarks/results/frameworks/newest.json python -m pytest -m slow tests/frameworks
+python -m benchmarks.framework_matrix
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Classifier(pl.LightningModule):
         )  # fmt: skip
         return self.selection.attach(loader)  # selection: loads the state of a checkpoint, if there is one
 
-    def training_step(self, batch, number):
+    def training_step(self, batch):
         inputs, labels = batch
         losses = nn.functional.cross_entropy(self.network(inputs), labels, reduction="none")
         self.selection.sampler.observe_next(losses)  # selection: gathered over the ranks

@@ -56,6 +56,8 @@ def train(options):
                 {"model": module.state_dict(), "optimizer": optimizer.state_dict(), "sampler": position}, checkpoint
             )
         ray.train.report({"epoch": epoch})
+
+
 # [end]
 
 

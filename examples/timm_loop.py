@@ -59,7 +59,7 @@ if options.resume:
     model.module.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     sampler.load_state_dict(saved["sampler"])  # selection
-for epoch in range(sampler.epoch, options.epochs):
+while sampler.epoch < options.epochs:
     for number, (images, labels) in enumerate(loader, start=1):
         losses = nn.functional.cross_entropy(model(images[:, 0].flatten(1)), labels, reduction="none")
         (losses.mean() / options.accumulate).backward()
@@ -69,6 +69,8 @@ for epoch in range(sampler.epoch, options.epochs):
         sampler.observe_next(losses)  # selection: for those that follow losses
     if rank == 0:
         position = sampler.state_dict(full=True)  # selection: the epoch is over, so its own count is right
-        torch.save({"model": model.module.state_dict(), "optimizer": optimizer.state_dict(), "sampler": position}, checkpoint)
+        torch.save(
+            {"model": model.module.state_dict(), "optimizer": optimizer.state_dict(), "sampler": position}, checkpoint
+        )
 # [end]
 distributed.destroy_process_group()

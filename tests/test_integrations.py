@@ -57,7 +57,7 @@ def test_statistics_are_read_back_from_tensorboard(sampler, tmp_path):
 
 
 def test_something_that_does_not_log_is_refused(sampler):
-    with pytest.raises(ArgumentError, match="^log must be a function of .*, got dict"):
+    with pytest.raises(ArgumentError, match=r"^log must be a function of .*, got dict"):
         integrations.log_statistics(sampler, {}, 0)
 
 

@@ -21,7 +21,8 @@ class EpochLoader:
 
     Accelerate's loader counts its passes from 0, in a resumed run too, and reads one batch ahead. This one sets the
     epoch at the start of every pass, and registers itself, so that ``accelerator.save_state`` and ``load_state`` resume
-    at any batch, with the losses observed, and without ``skip_first_batches``: a pass goes on where the state was taken.
+    at any batch, with the losses observed: a pass goes on where the state was taken, without ``skip_first_batches``. A
+    selection that follows losses resumes exactly at the end of an epoch, because of that batch read ahead.
 
     >>> loader = EpochLoader(accelerator, curate(loader, store, with_indices=True))  # doctest: +SKIP
     >>> for epoch in range(loader.epoch, epochs):  # doctest: +SKIP

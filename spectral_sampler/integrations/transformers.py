@@ -27,12 +27,13 @@ _log = logging.getLogger("spectral_sampler.integrations")
 
 
 class SelectionMixin:
-    """``class CuratedTrainer(SelectionMixin, Trainer)``; then ``CuratedTrainer(curated=curate(…), model=…, args=…)``.
+    """``class CuratedTrainer(SelectionMixin, Trainer)``, then ``CuratedTrainer(curated=curate(…), model=…, args=…)``.
 
-    The loader goes through ``accelerator.prepare``, which shards it. With ``curate(…, with_indices=True)`` the losses of
-    every batch are reported, gathered over the processes. Checkpoints hold the sampler's full state beside the model;
-    resuming skips batches as the Trainer does, and is exact within an epoch for what follows from the store, and at an
-    epoch's end also for what follows losses (Accelerate reads one batch ahead of them).
+    The loader goes through ``accelerator.prepare``, which shards it. With ``curate(…, with_indices=True)`` the losses
+    of every batch are reported, gathered over the processes, where the selection or the schedule follows them.
+    Checkpoints hold the sampler's full state beside the model. Resuming skips batches as the Trainer does; it is exact
+    within an epoch for what follows from the store, and at the end of one also for what follows losses, because
+    Accelerate reads one batch ahead of them.
 
     Args:
         curated: what `curate` returned, with ``num_replicas=1``, over samples that are mappings.
@@ -79,13 +80,13 @@ class SelectionMixin:
             raise argument_error("logits", rule, found, "Override sample_losses(outputs, labels) in your Trainer.")
         return torch.nn.functional.cross_entropy(logits.detach().float(), labels, reduction="none")
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *others: Any, **named: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **named: Any) -> Any:
         """The Trainer's own loss; what each sample contributed is reported."""
         if self._key is None or self._key not in inputs:
-            return super().compute_loss(model, inputs, return_outputs, *others, **named)  # type: ignore[misc]
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **named)  # type: ignore[misc]
         rest = {name: value for name, value in inputs.items() if name != self._key}
         labels = rest.get("labels")
-        loss, outputs = super().compute_loss(model, rest, True, *others, **named)  # type: ignore[misc]
+        loss, outputs = super().compute_loss(model, rest, return_outputs=True, **named)  # type: ignore[misc]
         if model.training and self.sampler.listens:
             losses = self.sample_losses(outputs, labels)  # type: ignore[arg-type]
             self.sampler.observe(inputs[self._key], losses, gather=self.accelerator.num_processes > 1 or None)

@@ -16,8 +16,13 @@ def pytest_sessionfinish():
     """Writes the file that ``python -m benchmarks.framework_matrix`` reads, where one is asked for."""
     place = os.environ.get("FRAMEWORK_RESULTS")
     if place and _passed:
-        kept = {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0], "frameworks": _passed}
-        Path(place).write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        file = Path(place)
+        kept = json.loads(file.read_text(encoding="utf-8"))["frameworks"] if file.exists() else {}
+        kept = {name: row for name, row in kept.items() if name not in _passed}  # of one that was not run this time
+        found = {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0]}
+        found["frameworks"] = {**kept, **_passed}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """Plays one example again and again, on one process and on several, as torchrun starts them.
 
-What is slow, importing the framework, is done once: every rank of every play is a fork. A play is a dictionary: ``name``
-(also of the folder its records go to), ``ranks``, ``arguments`` of the example, and ``stop``, the batch before which all
-ranks are killed, or None.
+What is slow, importing the framework, is done once: every rank of every play is a fork. A play is a dictionary:
+``name`` (also of the folder its records go to), ``ranks``, ``arguments`` of the example, and ``stop``, the batch before
+which all ranks are killed, or None.
 """
 
 import importlib

@@ -22,7 +22,6 @@ MIDDLE, AFTER = 4, 2  # batches of the second epoch at the checkpoint, and furth
 class Framework(NamedTuple):
     """One row of the matrix."""
 
-    title: str
     script: str
     package: str
     modules: tuple[str, ...]
@@ -44,22 +43,18 @@ class Framework(NamedTuple):
 
 OURS = "spectral_sampler.integrations."
 FRAMEWORKS = {
-    "raw": Framework("PyTorch loop", "raw_loop.py", "torch", (), ranks=(1,)),
-    "ddp": Framework("DistributedDataParallel", "ddp.py", "torch", ()),
-    "torchdata": Framework("torchdata", "torchdata_loop.py", "torchdata", ("torchdata.stateful_dataloader",)),
-    "accelerate": Framework(
-        "Accelerate", "accelerate_loop.py", "accelerate", ("accelerate", f"{OURS}accelerate"), ahead=True
-    ),
+    "raw": Framework("raw_loop.py", "torch", (), ranks=(1,)),
+    "ddp": Framework("ddp.py", "torch", ()),
+    "torchdata": Framework("torchdata_loop.py", "torchdata", ("torchdata.stateful_dataloader",)),
+    "accelerate": Framework("accelerate_loop.py", "accelerate", ("accelerate", f"{OURS}accelerate"), ahead=True),
     "trainer": Framework(
-        "Hugging Face Trainer", "hf_trainer.py", "transformers",
+        "hf_trainer.py", "transformers",
         ("transformers.trainer", "transformers.modeling_outputs", f"{OURS}transformers"), ahead=True,
     ),
-    "lightning": Framework(
-        "Lightning", "lightning_module.py", "lightning", ("lightning.pytorch.callbacks", f"{OURS}lightning")
-    ),
-    "fabric": Framework("Lightning Fabric", "fabric_loop.py", "lightning", ("lightning.fabric",)),
-    "timm": Framework("timm", "timm_loop.py", "timm", ("timm.data",), mid=False, multiple_of=2),
-    "ray": Framework("Ray Train", "ray_train.py", "ray", ("ray.train", "ray.train.torch"), ranks=(2,), mid=False),
+    "lightning": Framework("lightning_module.py", "lightning", ("lightning.pytorch.callbacks", f"{OURS}lightning")),
+    "fabric": Framework("fabric_loop.py", "lightning", ("lightning.fabric",)),
+    "timm": Framework("timm_loop.py", "timm", ("timm.data",), mid=False, multiple_of=2),
+    "ray": Framework("ray_train.py", "ray", ("ray.train", "ray.train.torch"), ranks=(2,), mid=False),
 }  # fmt: skip
 
 

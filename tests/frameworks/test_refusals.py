@@ -1,42 +1,16 @@
-"""One sentence where a framework is used in a way in which it would train on the wrong batches; and what helpers count."""
+"""One sentence where a framework would train on the wrong batches; and how the helpers count."""
 
 import warnings
 
-import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from small import INPUTS, LABELS, PAIRS, Mappings, Network, curated, lightning_parts
+from torch.utils.data import DataLoader
 
-from spectral_sampler import PlausibleEven, PlausibleLearnable, ReferenceStore, curate
+from spectral_sampler import PlausibleLearnable
 from spectral_sampler.errors import ArgumentError
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-INPUTS, LABELS = np.random.default_rng(0).normal(size=(96, 8)).astype(np.float32), np.arange(96) % 4
-STORE = ReferenceStore.from_arrays(INPUTS, losses=np.ones(96), labels=LABELS)
-PAIRS = TensorDataset(torch.from_numpy(INPUTS), torch.from_numpy(LABELS))
-
-
-class Mappings(Dataset):
-    def __len__(self):
-        return 96
-
-    def __getitem__(self, index):
-        return {"inputs": INPUTS[index], "labels": LABELS[index]}
-
-
-class Network(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(8, 4)
-
-    def forward(self, inputs, labels=None):
-        logits = self.layer(inputs)
-        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
-
-
-def curated(dataset=PAIRS, **options):
-    options = {"selection": PlausibleEven(label_noise=0), "seed": 0, **options}
-    return curate(DataLoader(dataset, batch_size=16, shuffle=True), STORE, **options)
 
 
 @pytest.fixture
@@ -143,35 +117,6 @@ def test_a_trainers_checkpoint_without_a_state_is_said(tmp_path, caplog):
         made = trainer(tmp_path, curated(Mappings(), with_indices=True), **options)
         made.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert "goes on without what it had observed" in caplog.text
-
-
-def lightning_parts(selection, loaders):
-    lightning = pytest.importorskip("lightning.pytorch")
-
-    class Module(lightning.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Linear(8, 4)
-            self.seen = []
-
-        def train_dataloader(self):
-            return loaders(self)
-
-        def training_step(self, batch, number):
-            self.seen.append((self.current_epoch, batch[2].tolist()))
-            return torch.nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    def fit(module, ckpt_path=None, **options):
-        settings = {"max_epochs": 3, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        settings |= {"accelerator": "cpu", "enable_model_summary": False, "callbacks": [selection], **options}
-        made = lightning.Trainer(**settings)
-        made.fit(module, ckpt_path=ckpt_path)
-        return made
-
-    return Module, fit
 
 
 def selection_callback():
