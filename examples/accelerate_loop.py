@@ -6,7 +6,7 @@ torchrun --nproc-per-node 2 accelerate_loop.py --resume
 
 import tiny
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DataLoaderConfiguration
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -18,7 +18,10 @@ dataset = tiny.data(options)
 store = tiny.store(dataset)
 
 # [start: accelerate]
-accelerator = Accelerator(cpu=True, gradient_accumulation_steps=options.accumulate)
+accelerator = Accelerator(
+    cpu=True, gradient_accumulation_steps=options.accumulate,
+    dataloader_config=DataLoaderConfiguration(even_batches=False),  # selection: batch sizes vary
+)  # fmt: skip
 loader = DataLoader(
     dataset, batch_size=options.batch_size, shuffle=True, num_workers=options.workers,
     persistent_workers=options.workers > 0,

@@ -65,6 +65,7 @@ class CuratedTrainer(SelectionMixin, Trainer):  # selection
 arguments = TrainingArguments(
     output_dir=str(options.out), num_train_epochs=options.epochs, gradient_accumulation_steps=options.accumulate,
     learning_rate=0.1, optim="sgd", seed=options.seed, use_cpu=True, report_to="none", disable_tqdm=True,
+    accelerator_config={"even_batches": False},  # selection: batch sizes vary
     logging_steps=5, save_strategy="steps", save_steps=options.save_every // options.accumulate,
 )  # fmt: skip
 trainer = CuratedTrainer(curated=loader, model=Classifier(tiny.net(plain)), args=arguments)

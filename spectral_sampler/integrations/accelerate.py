@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.integrations.curated import check_filled, sampler_of
 from spectral_sampler.integrations.optional import framework
-from spectral_sampler.sampler import SpectralBatchSampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from spectral_sampler.sampler import SpectralBatchSampler
 
 framework("accelerate", "transformers")
 
@@ -29,13 +31,14 @@ class EpochLoader:
     ...     for inputs, labels, indices in loader: ...
 
     Args:
-        accelerator: without ``use_stateful_dataloader``, which would restore the loader a second time.
+        accelerator: without ``use_stateful_dataloader``, which would restore the loader a second time. Its
+            DataLoaderConfiguration has ``even_batches=False``: older ones refuse batches of varying size otherwise.
         loader: what `curate` returned, not prepared yet, with ``num_replicas=1``: Accelerate deals out the batches.
-            Those that do not fill all processes it leaves out with ``drop_last=True`` and else fills up with the first.
+            Those that do not fill all processes are left out with ``drop_last=True``.
 
     Raises:
-        ArgumentError: a loader that is prepared, has no `SpectralBatchSampler` or deals out batches too; an accelerator
-            with ``use_stateful_dataloader``.
+        ArgumentError: a loader that is prepared, has no `SpectralBatchSampler`, deals out batches too or gives some
+            processes more than others; an accelerator with ``use_stateful_dataloader``.
     """
 
     sampler: SpectralBatchSampler
@@ -44,14 +47,8 @@ class EpochLoader:
     """Batches of the running pass that this process has got, with the one in training."""
 
     def __init__(self, accelerator: Any, loader: Any) -> None:
-        sampler = getattr(loader, "batch_sampler", None)
-        if not isinstance(sampler, SpectralBatchSampler):
-            remedy = "Pass what curate returned, before accelerator.prepare()."
-            raise argument_error("loader", "a loader made by curate", f"one with {type(sampler).__name__}", remedy)
-        replicas = sampler.settings.num_replicas
-        if replicas != 1:
-            rule = "curated with num_replicas=1"
-            raise argument_error("loader", rule, f"num_replicas={replicas}", "Accelerate deals out the batches.")
+        sampler = sampler_of("loader", loader, shared=True)
+        check_filled("loader", sampler, accelerator)
         if getattr(accelerator, "use_stateful_dataloader", False):
             rule, remedy = "one without use_stateful_dataloader", "The sampler's state is saved by this loader."
             raise argument_error("accelerator", rule, "use_stateful_dataloader=True", remedy)

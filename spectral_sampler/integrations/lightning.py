@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.integrations.curated import sampler_of
 from spectral_sampler.integrations.logs import log_statistics
 from spectral_sampler.integrations.optional import framework
-from spectral_sampler.sampler import SpectralBatchSampler
 
 if TYPE_CHECKING:
     from spectral_sampler.loader import CuratedLoader
+    from spectral_sampler.sampler import SpectralBatchSampler
 
 Callback: Any = framework("lightning.pytorch", "lightning").Callback
 
@@ -53,10 +54,7 @@ class SelectionCallback(Callback):
         Raises:
             ArgumentError: a loader without a `SpectralBatchSampler`, or a state of a sampler with other arguments.
         """
-        sampler = getattr(loader, "batch_sampler", None)
-        if not isinstance(sampler, SpectralBatchSampler):
-            remedy = "Pass what curate returned."
-            raise argument_error("loader", "a loader made by curate", f"one with {type(sampler).__name__}", remedy)
+        sampler = sampler_of("loader", loader, shared=False)
         if self._loaded is None and self.sampler is not None and self.sampler is not sampler:
             self._loaded = self._state(self._trainer, self.sampler)  # reload_dataloaders_every_n_epochs
         if self._loaded is not None:

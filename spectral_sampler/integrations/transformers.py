@@ -10,9 +10,9 @@ import torch
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.indexed import Indexed
+from spectral_sampler.integrations.curated import check_filled, sampler_of
 from spectral_sampler.integrations.logs import log_statistics
 from spectral_sampler.integrations.optional import framework
-from spectral_sampler.sampler import SpectralBatchSampler
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,13 +43,7 @@ class SelectionMixin:
     """
 
     def __init__(self, *arguments: Any, curated: CuratedLoader[Any], **named: Any) -> None:
-        sampler: object = getattr(curated, "batch_sampler", None)
-        if not isinstance(sampler, SpectralBatchSampler):
-            rule, remedy = "a loader made by curate", "Curate the loader before it is prepared."
-            raise argument_error("curated", rule, f"one with {type(sampler).__name__}", remedy)
-        if sampler.settings.num_replicas != 1:
-            rule, found = "curated with num_replicas=1", f"num_replicas={sampler.settings.num_replicas}"
-            raise argument_error("curated", rule, found, "The Trainer deals out the batches.")
+        sampler = sampler_of("curated", curated, shared=True)
         self._key = curated.dataset.key if isinstance(curated.dataset, Indexed) else None
         if sampler.listens and self._key is None:
             rule, remedy = "curated with with_indices=True", f"{sampler.selection.name} follows the learner's losses."
@@ -66,6 +60,7 @@ class SelectionMixin:
 
     def get_train_dataloader(self) -> Any:
         """The curated loader, dealt out to the processes."""
+        check_filled("curated", self.sampler, self.accelerator)
         return self.accelerator.prepare(self.curated)
 
     def sample_losses(self, outputs: Any, labels: Tensor) -> Tensor:

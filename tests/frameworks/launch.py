@@ -78,18 +78,21 @@ def play_all(plan):
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             port = found.getsockname()[1]
-        children = []
+        children = {}
         for rank in range(1 if "ray.train" in plan["modules"] else play["ranks"]):
             child = os.fork()
             if child == 0:
                 work(plan, play, rank, port)
-            children.append(child)
+            children[child] = rank
         end = time.monotonic() + LIMIT
         while children:
             done, status = os.waitpid(-1, os.WNOHANG)
             if done:
-                children.remove(done)
+                rank = children.pop(done)
             if (done and status) or time.monotonic() > end:
+                ended = f"rank {rank} ended with status {status}" if done else f"{LIMIT} seconds are over"
+                with (Path(plan["folder"]) / play["name"] / "0.log").open("a", encoding="utf-8") as log:
+                    log.write(f"\n{ended}\n")
                 for child in children:
                     os.kill(child, 9)
                     os.waitpid(child, 0)

@@ -40,6 +40,26 @@ def test_accelerate_refuses_what_is_not_curated_is_dealt_out_twice_or_restored_t
         epoch_loader(stateful, curated())
 
 
+@pytest.mark.parametrize(("even", "drop_last"), [(False, False), (False, True), (True, False)])
+def test_processes_that_would_wait_for_ever_are_refused(even, drop_last):
+    from types import SimpleNamespace
+
+    from spectral_sampler.integrations.curated import check_filled
+
+    accelerator = SimpleNamespace(num_processes=4, even_batches=even)
+    sampler = curated(drop_last=drop_last).batch_sampler
+    assert len(sampler) == 6
+    if not even and not drop_last:
+        with pytest.raises(
+            ArgumentError, match=r"loader must be one whose batches fill all 4 processes.*got 6 batches"
+        ):
+            check_filled("loader", sampler, accelerator)
+    else:
+        check_filled("loader", sampler, accelerator)
+    accelerator.num_processes = 3
+    check_filled("loader", sampler, accelerator)
+
+
 def test_accelerates_passes_are_those_of_the_sampler_also_after_leaving_one_and_after_a_look(accelerator):
     plain = curated().batch_sampler
     lists = [list(plain) for _ in range(3)]
