@@ -1,13 +1,11 @@
 """The documents' code is run as it stands, the README's claims about itself are checked, and links lead somewhere."""
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -56,25 +54,6 @@ def test_all_blocks_run_one_after_the_other(tmp_path):
 def test_the_runner_sees_a_broken_block(tmp_path):
     assert run(blocks(README)[0] + "\nraise SystemExit(3)\n", tmp_path).returncode == 3
     assert run("import warnings\nwarnings.warn('x')\n", tmp_path).returncode != 0
-
-
-def test_the_scripts_of_frameworks_run_alone_and_on_two_ranks(tmp_path):
-    alone, ranks = blocks(ROOT / "docs" / "frameworks.md")
-    finished = run(alone, tmp_path)
-    assert finished.returncode == 0, finished.stderr
-    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert checkpoint["sampler"]["epoch"] == 4
-    (tmp_path / "train.py").write_text(ranks, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, cwd=tmp_path, check=False, env=environment
-    )
-    assert finished.returncode == 0, finished.stderr
-    state = torch.load(tmp_path / "sampler.pt", weights_only=True)
-    assert state["epoch"] == 2
-    known = int(state["losses"]["losses"].isfinite().sum())
-    assert known > 0.3 * 4500, "more than one rank of two trains on: losses are gathered"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
