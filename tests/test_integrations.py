@@ -69,7 +69,7 @@ def test_a_missing_framework_names_the_pip_line():
 
 @pytest.mark.parametrize(
     ("module", "extra", "blocked"),
-    [("accelerate", "transformers", "accelerate"), ("lightning", "lightning", "lightning"),
+    [("accelerate", "accelerate", "accelerate"), ("lightning", "lightning", "lightning"),
      ("transformers", "transformers", "transformers")],
 )  # fmt: skip
 def test_an_integration_without_its_framework_says_how_to_install_it(module, extra, blocked):

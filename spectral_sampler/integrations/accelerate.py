@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from spectral_sampler.sampler import SpectralBatchSampler
 
-framework("accelerate", "transformers")
+framework("accelerate", "accelerate")
 
 __all__ = ["EpochLoader"]
 

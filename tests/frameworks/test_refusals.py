@@ -51,7 +51,7 @@ def test_processes_that_would_wait_for_ever_are_refused(even, drop_last):
     assert len(sampler) == 6
     if not even and not drop_last:
         with pytest.raises(
-            ArgumentError, match=r"loader must be one whose batches fill all 4 processes.*got 6 batches"
+            ArgumentError, match=r"whose batches fill all 4 processes.*got 6 batches"
         ):
             check_filled("loader", sampler, accelerator)
     else:
