@@ -27,7 +27,7 @@ def read(sdist) -> dict[str, bytes]:
         return {name: file.read() for name, file in files.items() if "egg-info" not in name}
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "csrc", "docs", "spectral_sampler", "tests"])
+@pytest.mark.parametrize("folder", ["benchmarks", "csrc", "docs", "examples", "spectral_sampler", "tests"])
 def test_sdist_without_torch_holds_the_folder(contents, folder):
     files = [path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.suffix in WRITTEN]
     expected = {str(path) for path in files if not UNWRITTEN.intersection(path.parts)}
