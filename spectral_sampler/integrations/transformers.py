@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import BatchSampler
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.indexed import Indexed
@@ -15,9 +17,12 @@ from spectral_sampler.integrations.logs import log_statistics
 from spectral_sampler.integrations.optional import framework
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from spectral_sampler.loader import CuratedLoader
+    from spectral_sampler.sampler import SpectralBatchSampler
 
 TrainerCallback: Any = framework("transformers", "transformers").TrainerCallback
 
@@ -61,7 +66,9 @@ class SelectionMixin:
     def get_train_dataloader(self) -> Any:
         """The curated loader, dealt out to the processes."""
         check_filled("curated", self.sampler, self.accelerator)
-        return self.accelerator.prepare(self.curated)
+        loader = copy.copy(self.curated)
+        object.__setattr__(loader, "batch_sampler", _Batches(self.sampler))  # a DataLoader refuses to be assigned one
+        return self.accelerator.prepare(loader)
 
     def sample_losses(self, outputs: Any, labels: Tensor) -> Tensor:
         """(B,) losses to report: the cross-entropy of ``outputs.logits`` (B, C) at ``labels`` (B,).
@@ -99,8 +106,24 @@ class SelectionMixin:
         super().log(logs, *others, **named)  # type: ignore[misc]
 
 
+class _Batches(BatchSampler):
+    """The sampler's batches, without its epoch: Accelerate before 1.15 sets that to 0 where it skips batches."""
+
+    def __init__(self, sampler: SpectralBatchSampler) -> None:
+        # BatchSampler.__init__ is not called: it would set batch_size.
+        self._sampler, self.drop_last = sampler, sampler.drop_last
+        if hasattr(sampler, "batch_size"):
+            self.batch_size = sampler.batch_size
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._sampler)
+
+
 class _SamplerState(TrainerCallback):
-    """Saves the sampler's state beside every checkpoint and loads that of the one resumed."""
+    """Sets the sampler's epoch, saves its state beside every checkpoint and loads that of the one resumed."""
 
     def __init__(self, trainer: SelectionMixin) -> None:
         self._trainer = trainer
@@ -111,6 +134,10 @@ class _SamplerState(TrainerCallback):
     def _epoch(self, state: Any, batches: int) -> int:
         accumulated: int = self._trainer.args.gradient_accumulation_steps
         return int(state.global_step) // max(1, -(-batches // accumulated))
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:  # noqa: ARG002
+        """Before any batch of the epoch is asked for."""
+        self._trainer.sampler.set_epoch(self._epoch(state, len(named["train_dataloader"])))
 
     def on_save(self, args: Any, state: Any, control: Any, **named: Any) -> None:  # noqa: ARG002
         """At the start of the epoch: the Trainer skips the batches of the epoch itself."""

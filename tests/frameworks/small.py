@@ -30,9 +30,9 @@ class Network(torch.nn.Module):
         return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-def curated(dataset=PAIRS, **options):
+def curated(dataset=PAIRS, *, workers=0, **options):
     options = {"selection": PlausibleEven(label_noise=0), "seed": 0, **options}
-    return curate(DataLoader(dataset, batch_size=16, shuffle=True), STORE, **options)
+    return curate(DataLoader(dataset, batch_size=16, shuffle=True, num_workers=workers), STORE, **options)
 
 
 def lightning_parts(selection, loaders):

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from importlib import metadata
 
 import pytest
 import torch
@@ -16,6 +17,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 def lists_of(**options):
     sampler = curated(**options).batch_sampler
     return [list(sampler) for _ in range(3)]
+
+
+def skipped_epoch():
+    """The epoch in which a run resumed in epoch 1 skips batches: Accelerate before 1.15 forgets it on one process."""
+    major, minor = metadata.version("accelerate").split(".")[:2]
+    return 1 if (int(major), int(minor)) >= (1, 15) else 0
 
 
 def rows(loader):
@@ -33,7 +40,7 @@ def test_accelerate_by_hand_needs_the_epoch_on_the_prepared_loader_every_time(st
     for epoch in (1, 2):
         loader.set_epoch(epoch)
         seen.append(rows(accelerator.skip_first_batches(loader, 4) if epoch == 1 else loader))
-    assert seen == [lists[1][4:], lists[2]]
+    assert seen == [lists[skipped_epoch()][4:], lists[2]]
     curated_loader = curated(with_indices=True)
     sampler, prepared = curated_loader.batch_sampler, accelerator.prepare(curated_loader)
     sampler.set_epoch(1)
@@ -72,13 +79,14 @@ def make_trainer(tmp_path):
 
 
 def test_the_trainer_needs_no_mixin_and_no_callback_for_epochs_and_resuming(tmp_path):
-    flat = [batch for epoch in lists_of() for batch in epoch]
+    lists = lists_of()
+    flat = [batch for epoch in lists for batch in epoch]
     trainer, seen = make_trainer(tmp_path)
     trainer.train()
     assert seen == flat
     trainer, seen = make_trainer(tmp_path)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
-    assert seen == flat[10:]
+    assert seen == [*lists[skipped_epoch()][4:], *lists[2]]
 
 
 class Images(Dataset):

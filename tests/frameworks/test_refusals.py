@@ -50,9 +50,7 @@ def test_processes_that_would_wait_for_ever_are_refused(even, drop_last):
     sampler = curated(drop_last=drop_last).batch_sampler
     assert len(sampler) == 6
     if not even and not drop_last:
-        with pytest.raises(
-            ArgumentError, match=r"whose batches fill all 4 processes.*got 6 batches"
-        ):
+        with pytest.raises(ArgumentError, match=r"whose batches fill all 4 processes.*got 6 batches"):
             check_filled("loader", sampler, accelerator)
     else:
         check_filled("loader", sampler, accelerator)
@@ -163,14 +161,15 @@ def test_lightning_refuses_a_checkpoint_of_a_run_without_the_callback(tmp_path):
         fit(module(), ckpt_path=tmp_path / "plain.ckpt")
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("when", ["epoch end", "after fit", "limited", "validated", "last batch"])
-def test_lightning_goes_on_with_the_next_epoch_after_a_checkpoint_at_an_end(tmp_path, when):
+def test_lightning_goes_on_with_the_next_epoch_after_a_checkpoint_at_an_end(tmp_path, when, workers):
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     plain = curated().batch_sampler
     lists = [list(plain) for _ in range(3)]
     selection = selection_callback()
-    loaders = lambda module: selection.attach(curated(with_indices=True))  # noqa: E731
+    loaders = lambda module: selection.attach(curated(with_indices=True, workers=workers))  # noqa: E731
     module, fit = lightning_parts(selection, loaders)
     size, options, saving = 6, {}, {"save_on_train_epoch_end": True}
     if when == "limited":
