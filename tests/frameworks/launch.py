@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-LIMIT = 100  # seconds of one play
+LIMIT = 200  # seconds of one play
 
 
 def work(plan, play, rank, port):
@@ -45,6 +45,8 @@ def work(plan, play, rank, port):
         code = 0
     except BaseException:  # noqa: BLE001 - told to the parent
         traceback.print_exc()
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()  # its processes would stay
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -223,3 +223,15 @@ def test_lightning_logs_the_statistics(tmp_path):
     rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text(encoding="utf-8").splitlines()
     assert "spectral/keep_ratio" in rows[0]
     assert len(rows) == 4
+
+
+def test_lightning_fits_again_where_it_stopped():
+    plain = curated().batch_sampler
+    lists = [list(plain) for _ in range(3)]
+    selection = selection_callback()
+    loaders = lambda module: selection.attach(curated(with_indices=True, workers=2))  # noqa: E731
+    module, fit = lightning_parts(selection, loaders)
+    trainer, again = fit(module(), max_epochs=1), module()
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(again)
+    assert again.seen == [(epoch, batch) for epoch in (1, 2) for batch in lists[epoch]]
