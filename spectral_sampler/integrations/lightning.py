@@ -59,8 +59,6 @@ class SelectionCallback(Callback):
             self._loaded = self._state(self._trainer, self.sampler)  # reload_dataloaders_every_n_epochs
         if self._loaded is not None:
             sampler.load_state_dict(self._loaded)
-        elif self._trainer is not None:
-            sampler.set_epoch(self._trainer.current_epoch)
         self.sampler, self._loaded = sampler, None
         return loader
 
