@@ -27,14 +27,15 @@ GENERATED = re.compile(r"(<!-- \[(\w+): (.+?)\] -->\n).*?(<!-- \[end\] -->)", re
 
 
 def example(name: str) -> str:
-    """The code of ``file.py#name``: between ``# [start: name]`` and ``# [end]``, with the imports of the file."""
+    """The code of ``file.py#name``: between ``# [start: name]`` and ``# [end]``, with what the file imports of ours."""
     file, _, part = name.partition("#")
     source = (ROOT / "examples" / file).read_text(encoding="utf-8")
     found = re.search(rf"^# \[start: {re.escape(part)}\]\n(.*?)^# \[end\]", source, re.DOTALL | re.MULTILINE)
     if found is None:
         raise ValueError(f"examples/{file} has no part [start: {part}]")
     code = re.sub(r" *# fmt: skip$", "", found[1], flags=re.MULTILINE)
-    return f"```python\n{textwrap.dedent(code).strip()}\n```\n"
+    ours = "".join(re.findall(r"^from spectral_sampler.*\n", source, re.MULTILINE))
+    return f"[{file}](../examples/{file})\n```python\n{ours}\n{textwrap.dedent(code).strip()}\n```\n"
 
 
 def cell(passed: dict[str, list[str]], what: str) -> str:

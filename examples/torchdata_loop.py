@@ -31,7 +31,7 @@ loader = curate(  # selection: a StatefulDataLoader again
 )  # fmt: skip
 sampler = loader.batch_sampler  # selection
 if options.resume:
-    saved = torch.load(checkpoint, weights_only=False)  # a loader's state holds objects of its own
+    saved = torch.load(checkpoint, weights_only=True)
     model.module.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     sampler.load_state_dict(saved["sampler"])  # selection: first what it has learnt, then the loader's count
