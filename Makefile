@@ -7,12 +7,14 @@ READY  := $(if $(filter file,$(origin BIN)),$(VENV)/ready)
 # Training and tests of small models are fastest, and repeatable, on one thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow test-frameworks test-older-frameworks test-cpu-torch test-gpu lint bench latency device-check prove-gpu sanitize wheel results clean
+.PHONY: help demo test test-slow test-frameworks test-older-frameworks test-cpu-torch test-gpu lint docs bench latency device-check \
+	prove-gpu sanitize wheel results clean
 
 help:
 	@echo "make demo      train with and without selection, on right and on wrong labels; ends in a page (a minute)"
 	@echo "make test      the test suite          make lint     ruff and mypy"
 	@echo "make bench     latency against peers   make latency  solver, sampler and store, to compare two commits"
+	@echo "make docs      these documents and the API as a site"
 	@echo "make results   redo the committed experiments (hours)"
 
 $(VENV)/ready: pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*)
@@ -40,8 +42,8 @@ test-frameworks: $(VENV)/ready
 test-older-frameworks: $(VENV)-cpu/ready
 	$(if $(RESULTS),FRAMEWORK_RESULTS=$(RESULTS)) PYTHONPATH=. $(VENV)-cpu/bin/python -m pytest -m slow tests/frameworks $(ARGS)
 
-# The other torch that is supported and tested: a CPU build, without torchvision beside it, with older frameworks. The extension module in the source
-# tree was compiled beside another torch; that it loads here is part of the test.
+# The other torch that is supported and tested: a CPU build, without torchvision beside it, with older frameworks. The extension
+# module in the source tree was compiled beside another torch; that it loads here is part of the test.
 $(VENV)-cpu/ready: $(VENV)/ready
 	$(PYTHON) -m venv $(VENV)-cpu
 	$(VENV)-cpu/bin/pip install --quiet "torch==2.13.0" numpy scipy scikit-learn array-api-strict array-api-compat hypothesis \
@@ -63,6 +65,9 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/ready  # the documents and the API as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.run
@@ -88,4 +93,4 @@ results: $(VENV)/ready
 	$(BIN)/python -m benchmarks.results
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-results .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info demo-results .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Writes what docs/frameworks.md does not say by hand: the code of examples/ and the matrix of what tests passed.
+"""Writes what documents do not say by hand: the code of examples/ and the matrix of what tests passed.
 
 FRAMEWORK_RESULTS=benchmarks/results/frameworks/newest.json python -m pytest -m slow tests/frameworks
 python -m benchmarks.framework_matrix
@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-DOCUMENT = ROOT / "docs" / "frameworks.md"
+DOCUMENT, START = ROOT / "docs" / "frameworks.md", ROOT / "docs" / "start.md"
 RESULTS = [ROOT / "benchmarks" / "results" / "frameworks" / f"{name}.json" for name in ("newest", "older")]
 TITLES = {
     "raw": "PyTorch loop", "ddp": "DistributedDataParallel", "torchdata": "torchdata", "accelerate": "Accelerate",
@@ -64,4 +64,5 @@ def generated(text: str) -> str:
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(generated(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in (DOCUMENT, START):
+        document.write_text(generated(document.read_text(encoding="utf-8")), encoding="utf-8")

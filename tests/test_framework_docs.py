@@ -1,4 +1,4 @@
-"""docs/frameworks.md says what the examples do and what the tests of the frameworks passed; both are generated."""
+"""docs/frameworks.md and start.md say what the examples do and what the tests of the frameworks passed; both are generated."""
 
 import json
 import os
@@ -15,8 +15,12 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "tiny.py")
 
 
-def test_the_document_is_what_the_generator_writes():
-    text = framework_matrix.DOCUMENT.read_text(encoding="utf-8")
+DOCUMENTS = [framework_matrix.DOCUMENT, framework_matrix.START]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_the_document_is_what_the_generator_writes(document):
+    text = document.read_text(encoding="utf-8")
     assert framework_matrix.generated(text) == text, "run python -m benchmarks.framework_matrix"
 
 
@@ -31,7 +35,7 @@ def test_the_generator_notices_an_edited_block_and_an_edited_matrix():
 
 
 def test_every_example_is_shown_and_no_code_stands_there_twice():
-    text = framework_matrix.DOCUMENT.read_text(encoding="utf-8")
+    text = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
     shown = re.findall(r"^<!-- \[example: (.+?)#", text, re.MULTILINE)
     assert sorted(shown) == [path.name for path in EXAMPLES]
     assert text.count("```python") == len(shown), "a block that no test runs"
@@ -88,3 +92,24 @@ def test_torchrun_runs_the_example_of_several_ranks(tmp_path):
     known = int(state["losses"]["losses"].isfinite().sum())
     assert known > 0.4 * 1797, "more than one rank of two trains on: losses are gathered"
     run(tmp_path, *launcher, *example, "--resume")
+
+
+def test_the_curated_mnist_script_learns_from_files_that_are_there(tmp_path):
+    """Files as torchvision keeps them: bars whose place is the class, on 28 by 28 pixels."""
+    pytest.importorskip("torchvision")
+    np = pytest.importorskip("numpy")
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for part, rows in (("train", 1800), ("t10k", 1000)):
+        labels = generator.integers(10, size=rows).astype(np.uint8)
+        images = generator.integers(60, size=(rows, 28, 28)).astype(np.uint8)
+        images[np.arange(rows), 2 + 2 * labels] = 255
+        header = b"\x00\x00\x08\x03" + b"".join(size.to_bytes(4, "big") for size in images.shape)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(b"\x00\x00\x08\x01" + rows.to_bytes(4, "big") + labels.tobytes())
+    out = run(tmp_path, str(ROOT / "examples" / "mnist.py"), "--epochs", "2")
+    first, second = (re.match(r"epoch (\d): trained on (\d+) of 1500, (\d+) of 1000 right", line) for line in out.splitlines())
+    assert first[1] + second[1] == "12"
+    assert 0.25 * 1500 < int(second[2]) < 0.31 * 1500
+    assert int(second[3]) > 900

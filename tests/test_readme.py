@@ -56,6 +56,17 @@ def test_the_runner_sees_a_broken_block(tmp_path):
     assert run("import warnings\nwarnings.warn('x')\n", tmp_path).returncode != 0
 
 
+def test_the_lines_added_to_the_mnist_script_are_the_example():
+    example = (ROOT / "examples" / "mnist.py").read_text(encoding="utf-8")
+    code = {line.partition("  #")[0].strip() for line in example.splitlines()}
+    shown = re.search(r"^```diff\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[1]
+    lines = [line[1:].partition("  #")[0].strip() for line in shown.splitlines()]
+    assert len(lines) >= 7
+    assert not [line for line in lines if line not in code]
+    added = {line.partition("  #")[0] for line in example.splitlines() if "# selection" in line}
+    assert added <= set(lines), "every line that the example marks is shown"
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_and_pictures_exist(document):
     text = document.read_text(encoding="utf-8")
