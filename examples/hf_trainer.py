@@ -68,7 +68,7 @@ arguments = TrainingArguments(
     accelerator_config={"even_batches": False},  # selection: batch sizes vary
     logging_steps=5, save_strategy="steps", save_steps=options.save_every // options.accumulate,
 )  # fmt: skip
-trainer = CuratedTrainer(curated=loader, model=Classifier(tiny.net(plain)), args=arguments)
+trainer = CuratedTrainer(curated=loader, model=Classifier(tiny.net(plain)), args=arguments)  # selection
 trainer.train(resume_from_checkpoint=options.resume)
 # [end]
 if torch.distributed.is_initialized():

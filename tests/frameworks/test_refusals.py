@@ -135,6 +135,8 @@ def test_a_trainers_checkpoint_without_a_state_is_said(tmp_path, caplog):
         made = trainer(tmp_path, curated(Mappings(), with_indices=True), **options)
         made.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert "goes on without what it had observed" in caplog.text
+    epochs = [row["spectral/epoch"] for row in made.state.log_history if row["step"] > 6 and "loss" in row]
+    assert epochs == [1] * 6, "it is right about the epoch all the same"
 
 
 def selection_callback():
