@@ -1,0 +1,224 @@
+"""Does selection pay on this data set? Short trainings beside what the reference says of the rows, within a budget."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from spectral_sampler.experiment.cell import Places, load
+from spectral_sampler.experiment.corruption import corrupt
+from spectral_sampler.experiment.pilot_cost import Cost
+from spectral_sampler.experiment.pilot_facts import facts_of
+from spectral_sampler.experiment.pilot_plan import Plan, Room, comparison_samples, plan_for, reference_rows
+from spectral_sampler.experiment.pilot_pool import gather, lesson
+from spectral_sampler.experiment.pilot_run import Short, short_run
+from spectral_sampler.experiment.pilot_verdict import conclude
+from spectral_sampler.experiment.policies import FULL
+from spectral_sampler.experiment.runner import circumstances
+from spectral_sampler.selection import PlausibleEven, PlausibleLearnable, Uniform
+from spectral_sampler.validation import whole_number, within
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from spectral_sampler.experiment.pilot_pool import Pool
+    from spectral_sampler.experiment.pilot_run import Run
+    from spectral_sampler.experiment.samples import Task
+    from spectral_sampler.experiment.settings import Settings
+
+__all__ = ["pilot"]
+
+_log = logging.getLogger("spectral_sampler.experiment")
+
+_SELECTIONS = (PlausibleEven.name, PlausibleLearnable.name)
+_POLICIES = (FULL, Uniform.name, *_SELECTIONS)
+_TRIED = 128  # rows of the first measurement
+_REFERENCE_PART, _END = 0.4, 0.95  # of the budget: for the reference; when the last training has to be over
+_JUDGING_PART = 1.0 / 3.0  # of the trainings' time
+_EXAMPLES = 24
+
+
+class _Clock:
+    """Seconds of the wall clock, whatever else the machine does: the budget is a promise to the one who waits."""
+
+    def __init__(self, budget: float) -> None:
+        self.budget, self.started = budget, time.perf_counter()
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    def left(self) -> float:
+        return _END * self.budget - self.elapsed()
+
+
+class _Measured(NamedTuple):
+    """The first, short measurement."""
+
+    reference: tuple[int, float]
+    """Rows, and the seconds their reference took."""
+    sample: float
+    """Seconds of training on one sample."""
+    judge: float
+    """Seconds of judging by one row."""
+    runs: list[Run]
+
+
+def _measure(settings: Settings, task: Task, cache: Path) -> _Measured:
+    started = time.perf_counter()
+    pool = gather(settings, task, cache / "first", _TRIED, _TRIED)
+    took = time.perf_counter() - started
+    rows = len(pool.rows)
+    short = Short(rows // 2, 2, max(2, min(settings.candidate_batch_size, rows // 4)))
+    runs = [
+        short_run(pool, lesson(pool, short.rows, 0, _TRIED), FULL, 0, short, 1.0) for _ in range(2)
+    ]  # first: warm-up
+    record = runs[1].record
+    seconds = record["seconds"]
+    return _Measured(
+        (rows, took), (seconds["training"] + seconds["data"]) / record["samples"],
+        seconds["judging"] / record["judges"], runs,
+    )  # fmt: skip
+
+
+def _planned(settings: Settings, task: Task, rows: int, first: _Measured, left: float) -> tuple[int, int]:
+    encodes = settings.reference not in {"held-out", "twin", "untrained"}
+    return reference_rows(rows, len(task.held_out), left, first.reference, encodes=encodes)
+
+
+def _plan(settings: Settings, pool: Pool, first: _Measured, clock: _Clock, share: float) -> Plan:
+    """What the rest of the time, or the share of the full comparison, allows."""
+    left = max(clock.left(), 0.0)
+    judges = min(Plan._field_defaults["judges"], int(_JUDGING_PART * left / first.judge / len(_POLICIES) / 5))
+    allowed = share * comparison_samples(settings, pool.rows_in_all) - sum(run.record["samples"] for run in first.runs)
+    room = Room(
+        min(allowed, (1.0 - _JUDGING_PART) * left / first.sample), pool.rows_in_all, len(pool.rows),
+        len(np.unique(pool.samples.labels)),
+    )  # fmt: skip
+    short, seeds = plan_for(settings, room, len(_SELECTIONS), settings.keep_ratio)
+    return Plan(len(pool.rows), None, short, seeds, max(judges, 50))
+
+
+@contextlib.contextmanager
+def _threads(jobs: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if jobs is None else jobs)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(pool: Pool, plan: Plan, clock: _Clock | None, say: Callable[[str], None]) -> list[Run]:
+    """All policies of one seed after another, as many seeds as planned or as there is time for, two at least."""
+    runs: list[Run] = []
+    begun = time.perf_counter()
+    for seed in range(plan.seeds):
+        if clock and seed >= 2 and (time.perf_counter() - begun) / seed > clock.left():
+            say(f"The budget ends after {seed} of {plan.seeds} seeds.")
+            break
+        taught = lesson(pool, plan.short.rows, seed, plan.judges)
+        keep = pool.settings.keep_ratio
+        runs += [short_run(pool, taught, policy, seed, plan.short, keep) for policy in _POLICIES]
+        say(f"Seed {seed + 1} of {plan.seeds}: {len(_POLICIES)} short trainings, "
+            f"{time.perf_counter() - begun:.0f} s.")  # fmt: skip
+    return runs
+
+
+def _examples(pool: Pool, runs: list[Run], selection: str) -> dict[str, list[int]]:
+    """Rows that the selection took most often in its short trainings, and such as were offered but never taken."""
+    chosen, offered = (
+        sum(run.selected for run in runs if run.record["policy"] == policy) for policy in (selection, FULL)
+    )
+    most = np.argsort(-np.asarray(chosen), kind="stable")[:_EXAMPLES]
+    never = np.flatnonzero((np.asarray(chosen) == 0) & (np.asarray(offered) > 0))[:_EXAMPLES]
+    return {"kept": pool.rows[most[np.asarray(chosen)[most] > 0]].tolist(), "left": pool.rows[never].tolist()}
+
+
+def pilot(
+    settings: Settings,
+    places: Places = Places(),
+    *,
+    budget: float = 120.0,
+    jobs: int | None = None,
+    share: float = 0.05,
+    plan: Plan | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Whether selection can be expected to pay under ``settings``, in plain values for JSON.
+
+    Reading, a reference of some of the rows, short trainings of the learner on everything, on uniformly selected and
+    on well selected samples: all of it within ``budget`` seconds of the wall clock, and with at most ``share`` of the
+    learner's arithmetic in the comparison that it stands for (five seeds of full training, of uniform selection and of
+    the recommended one). The test part lends the shares of its classes and nothing else.
+
+    Args:
+        settings: what the whole training would be; its ``keep_ratio`` is the share of samples to train on.
+        places: where things lie. The pilot keeps nothing.
+        budget: seconds.
+        jobs: threads of torch; None leaves them.
+        share: in (0, 1].
+        plan: what to do, so that no clock decides; else it is made after a first short measurement.
+        say: is told what happens.
+        command: what the result says it was made by.
+
+    Raises:
+        ArgumentError: settings or a data set that cannot be, or a budget too small for the data.
+    """
+    settings.checked()
+    within("budget", budget, "(0, inf)", "Two minutes are a good start.")
+    within("share", share, "(0, 1]", "0.05 is a twentieth of the full comparison's arithmetic.")
+    if jobs is not None:
+        whole_number("jobs", jobs, 1, "Leave it out for torch's own number of threads.")
+    clock = _Clock(budget)
+    with _threads(jobs), tempfile.TemporaryDirectory() as folder:
+        found = _pilot(settings, places, Path(folder), clock, share, plan, say)
+    return {**found, "settings": settings.record(), "circumstances": circumstances(command)}
+
+
+def _pilot(
+    settings: Settings, places: Places, folder: Path, clock: _Clock, share: float, plan: Plan | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    task = load(settings, places)
+    rows = len(corrupt(task.train.labels, settings.corruption, len(task.classes), 0).rows)
+    reading = clock.elapsed()
+    first = None if plan else _measure(settings, task, folder)
+    if first is None:
+        sizes: tuple[int | None, int | None] = (plan.pool, plan.held_out) if plan else (None, None)
+    else:
+        sizes = _planned(settings, task, rows, first, _REFERENCE_PART * clock.budget - clock.elapsed())
+    started = time.perf_counter()
+    pool = gather(settings, task, folder, *sizes)
+    extraction = time.perf_counter() - started
+    say(f"{len(pool.rows):,} of {rows:,} training rows have a reference, {clock.elapsed():.0f} s.")
+    started = time.perf_counter()
+    facts = facts_of(pool)
+    judging = time.perf_counter() - started
+    if first is not None:
+        plan = _plan(settings, pool, first, clock, share)._replace(pool=sizes[0], held_out=sizes[1])
+    assert plan is not None
+    runs = _train(pool, plan, clock if first else None, say)
+    cost = Cost.of(settings, pool, [run.record for run in runs], extraction, judging)
+    found = conclude(settings, facts, [run.record for run in runs], cost)
+    everything = [run.record for run in (*(first.runs if first else ()), *runs)]
+    flops = sum(record["learner_flops"] for record in everything)
+    per_sample = runs[0].record["learner_flops"] / runs[0].record["samples"]
+    measured = {
+        "seconds": round(clock.elapsed(), 2), "reading_seconds": round(reading, 2),
+        "extraction_seconds": round(extraction, 2), "learner_flops": flops,
+        "share_of_comparison": round(flops / (per_sample * comparison_samples(settings, rows)), 4),
+        "plan": {**plan._asdict(), "short": plan.short._asdict()}, "runs": [run.record for run in runs],
+    }  # fmt: skip
+    chosen = found["proposed"]["selection"] if found["proposed"]["selection"] in _SELECTIONS else _SELECTIONS[-1]
+    return {
+        **found, "data": facts.record, "measured": measured,
+        "examples": {"suspects": facts.suspects, **_examples(pool, runs, chosen)},
+    }  # fmt: skip

@@ -1,0 +1,142 @@
+"""What a pilot concludes: a recommendation, a verdict, its reason, and advice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectral_sampler.experiment.pilot_forecast import (
+    Forecast,
+    against_full,
+    against_uniform,
+    differences,
+    nothing_to_select_by,
+)
+from spectral_sampler.experiment.policies import FULL
+from spectral_sampler.experiment.report import estimate
+from spectral_sampler.selection import PlausibleEven, PlausibleLearnable, Uniform
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from spectral_sampler.experiment.pilot_cost import Cost
+    from spectral_sampler.experiment.pilot_facts import Facts
+    from spectral_sampler.experiment.settings import Settings
+
+__all__ = ["conclude"]
+
+_ACCEPTABLE = 1.0
+"""Points behind full training that a verdict of yes puts up with."""
+_WORTHWHILE = 1.0
+"""Points ahead of uniform selection below which it is not worth a reference."""
+_LARGER = (0.5, 0.7)
+"""Keep ratios to propose where the one asked for costs too much accuracy."""
+_CODE = {PlausibleEven.name: "PlausibleEven()", PlausibleLearnable.name: "PlausibleLearnable()"}
+
+
+def _recommended(records: Sequence[dict[str, Any]], facts: Facts, classes: int) -> str:
+    """`PlausibleLearnable` unless `PlausibleEven`, which asks nothing of the loop, is clearly ahead of it."""
+    lead = differences(records, PlausibleEven.name, PlausibleLearnable.name, facts.share, classes)
+    found = estimate(lead.tolist())
+    return PlausibleEven.name if found.clear_of_zero and found.mean > 0 else PlausibleLearnable.name
+
+
+def _ratio(settings: Settings, full: Forecast) -> float:
+    """The smallest keep ratio at which the loss to full training is acceptable: it shrinks to nothing at 1."""
+    asked = settings.keep_ratio
+    for ratio in (asked, *(larger for larger in _LARGER if larger > asked)):
+        if full.points * (1.0 - ratio) / max(1.0 - asked, 1e-9) >= -_ACCEPTABLE:
+            return ratio
+    return 1.0
+
+
+def _verdict(uniform: Forecast, full: Forecast, saved: float, facts: Facts) -> tuple[str, str]:
+    gain = f"{uniform.points:+.1f} points ({uniform.low:+.1f} to {uniform.high:+.1f}) over uniform selection"
+    loss = f"{full.points:+.1f} ({full.low:+.1f} to {full.high:+.1f}) over training on everything"
+    expected = f"expected are {gain} and {loss}"
+    if uniform.high < _WORTHWHILE or uniform.high <= 0.0:
+        why = "the features find nothing to select by" if nothing_to_select_by(facts) else "it gains too little"
+        return "no", f"Select at random or not at all: {why}; {expected}."
+    if full.high < -_ACCEPTABLE:
+        return "no", f"Train on everything: at this keep ratio selection costs accuracy; {expected}."
+    if saved <= 0.0 and full.low <= 0.0:
+        return "no", f"Selection would save no time here, extraction included; {expected}."
+    if uniform.low > 0.0 and full.points >= -_ACCEPTABLE:
+        return "yes", f"Selection pays: {expected}."
+    doubt = "the gain over uniform selection" if uniform.low <= 0.0 else "what it costs against training on everything"
+    return "undecided", f"Short trainings do not settle {doubt}: {expected}."
+
+
+def _advice(settings: Settings, facts: Facts, verdict: str, cost: Cost, ratio: float) -> list[str]:
+    found, advice = facts.record, []
+    if facts.share > 0.02:
+        advice.append(f"Look at some of the {found['suspected']:,} suspected labels first: overlapping classes look the same; "
+                      "label_noise=0 trusts every label.")  # fmt: skip
+        if settings.keep_max > 1.0 - facts.share:
+            advice.append(f"Keep no more than {1.0 - facts.share:.2f} of a candidate batch at any time, or multiply losses by "
+                          "sampler.weights_for(indices): beyond that suspects come back.")  # fmt: skip
+    if not found["features_informative"]:
+        advice.append("The reference's features do not predict the labels: take another reference before you select.")
+    if facts.imbalance >= 2.0:
+        advice.append("Most of the gain where classes are uneven is that every class is shown equally often; if rare "
+                      "classes count less to you, take PlausibleEven(balance=0).")  # fmt: skip
+    if found["copies"] > 0.05 * found["rows"]:
+        advice.append(f"{found['copies']:,} of {found['rows']:,} rows copy another one: removing them saves as much time, "
+                      "with no selection.")  # fmt: skip
+    if ratio >= 1.0:
+        advice.append("No keep ratio below 1 is expected to stay within a point of training on everything.")
+    elif ratio > settings.keep_ratio:
+        advice.append(
+            f"What is expected at a keep ratio of {ratio} is interpolated between {settings.keep_ratio} and 1."
+        )
+    if verdict != "yes":
+        whole = cost.seconds(1.0, 1.0)["against_total"]
+        advice.append(f"`spectral-sampler compare` settles it: full training takes about {whole:,.0f} s a seed here.")
+    return advice
+
+
+def _entries(settings: Settings, forecasts: dict[str, Forecast], cost: Cost, ratio: float) -> list[dict[str, Any]]:
+    asked = settings.keep_ratio
+    rest = (1.0 - ratio) / max(1.0 - asked, 1e-9) if ratio != asked else 1.0
+    return [
+        {"against": against, "keep_ratio": ratio,
+         **{name: round(value, 3) for name, value in forecast.scaled(rest)._asdict().items()},
+         "seconds": cost.seconds(ratio, 1.0 if against == FULL else ratio)}
+        for against, forecast in forecasts.items()
+    ]  # fmt: skip
+
+
+def conclude(settings: Settings, facts: Facts, records: Sequence[dict[str, Any]], cost: Cost) -> dict[str, Any]:
+    """Verdict, reason, proposal, expectations and advice from the facts and the short trainings."""
+    classes = int(facts.record["classes"])
+    selection = _recommended(records, facts, classes)
+    shorts = {name: differences(records, selection, name, facts.share, classes) for name in (Uniform.name, FULL)}
+    forecasts = {
+        Uniform.name: against_uniform(shorts[Uniform.name], facts),
+        FULL: against_full(shorts[FULL], facts),
+    }
+    asked = settings.keep_ratio
+    seconds = cost.seconds(asked, 1.0)
+    verdict, reason = _verdict(
+        forecasts[Uniform.name], forecasts[FULL], seconds["against_total"] - seconds["total"], facts
+    )
+    ratio = _ratio(settings, forecasts[FULL])
+    expected = _entries(settings, forecasts, cost, asked)
+    if ratio not in {asked, 1.0}:
+        expected += _entries(settings, forecasts, cost, ratio)
+    chosen = (
+        selection
+        if verdict == "yes" or (verdict == "undecided" and forecasts[Uniform.name].points > 0)
+        else Uniform.name
+    )
+    if ratio >= 1.0:
+        code = "loader  # as it is: train on everything"
+    else:
+        made = _CODE.get(chosen, "Uniform()")
+        code = f"loader = curate(loader, store, epochs={settings.epochs}, keep_ratio={ratio}, selection={made})"
+    return {
+        "verdict": verdict, "reason": reason, "keep_ratio": asked,
+        "proposed": {"selection": chosen, "keep_ratio": ratio, "code": code}, "expected": expected,
+        "advice": _advice(settings, facts, verdict, cost, ratio),
+    }  # fmt: skip
