@@ -28,6 +28,7 @@ from spectral_sampler.validation import whole_number, within
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from spectral_sampler.experiment.pilot_facts import Facts
     from spectral_sampler.experiment.pilot_pool import Pool
     from spectral_sampler.experiment.pilot_run import Run
     from spectral_sampler.experiment.samples import Task
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["pilot"]
 
-_log = logging.getLogger("spectral_sampler.experiment")
-
+_ANYWHERE = Places()
 _SELECTIONS = (PlausibleEven.name, PlausibleLearnable.name)
 _POLICIES = (FULL, Uniform.name, *_SELECTIONS)
 _TRIED = 128  # rows of the first measurement
@@ -49,7 +49,7 @@ class _Clock:
     """Seconds of the wall clock, whatever else the machine does: the budget is a promise to the one who waits."""
 
     def __init__(self, budget: float) -> None:
-        self.budget, self.started = budget, time.perf_counter()
+        self.budget, self.started, self.processor = budget, time.perf_counter(), time.process_time()
 
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
@@ -115,12 +115,24 @@ def _threads(jobs: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What samplers warn of in a training of a whole run is meant so in a short one."""
+    log = logging.getLogger("spectral_sampler")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 def _train(pool: Pool, plan: Plan, clock: _Clock | None, say: Callable[[str], None]) -> list[Run]:
-    """All policies of one seed after another, as many seeds as planned or as there is time for, two at least."""
+    """All policies of one seed after another, as many seeds as planned or as there is time for, at least one."""
     runs: list[Run] = []
     begun = time.perf_counter()
     for seed in range(plan.seeds):
-        if clock and seed >= 2 and (time.perf_counter() - begun) / seed > clock.left():
+        if clock and seed and (time.perf_counter() - begun) / seed > clock.left():
             say(f"The budget ends after {seed} of {plan.seeds} seeds.")
             break
         taught = lesson(pool, plan.short.rows, seed, plan.judges)
@@ -143,7 +155,7 @@ def _examples(pool: Pool, runs: list[Run], selection: str) -> dict[str, list[int
 
 def pilot(
     settings: Settings,
-    places: Places = Places(),
+    places: Places = _ANYWHERE,
     *,
     budget: float = 120.0,
     jobs: int | None = None,
@@ -173,14 +185,32 @@ def pilot(
         ArgumentError: settings or a data set that cannot be, or a budget too small for the data.
     """
     settings.checked()
+    within("keep-ratio", settings.keep_ratio, "(0, 1)", "0.3 trains on three samples of ten.")
     within("budget", budget, "(0, inf)", "Two minutes are a good start.")
     within("share", share, "(0, 1]", "0.05 is a twentieth of the full comparison's arithmetic.")
     if jobs is not None:
         whole_number("jobs", jobs, 1, "Leave it out for torch's own number of threads.")
     clock = _Clock(budget)
-    with _threads(jobs), tempfile.TemporaryDirectory() as folder:
+    with _threads(jobs), _quiet(), tempfile.TemporaryDirectory() as folder:
         found = _pilot(settings, places, Path(folder), clock, share, plan, say)
     return {**found, "settings": settings.record(), "circumstances": circumstances(command)}
+
+
+class _Known(NamedTuple):
+    """The pool, what was found in it, and the seconds either took."""
+
+    pool: Pool
+    facts: Facts
+    extraction: float
+    judging: float
+
+
+def _known(settings: Settings, task: Task, folder: Path, pool: int | None, held_out: int | None) -> _Known:
+    started = time.perf_counter()
+    gathered = gather(settings, task, folder, pool, held_out)
+    extracted = time.perf_counter()
+    facts = facts_of(gathered)
+    return _Known(gathered, facts, extracted - started, time.perf_counter() - extracted)
 
 
 def _pilot(
@@ -189,36 +219,27 @@ def _pilot(
 ) -> dict[str, Any]:  # fmt: skip
     task = load(settings, places)
     rows = len(corrupt(task.train.labels, settings.corruption, len(task.classes), 0).rows)
-    reading = clock.elapsed()
-    first = None if plan else _measure(settings, task, folder)
-    if first is None:
-        sizes: tuple[int | None, int | None] = (plan.pool, plan.held_out) if plan else (None, None)
-    else:
+    tried: list[Run] = []
+    timed = clock if plan is None else None
+    if plan is None:
+        first = _measure(settings, task, folder)
         sizes = _planned(settings, task, rows, first, _REFERENCE_PART * clock.budget - clock.elapsed())
-    started = time.perf_counter()
-    pool = gather(settings, task, folder, *sizes)
-    extraction = time.perf_counter() - started
-    say(f"{len(pool.rows):,} of {rows:,} training rows have a reference, {clock.elapsed():.0f} s.")
-    started = time.perf_counter()
-    facts = facts_of(pool)
-    judging = time.perf_counter() - started
-    if first is not None:
-        plan = _plan(settings, pool, first, clock, share)._replace(pool=sizes[0], held_out=sizes[1])
-    assert plan is not None
-    runs = _train(pool, plan, clock if first else None, say)
-    cost = Cost.of(settings, pool, [run.record for run in runs], extraction, judging)
-    found = conclude(settings, facts, [run.record for run in runs], cost)
-    everything = [run.record for run in (*(first.runs if first else ()), *runs)]
-    flops = sum(record["learner_flops"] for record in everything)
-    per_sample = runs[0].record["learner_flops"] / runs[0].record["samples"]
+        known, tried = _known(settings, task, folder, *sizes), first.runs
+        plan = _plan(settings, known.pool, first, clock, share)._replace(pool=sizes[0], held_out=sizes[1])
+    else:
+        known = _known(settings, task, folder, plan.pool, plan.held_out)
+    say(f"{len(known.pool.rows):,} of {rows:,} training rows have a reference, {clock.elapsed():.0f} s.")
+    runs = _train(known.pool, plan, timed, say)
+    records = [run.record for run in runs]
+    cost = Cost.of(settings, known.pool, records, known.extraction, known.judging)
+    found = conclude(settings, known.facts.record, records, cost)
+    flops = sum(run.record["learner_flops"] for run in (*tried, *runs))
+    per_sample = records[0]["learner_flops"] / records[0]["samples"]
     measured = {
-        "seconds": round(clock.elapsed(), 2), "reading_seconds": round(reading, 2),
-        "extraction_seconds": round(extraction, 2), "learner_flops": flops,
+        "seconds": round(clock.elapsed(), 2), "processor_seconds": round(time.process_time() - clock.processor, 2),
+        "learner_flops": flops,
         "share_of_comparison": round(flops / (per_sample * comparison_samples(settings, rows)), 4),
-        "plan": {**plan._asdict(), "short": plan.short._asdict()}, "runs": [run.record for run in runs],
+        "plan": {**plan._asdict(), "short": plan.short._asdict()}, "cost": cost._asdict(), "runs": records,
     }  # fmt: skip
-    chosen = found["proposed"]["selection"] if found["proposed"]["selection"] in _SELECTIONS else _SELECTIONS[-1]
-    return {
-        **found, "data": facts.record, "measured": measured,
-        "examples": {"suspects": facts.suspects, **_examples(pool, runs, chosen)},
-    }  # fmt: skip
+    examples = {"suspects": known.facts.suspects, **_examples(known.pool, runs, found["proposed"]["recommended"])}
+    return {**found, "data": known.facts.record, "measured": measured, "examples": examples}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from spectral_sampler.estimates.label_noise import LabelNoise, label_noise
+from spectral_sampler.estimates.label_noise import label_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,13 +23,8 @@ _PAIRS = 5
 
 
 class Facts(NamedTuple):
-    """What was found."""
+    """What was found, in plain values."""
 
-    noise: LabelNoise
-    share: float
-    """Estimated share of wrong labels; 0 where the features are not informative."""
-    imbalance: float
-    """Rows of the most frequent class per row of the rarest."""
     record: dict[str, Any]
     suspects: list[dict[str, Any]]
 
@@ -97,10 +92,11 @@ def facts_of(pool: Pool) -> Facts:
     copies = int(np.count_nonzero(pool.copies != np.arange(len(labels))))
     record = {
         "rows": len(labels), "rows_in_all": pool.rows_in_all, "classes": len(classes),
-        "rows_per_class": counts.tolist(), "suspected": int(suspected.sum()), "suspected_share": round(share, 4),
+        "rows_per_class": counts.tolist(), "label_noise": round(share, 4),
+        "suspected": int(suspected.sum()), "suspected_share": round(float(suspected.mean()), 4),
         "copies": copies, "near_copies": int(np.count_nonzero(cosines[both] > _NEAR)),
         "imbalance": round(float(present.max() / present.min()), 2),
         "overlap": _overlap(seen[both], seen[near[both, 0]], classes),
         "reference_accuracy": round(noise.accuracy, 4), "features_informative": noise.informative,
     }  # fmt: skip
-    return Facts(noise, share, float(record["imbalance"]), record, suspects)
+    return Facts(record, suspects)

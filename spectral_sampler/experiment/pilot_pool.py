@@ -1,8 +1,9 @@
-"""What a pilot looks at: some training rows with their reference, and labelled rows that neither of the two has seen."""
+"""What a pilot looks at: some training rows with their reference, and labelled rows that neither of them has seen."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,8 +13,6 @@ from spectral_sampler.experiment.data import stratified
 from spectral_sampler.experiment.reference import reference_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from spectral_sampler.experiment.samples import Samples, Task
@@ -70,6 +69,20 @@ def _digest(*arrays: NDArray[np.int64]) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()[:16]
 
 
+def _part(
+    settings: Settings, task: Task, rows: NDArray[np.int64], held_out: NDArray[np.int64], labels: NDArray[np.int64]
+) -> tuple[Task, NDArray[np.int64]]:
+    """The task of these rows, so that no reference looks at others, and where they are in it."""
+    distinct, places = np.unique(rows, return_inverse=True)
+    if settings.reference == "given" or Path(settings.reference).is_absolute():
+        distinct, places = np.arange(len(task.train)), rows  # it was made for all rows, and costs nothing
+    named = {"rows": distinct, "held_out_rows": held_out}
+    known = {name: getattr(task, name)[of] for name, of in named.items() if getattr(task, name, None) is not None}
+    version = f"{task.version}-pilot-{_digest(distinct, labels, held_out)}"
+    parts = {"train": task.train.subset(distinct), "held_out": task.held_out.subset(held_out), "version": version}
+    return task._replace(**parts, **known), places
+
+
 def gather(settings: Settings, task: Task, cache: Path | None, most: int | None = None, held_out: int | None = None,
            seed: int = 0) -> Pool:  # fmt: skip
     """The pool of ``most`` training rows (all by default), their reference trained on ``held_out`` rows at most."""
@@ -83,23 +96,20 @@ def gather(settings: Settings, task: Task, cache: Path | None, most: int | None 
     rest = np.setdiff1d(np.arange(len(held)), judges)
     if held_out is not None and held_out < training:
         rest = rest[stratified(held[rest], held_out, generator)]
-    distinct, places = np.unique(seen.rows[chosen], return_inverse=True)
     labels = seen.labels[chosen]
-    part = task._replace(
-        train=task.train.subset(distinct), held_out=task.held_out.subset(rest),
-        version=f"{task.version}-pilot-{_digest(distinct, labels, rest)}",
-    )  # fmt: skip
+    part, places = _part(settings, task, seen.rows[chosen], rest, labels)
     reference = reference_for(settings, part, Corrupted(places, labels, seen.wrong[chosen]), seed, cache)
     noisy = corrupt_held_out(held[judges], settings.corruption, classes, seed + 1)
     wanted = np.bincount(task.test.labels, minlength=classes).astype(np.float64)
     return Pool(
-        settings, task, len(seen.rows), seen.rows[chosen], task.train.subset(seen.rows[chosen], labels), reference.store,
+        settings, task, len(seen.rows), seen.rows[chosen], task.train.subset(seen.rows[chosen], labels),
+        reference.store,
         _copies(reference.store.features), task.held_out.subset(judges, noisy), wanted / wanted.sum(),
     )  # fmt: skip
 
 
 def lesson(pool: Pool, size: int, seed: int, judges: int) -> Lesson:
-    """``size`` rows of the pool to learn from; ``judges`` of the others that are no copies of them, the reserved first."""
+    """``size`` rows of the pool to learn from; to judge, ``judges`` of those that are no copies, the reserved first."""
     labels, generator = pool.samples.labels, np.random.default_rng([seed, _LESSON])
     rows = stratified(labels, min(size, len(labels)), generator)
     rest = np.flatnonzero(~np.isin(pool.copies, pool.copies[rows]))

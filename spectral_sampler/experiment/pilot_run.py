@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, SubsetRandomSampler, default_collate
+from torch.utils.data import DataLoader, SubsetRandomSampler
 
-from spectral_sampler.experiment.learner import Recipe, fit, flops_per_sample
+from spectral_sampler.experiment.learner import Recipe, Rows, fit, flops_per_sample
 from spectral_sampler.experiment.networks import network_for
 from spectral_sampler.experiment.policies import FULL, POLICIES
 from spectral_sampler.modules import frozen
@@ -46,8 +46,9 @@ class Run(NamedTuple):
 def _right(network: nn.Module, samples: Samples) -> NDArray[np.bool_]:
     """(M,) whether the network predicts the label."""
     found = [np.zeros(0, dtype=np.bool_)]
+    loader = DataLoader(Rows(samples), 500, collate_fn=lambda batch: batch, generator=torch.Generator())
     with frozen(network) as home, torch.inference_mode():
-        for inputs, labels in DataLoader(samples, 500, collate_fn=default_collate, generator=torch.Generator()):
+        for inputs, labels, _ in loader:
             found.append((network(inputs.to(home)).argmax(1).cpu() == labels).numpy())
     return np.concatenate(found)
 
@@ -67,7 +68,8 @@ def short_run(pool: Pool, lesson: Lesson, policy: str, seed: int, short: Short, 
         selection=Uniform() if whole else POLICIES[policy](), seed=seed, backend=settings.backend, sampler=order,
     )  # fmt: skip
     steps = short.epochs * len(batches)
-    recipe = Recipe(steps, settings.learning_rate, settings.weight_decay, 1, settings.device)
+    given = {name: getattr(settings, name) for name in Recipe._fields if hasattr(settings, name)}
+    recipe = Recipe(steps=steps, checkpoints=1, **given)
     with torch.random.fork_rng(devices=[]):  # photographs are augmented from the global generator
         torch.manual_seed(seed)
         trace = fit(network, pool.samples, batches, recipe, lesson.judges[1].subset(np.arange(1)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from spectral_sampler.experiment.pilot_forecast import (
+    SUSPECTED,
+    UNEVEN,
     Forecast,
     against_full,
     against_uniform,
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from spectral_sampler.experiment.pilot_cost import Cost
-    from spectral_sampler.experiment.pilot_facts import Facts
     from spectral_sampler.experiment.settings import Settings
 
 __all__ = ["conclude"]
@@ -32,12 +31,14 @@ _WORTHWHILE = 1.0
 """Points ahead of uniform selection below which it is not worth a reference."""
 _LARGER = (0.5, 0.7)
 """Keep ratios to propose where the one asked for costs too much accuracy."""
+_COPIED = 0.05
+"""Share of copies worth a word."""
 _CODE = {PlausibleEven.name: "PlausibleEven()", PlausibleLearnable.name: "PlausibleLearnable()"}
 
 
-def _recommended(records: Sequence[dict[str, Any]], facts: Facts, classes: int) -> str:
+def _recommended(records: Sequence[dict[str, Any]], facts: dict[str, Any], classes: int) -> str:
     """`PlausibleLearnable` unless `PlausibleEven`, which asks nothing of the loop, is clearly ahead of it."""
-    lead = differences(records, PlausibleEven.name, PlausibleLearnable.name, facts.share, classes)
+    lead = differences(records, PlausibleEven.name, PlausibleLearnable.name, facts["label_noise"], classes)
     found = estimate(lead.tolist())
     return PlausibleEven.name if found.clear_of_zero and found.mean > 0 else PlausibleLearnable.name
 
@@ -51,46 +52,55 @@ def _ratio(settings: Settings, full: Forecast) -> float:
     return 1.0
 
 
-def _verdict(uniform: Forecast, full: Forecast, saved: float, facts: Facts) -> tuple[str, str]:
+def _verdict(uniform: Forecast, full: Forecast, saved: float, whole: float, facts: dict[str, Any]) -> tuple[str, str]:
     gain = f"{uniform.points:+.1f} points ({uniform.low:+.1f} to {uniform.high:+.1f}) over uniform selection"
     loss = f"{full.points:+.1f} ({full.low:+.1f} to {full.high:+.1f}) over training on everything"
     expected = f"expected are {gain} and {loss}"
-    if uniform.high < _WORTHWHILE or uniform.high <= 0.0:
+    if uniform.high < _WORTHWHILE:
         why = "the features find nothing to select by" if nothing_to_select_by(facts) else "it gains too little"
         return "no", f"Select at random or not at all: {why}; {expected}."
     if full.high < -_ACCEPTABLE:
         return "no", f"Train on everything: at this keep ratio selection costs accuracy; {expected}."
-    if saved <= 0.0 and full.low <= 0.0:
-        return "no", f"Selection would save no time here, extraction included; {expected}."
-    if uniform.low > 0.0 and full.points >= -_ACCEPTABLE:
-        return "yes", f"Selection pays: {expected}."
+    if saved <= 0.0 and full.points <= 0.0:
+        return "no", f"Train on everything: selection saves no time here, its reference included; {expected}."
+    if uniform.low > 0.0 and full.low > 0.0:
+        time = "saves" if saved > 0.0 else "costs"
+        return "yes", f"Selection pays, and {time} {abs(saved):,.0f} s of {whole:,.0f} s: {expected}."
+    if uniform.low > 0.0 and saved > 0.0 and full.points >= -_ACCEPTABLE:
+        return "yes", f"Selection pays, and saves {saved:,.0f} s of {whole:,.0f} s: {expected}."
     doubt = "the gain over uniform selection" if uniform.low <= 0.0 else "what it costs against training on everything"
     return "undecided", f"Short trainings do not settle {doubt}: {expected}."
 
 
-def _advice(settings: Settings, facts: Facts, verdict: str, cost: Cost, ratio: float) -> list[str]:
-    found, advice = facts.record, []
-    if facts.share > 0.02:
-        advice.append(f"Look at some of the {found['suspected']:,} suspected labels first: overlapping classes look the same; "
-                      "label_noise=0 trusts every label.")  # fmt: skip
-        if settings.keep_max > 1.0 - facts.share:
-            advice.append(f"Keep no more than {1.0 - facts.share:.2f} of a candidate batch at any time, or multiply losses by "
-                          "sampler.weights_for(indices): beyond that suspects come back.")  # fmt: skip
-    if not found["features_informative"]:
+def _advice(settings: Settings, facts: dict[str, Any], verdict: str, cost: Cost, ratio: float) -> list[str]:
+    noise, advice = facts["label_noise"], []
+    if noise >= SUSPECTED:
+        advice.append(
+            f"Look at some of the {facts['suspected']:,} suspected labels first: overlapping classes look alike, and "
+            "label_noise=0 trusts every label."
+        )
+        if settings.keep_max > 1.0 - noise:
+            advice.append(
+                f"Let the keep ratio rise to {1.0 - noise:.2f} at most, or multiply losses by "
+                "sampler.weights_for(indices): beyond that suspects come back."
+            )
+    if not facts["features_informative"]:
         advice.append("The reference's features do not predict the labels: take another reference before you select.")
-    if facts.imbalance >= 2.0:
-        advice.append("Most of the gain where classes are uneven is that every class is shown equally often; if rare "
-                      "classes count less to you, take PlausibleEven(balance=0).")  # fmt: skip
-    if found["copies"] > 0.05 * found["rows"]:
-        advice.append(f"{found['copies']:,} of {found['rows']:,} rows copy another one: removing them saves as much time, "
-                      "with no selection.")  # fmt: skip
+    if facts["imbalance"] >= UNEVEN:
+        advice.append(
+            "Where classes are uneven most of the gain is that every class is shown equally often; if rare classes "
+            "count less to you, take PlausibleEven(balance=0)."
+        )
+    if facts["copies"] > _COPIED * facts["rows"]:
+        advice.append(
+            f"{facts['copies']:,} of {facts['rows']:,} rows copy another one: leaving them out saves time without any "
+            "selection."
+        )
     if ratio >= 1.0:
         advice.append("No keep ratio below 1 is expected to stay within a point of training on everything.")
     elif ratio > settings.keep_ratio:
-        advice.append(
-            f"What is expected at a keep ratio of {ratio} is interpolated between {settings.keep_ratio} and 1."
-        )
-    if verdict != "yes":
+        advice.append(f"What is expected at {ratio} is interpolated between {settings.keep_ratio} and 1, not measured.")
+    if verdict == "undecided":
         whole = cost.seconds(1.0, 1.0)["against_total"]
         advice.append(f"`spectral-sampler compare` settles it: full training takes about {whole:,.0f} s a seed here.")
     return advice
@@ -107,11 +117,15 @@ def _entries(settings: Settings, forecasts: dict[str, Forecast], cost: Cost, rat
     ]  # fmt: skip
 
 
-def conclude(settings: Settings, facts: Facts, records: Sequence[dict[str, Any]], cost: Cost) -> dict[str, Any]:
+def conclude(
+    settings: Settings, facts: dict[str, Any], records: Sequence[dict[str, Any]], cost: Cost
+) -> dict[str, Any]:
     """Verdict, reason, proposal, expectations and advice from the facts and the short trainings."""
-    classes = int(facts.record["classes"])
+    classes = int(facts["classes"])
     selection = _recommended(records, facts, classes)
-    shorts = {name: differences(records, selection, name, facts.share, classes) for name in (Uniform.name, FULL)}
+    shorts = {
+        name: differences(records, selection, name, facts["label_noise"], classes) for name in (Uniform.name, FULL)
+    }
     forecasts = {
         Uniform.name: against_uniform(shorts[Uniform.name], facts),
         FULL: against_full(shorts[FULL], facts),
@@ -119,7 +133,11 @@ def conclude(settings: Settings, facts: Facts, records: Sequence[dict[str, Any]]
     asked = settings.keep_ratio
     seconds = cost.seconds(asked, 1.0)
     verdict, reason = _verdict(
-        forecasts[Uniform.name], forecasts[FULL], seconds["against_total"] - seconds["total"], facts
+        forecasts[Uniform.name],
+        forecasts[FULL],
+        seconds["against_total"] - seconds["total"],
+        seconds["against_total"],
+        facts,
     )
     ratio = _ratio(settings, forecasts[FULL])
     expected = _entries(settings, forecasts, cost, asked)
@@ -137,6 +155,7 @@ def conclude(settings: Settings, facts: Facts, records: Sequence[dict[str, Any]]
         code = f"loader = curate(loader, store, epochs={settings.epochs}, keep_ratio={ratio}, selection={made})"
     return {
         "verdict": verdict, "reason": reason, "keep_ratio": asked,
-        "proposed": {"selection": chosen, "keep_ratio": ratio, "code": code}, "expected": expected,
+        "proposed": {"selection": chosen, "recommended": selection, "keep_ratio": ratio, "code": code},
+        "expected": expected,
         "advice": _advice(settings, facts, verdict, cost, ratio),
     }  # fmt: skip
