@@ -202,7 +202,7 @@ def test_what_a_comparison_sees_is_five_seeds_of_three_policies():
 
 
 @pytest.mark.parametrize(
-    ("rows", "classes", "samples"), [(800, 10, 9600), (1020, 102, 16_000), (12_000, 10, 57_000), (60, 3, 700)]
+    ("rows", "classes", "samples"), [(800, 10, 9600), (1020, 102, 16_000), (12_000, 10, 57_000), (60, 3, 2000)]
 )
 def test_plans_fit_into_their_room(rows, classes, samples):
     short, seeds = plan_for(NOISY, Room(samples, rows, rows, classes), 2, 0.3)
@@ -291,7 +291,7 @@ def test_no_where_uniform_wins():
 
 def test_a_reference_that_costs_more_than_it_saves_is_no_reason_for_yes():
     dear = CHEAP._replace(extraction=1e4)
-    noisy = {**FACTS, "label_noise": 0.05, "suspected": 50}
+    noisy = {**FACTS, "label_noise": 0.15, "suspected": 150}
     found = concluded(noisy, dear, learnable=[0.52, 0.55, 0.51, 0.54], even=[0.5] * 4, uniform=[0.3, 0.32, 0.3, 0.31],
                       full=[0.62, 0.65, 0.61, 0.65])  # fmt: skip
     assert found["expected"][0]["low"] > 0
@@ -356,6 +356,19 @@ def test_costs_grow_with_rows_steps_and_samples(pool):
 def test_arguments_that_cannot_be(changes, argument):
     with pytest.raises(ArgumentError, match=f"^{argument} must be"):
         pilot(NOISY, **changes)
+
+
+@pytest.mark.parametrize(("rows", "argument"), [(20, "data"), (48, "candidate-batch-size")])
+def test_data_too_small_for_a_pilot(rows, argument):
+    with pytest.raises(ArgumentError, match=f"^{argument} must be"):
+        pilot(Settings.of("digits", train_size=rows), plan=PLAN)
+
+
+def test_small_data_get_the_least_that_tells_anything(pool):
+    settings = Settings.of("digits", train_size=80, candidate_batch_size=16, epochs=10)
+    found = pilot(settings, budget=1e4, share=0.001, jobs=1)
+    assert {run["seed"] for run in found["measured"]["runs"]} >= {0, 1, 2}
+    assert all(run["rows"] >= 16 and run["samples"] >= 16 for run in found["measured"]["runs"])
 
 
 def test_a_keep_ratio_of_one_selects_nothing():

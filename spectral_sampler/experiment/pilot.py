@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.cell import Places, load
 from spectral_sampler.experiment.corruption import corrupt
 from spectral_sampler.experiment.pilot_cost import Cost
 from spectral_sampler.experiment.pilot_facts import facts_of
-from spectral_sampler.experiment.pilot_plan import Plan, Room, comparison_samples, plan_for, reference_rows
+from spectral_sampler.experiment.pilot_plan import (
+    Plan,
+    Room,
+    comparison_samples,
+    least_samples,
+    plan_for,
+    reference_rows,
+)
 from spectral_sampler.experiment.pilot_pool import gather, lesson
 from spectral_sampler.experiment.pilot_run import Short, short_run
 from spectral_sampler.experiment.pilot_verdict import conclude
@@ -43,6 +51,7 @@ _TRIED = 128  # rows of the first measurement
 _REFERENCE_PART, _END = 0.4, 0.95  # of the budget: for the reference; when the last training has to be over
 _JUDGING_PART = 1.0 / 3.0  # of the trainings' time
 _EXAMPLES = 24
+_FEWEST = 40  # training rows, of which a half at most is learnt from at a time
 
 
 class _Clock:
@@ -96,11 +105,15 @@ def _plan(settings: Settings, pool: Pool, first: _Measured, clock: _Clock, share
     """What the rest of the time, or the share of the full comparison, allows."""
     left = max(clock.left(), 0.0)
     judges = min(Plan._field_defaults["judges"], int(_JUDGING_PART * left / first.judge / len(_POLICIES) / 5))
+    classes = len(np.unique(pool.samples.labels))
+    least = least_samples(classes, len(pool.rows), len(_SELECTIONS), settings.keep_ratio)
     allowed = share * comparison_samples(settings, pool.rows_in_all) - sum(run.record["samples"] for run in first.runs)
     room = Room(
-        min(allowed, (1.0 - _JUDGING_PART) * left / first.sample), pool.rows_in_all, len(pool.rows),
-        len(np.unique(pool.samples.labels)),
-    )  # fmt: skip
+        min(max(allowed, least), (1.0 - _JUDGING_PART) * left / first.sample),
+        pool.rows_in_all,
+        len(pool.rows),
+        classes,
+    )
     short, seeds = plan_for(settings, room, len(_SELECTIONS), settings.keep_ratio)
     return Plan(len(pool.rows), None, short, seeds, max(judges, 50))
 
@@ -148,9 +161,11 @@ def _examples(pool: Pool, runs: list[Run], selection: str) -> dict[str, list[int
     chosen, offered = (
         sum(run.selected for run in runs if run.record["policy"] == policy) for policy in (selection, FULL)
     )
-    most = np.argsort(-np.asarray(chosen), kind="stable")[:_EXAMPLES]
-    never = np.flatnonzero((np.asarray(chosen) == 0) & (np.asarray(offered) > 0))[:_EXAMPLES]
-    return {"kept": pool.rows[most[np.asarray(chosen)[most] > 0]].tolist(), "left": pool.rows[never].tolist()}
+    often, seen = np.asarray(chosen), np.asarray(offered)
+    order = np.argsort(-often, kind="stable")
+    kept = list(dict.fromkeys(pool.rows[order[often[order] > 0]].tolist()))  # copies have one number
+    left = np.setdiff1d(pool.rows[(often == 0) & (seen > 0)], kept)
+    return {"kept": kept[:_EXAMPLES], "left": left[:_EXAMPLES].tolist()}
 
 
 def pilot(
@@ -169,7 +184,8 @@ def pilot(
     Reading, a reference of some of the rows, short trainings of the learner on everything, on uniformly selected and
     on well selected samples: all of it within ``budget`` seconds of the wall clock, and with at most ``share`` of the
     learner's arithmetic in the comparison that it stands for (five seeds of full training, of uniform selection and of
-    the recommended one). The test part lends the shares of its classes and nothing else.
+    the recommended one), or, of small data, what the shortest trainings take that tell anything. The test part lends
+    the shares of its classes and nothing else.
 
     Args:
         settings: what the whole training would be; its ``keep_ratio`` is the share of samples to train on.
@@ -196,6 +212,15 @@ def pilot(
     return {**found, "settings": settings.record(), "circumstances": circumstances(command)}
 
 
+def _check_rows(settings: Settings, rows: int) -> None:
+    if rows < _FEWEST:
+        rule = f"one with at least {_FEWEST} training rows"
+        raise argument_error("data", rule, f"{settings.data} with {rows}", "Train on all of so few.")
+    if rows < settings.candidate_batch_size:
+        rule = f"at most the number of training rows ({rows})"
+        raise argument_error("candidate-batch-size", rule, settings.candidate_batch_size, "Use a smaller one.")
+
+
 class _Known(NamedTuple):
     """The pool, what was found in it, and the seconds either took."""
 
@@ -219,6 +244,7 @@ def _pilot(
 ) -> dict[str, Any]:  # fmt: skip
     task = load(settings, places)
     rows = len(corrupt(task.train.labels, settings.corruption, len(task.classes), 0).rows)
+    _check_rows(settings, rows)
     tried: list[Run] = []
     timed = clock if plan is None else None
     if plan is None:

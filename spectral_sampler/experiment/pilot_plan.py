@@ -12,7 +12,16 @@ from spectral_sampler.experiment.pilot_run import Short
 if TYPE_CHECKING:
     from spectral_sampler.experiment.settings import Settings
 
-__all__ = ["COMPARED_SEEDS", "JUDGES", "Plan", "Room", "comparison_samples", "plan_for", "reference_rows"]
+__all__ = [
+    "COMPARED_SEEDS",
+    "JUDGES",
+    "Plan",
+    "Room",
+    "comparison_samples",
+    "least_samples",
+    "plan_for",
+    "reference_rows",
+]
 
 COMPARED_SEEDS = 5
 """Of the full comparison that a pilot stands for: everything, uniform selection and the recommended one."""
@@ -57,6 +66,16 @@ def comparison_samples(settings: Settings, rows: int) -> float:
     return float(COMPARED_SEEDS * (whole + 2 * int(budgets(settings, rows).sum())))
 
 
+def _least_rows(classes: int) -> int:
+    return max(2 * _LEAST_BATCH, _ROWS_PER_CLASS * classes)
+
+
+def least_samples(classes: int, pool: int, selections: int, keep_ratio: float) -> float:
+    """What three seeds of the shortest trainings see from which anything can be told."""
+    rows = min(_least_rows(classes), pool // 2)
+    return _SEEDS[-1] * 2.0 * _LEAST_EPOCHS * rows * (1.0 + keep_ratio * (1 + selections))
+
+
 def reference_rows(
     rows: int, held_out: int, seconds: float, tried: tuple[int, float], *, encodes: bool
 ) -> tuple[int, int]:
@@ -86,7 +105,7 @@ def plan_for(settings: Settings, room: Room, selections: int, keep_ratio: float)
         each = room.samples / seeds / (1.0 + keep_ratio * (1 + selections))
         balanced = math.sqrt(each * settings.epochs / room.rows)
         epochs = min(settings.epochs, max(_LEAST_EPOCHS, round(2.0 * balanced)))
-        rows = min(max(int(each / epochs), min(_ROWS_PER_CLASS * room.classes, int(each / 2))), room.pool // 2)
+        rows = min(max(int(each / epochs), min(_least_rows(room.classes), int(each / 2))), room.pool // 2)
         if rows >= 2 * _LEAST_BATCH:
             epochs = max(1, min(settings.epochs, int(each / rows)))
             size = max(_LEAST_BATCH, min(settings.candidate_batch_size, rows * epochs // _STEPS))

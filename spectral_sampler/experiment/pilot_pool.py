@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -79,7 +79,11 @@ def _part(
     named = {"rows": distinct, "held_out_rows": held_out}
     known = {name: getattr(task, name)[of] for name, of in named.items() if getattr(task, name, None) is not None}
     version = f"{task.version}-pilot-{_digest(distinct, labels, held_out)}"
-    parts = {"train": task.train.subset(distinct), "held_out": task.held_out.subset(held_out), "version": version}
+    parts: dict[str, Any] = {
+        "train": task.train.subset(distinct),
+        "held_out": task.held_out.subset(held_out),
+        "version": version,
+    }
     return task._replace(**parts, **known), places
 
 

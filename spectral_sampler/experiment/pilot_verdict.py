@@ -28,12 +28,14 @@ __all__ = ["conclude"]
 _ACCEPTABLE = 1.0
 """Points behind full training that a verdict of yes puts up with."""
 _WORTHWHILE = 1.0
-"""Points ahead of uniform selection below which it is not worth a reference."""
+"""Points ahead, of uniform selection or of everything, below which it is not worth a reference."""
 _LARGER = (0.5, 0.7)
 """Keep ratios to propose where the one asked for costs too much accuracy."""
 _COPIED = 0.05
 """Share of copies worth a word."""
-_CODE = {PlausibleEven.name: "PlausibleEven()", PlausibleLearnable.name: "PlausibleLearnable()"}
+_EVERYTHING = "Train on everything"
+_CODE = {PlausibleEven.name: "PlausibleEven()", PlausibleLearnable.name: "PlausibleLearnable()",
+         Uniform.name: "Uniform()"}  # fmt: skip
 
 
 def _recommended(records: Sequence[dict[str, Any]], facts: dict[str, Any], classes: int) -> str:
@@ -56,19 +58,22 @@ def _verdict(uniform: Forecast, full: Forecast, saved: float, whole: float, fact
     gain = f"{uniform.points:+.1f} points ({uniform.low:+.1f} to {uniform.high:+.1f}) over uniform selection"
     loss = f"{full.points:+.1f} ({full.low:+.1f} to {full.high:+.1f}) over training on everything"
     expected = f"expected are {gain} and {loss}"
-    if uniform.high < _WORTHWHILE:
-        why = "the features find nothing to select by" if nothing_to_select_by(facts) else "it gains too little"
+    nothing = nothing_to_select_by(facts) and uniform.low <= 0.0 and uniform.points < _WORTHWHILE
+    if nothing or uniform.high < _WORTHWHILE:
+        why = "labels and classes give nothing to select by" if nothing else "it gains too little"
         return "no", f"Select at random or not at all: {why}; {expected}."
     if full.high < -_ACCEPTABLE:
-        return "no", f"Train on everything: at this keep ratio selection costs accuracy; {expected}."
+        return "no", f"{_EVERYTHING}: at this keep ratio selection costs accuracy; {expected}."
     if saved <= 0.0 and full.points <= 0.0:
-        return "no", f"Train on everything: selection saves no time here, its reference included; {expected}."
-    if uniform.low > 0.0 and full.low > 0.0:
+        return "no", f"{_EVERYTHING}: selection saves no time here, its reference included; {expected}."
+    if uniform.low > 0.0 and full.points >= _WORTHWHILE and full.low >= -_ACCEPTABLE:
         time = "saves" if saved > 0.0 else "costs"
         return "yes", f"Selection pays, and {time} {abs(saved):,.0f} s of {whole:,.0f} s: {expected}."
     if uniform.low > 0.0 and saved > 0.0 and full.points >= -_ACCEPTABLE:
         return "yes", f"Selection pays, and saves {saved:,.0f} s of {whole:,.0f} s: {expected}."
-    doubt = "the gain over uniform selection" if uniform.low <= 0.0 else "what it costs against training on everything"
+    doubt = "whether it gains over uniform selection"
+    if uniform.low > 0.0:
+        doubt = "whether it gains over training on everything" if saved <= 0.0 else "what it costs against everything"
     return "undecided", f"Short trainings do not settle {doubt}: {expected}."
 
 
@@ -133,29 +138,21 @@ def conclude(
     asked = settings.keep_ratio
     seconds = cost.seconds(asked, 1.0)
     verdict, reason = _verdict(
-        forecasts[Uniform.name],
-        forecasts[FULL],
-        seconds["against_total"] - seconds["total"],
-        seconds["against_total"],
+        forecasts[Uniform.name], forecasts[FULL], seconds["against_total"] - seconds["total"], seconds["against_total"],
         facts,
-    )
-    ratio = _ratio(settings, forecasts[FULL])
+    )  # fmt: skip
+    everything = reason.startswith(_EVERYTHING)
+    ratio = 1.0 if everything else _ratio(settings, forecasts[FULL])
     expected = _entries(settings, forecasts, cost, asked)
     if ratio not in {asked, 1.0}:
         expected += _entries(settings, forecasts, cost, ratio)
-    chosen = (
-        selection
-        if verdict == "yes" or (verdict == "undecided" and forecasts[Uniform.name].points > 0)
-        else Uniform.name
-    )
-    if ratio >= 1.0:
-        code = "loader  # as it is: train on everything"
-    else:
-        made = _CODE.get(chosen, "Uniform()")
-        code = f"loader = curate(loader, store, epochs={settings.epochs}, keep_ratio={ratio}, selection={made})"
+    chosen = selection
+    if ratio >= 1.0 or verdict == "no" or forecasts[Uniform.name].points <= 0.0:
+        chosen = Uniform.name
+    made = f"epochs={settings.epochs}, keep_ratio={ratio}, selection={_CODE[chosen]}"
+    code = f"loader = curate(loader, store, {made})" if ratio < 1.0 else "loader  # as it is: all of the data"
     return {
         "verdict": verdict, "reason": reason, "keep_ratio": asked,
         "proposed": {"selection": chosen, "recommended": selection, "keep_ratio": ratio, "code": code},
-        "expected": expected,
-        "advice": _advice(settings, facts, verdict, cost, ratio),
+        "expected": expected, "advice": _advice(settings, facts, verdict, cost, 0.0 if everything else ratio),
     }  # fmt: skip
