@@ -358,6 +358,13 @@ def test_arguments_that_cannot_be(changes, argument):
         pilot(NOISY, **changes)
 
 
+def test_a_budget_too_short_for_anything_gets_one_seed_and_says_so():
+    found = pilot(Settings.of("digits", train_size=200), budget=0.01, jobs=1)
+    assert {run["seed"] for run in found["measured"]["runs"]} == {0}
+    assert found["verdict"] != "yes"
+    assert found["advice"][-1].startswith("There was time for 1 of ")
+
+
 @pytest.mark.parametrize(("rows", "argument"), [(20, "data"), (48, "candidate-batch-size")])
 def test_data_too_small_for_a_pilot(rows, argument):
     with pytest.raises(ArgumentError, match=f"^{argument} must be"):

@@ -51,6 +51,7 @@ _TRIED = 128  # rows of the first measurement
 _REFERENCE_PART, _END = 0.4, 0.95  # of the budget: for the reference; when the last training has to be over
 _JUDGING_PART = 1.0 / 3.0  # of the trainings' time
 _EXAMPLES = 24
+_FEW_SEEDS = 3
 _FEWEST = 40  # training rows, of which a half at most is learnt from at a time
 
 
@@ -102,14 +103,15 @@ def _planned(settings: Settings, task: Task, rows: int, first: _Measured, left: 
 
 
 def _plan(settings: Settings, pool: Pool, first: _Measured, clock: _Clock, share: float) -> Plan:
-    """What the rest of the time, or the share of the full comparison, allows."""
+    """What the rest of the time, or the share of the full comparison, allows; the least there is if that is too little,
+    for the seeds stop when time is over."""
     left = max(clock.left(), 0.0)
     judges = min(Plan._field_defaults["judges"], int(_JUDGING_PART * left / first.judge / len(_POLICIES) / 5))
     classes = len(np.unique(pool.samples.labels))
     least = least_samples(classes, len(pool.rows), len(_SELECTIONS), settings.keep_ratio)
     allowed = share * comparison_samples(settings, pool.rows_in_all) - sum(run.record["samples"] for run in first.runs)
     room = Room(
-        min(max(allowed, least), (1.0 - _JUDGING_PART) * left / first.sample),
+        max(least, min(allowed, (1.0 - _JUDGING_PART) * left / first.sample)),
         pool.rows_in_all,
         len(pool.rows),
         classes,
@@ -198,7 +200,7 @@ def pilot(
         command: what the result says it was made by.
 
     Raises:
-        ArgumentError: settings or a data set that cannot be, or a budget too small for the data.
+        ArgumentError: settings or a data set that cannot be.
     """
     settings.checked()
     within("keep-ratio", settings.keep_ratio, "(0, 1)", "0.3 trains on three samples of ten.")
@@ -259,6 +261,10 @@ def _pilot(
     records = [run.record for run in runs]
     cost = Cost.of(settings, known.pool, records, known.extraction, known.judging)
     found = conclude(settings, known.facts.record, records, cost)
+    if (seeds := len(runs) // len(_POLICIES)) < min(plan.seeds, _FEW_SEEDS):
+        found["advice"].append(
+            f"There was time for {seeds} of {plan.seeds} seeds: give it more than {clock.budget:g} s."
+        )
     flops = sum(run.record["learner_flops"] for run in (*tried, *runs))
     per_sample = records[0]["learner_flops"] / records[0]["samples"]
     measured = {
