@@ -34,9 +34,9 @@ from spectral_sampler.cli import _parser, _settings
 from spectral_sampler.experiment import reference
 from spectral_sampler.experiment.cell import Places, load
 from spectral_sampler.experiment.corruption import corrupt
-from spectral_sampler.experiment.pilot import pilot
-from spectral_sampler.experiment.pilot_plan import Plan, Room, comparison_samples, plan_for
-from spectral_sampler.experiment.pilot_verdict import conclude
+from spectral_sampler.experiment.piloting import pilot
+from spectral_sampler.experiment.piloting.plan import Plan, Room, comparison_samples, plan_for
+from spectral_sampler.experiment.piloting.verdict import conclude
 from spectral_sampler.experiment.report import by_policy, estimate, read_json, write_json
 from spectral_sampler.experiment.runner import circumstances
 
@@ -131,7 +131,7 @@ def pair(name: str, found: dict[str, Any]) -> dict[str, Any]:
 
 def concluded(found: dict[str, Any]) -> dict[str, Any]:
     """The same trainings and facts, judged by the constants as they are now."""
-    from spectral_sampler.experiment.pilot_cost import Cost
+    from spectral_sampler.experiment.piloting.cost import Cost
     from spectral_sampler.experiment.settings import Settings
 
     cost = Cost(**found["measured"]["cost"])

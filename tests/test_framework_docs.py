@@ -1,4 +1,4 @@
-"""docs/frameworks.md and start.md say what the examples do and what the tests of the frameworks passed; both are generated."""
+"""docs/frameworks.md and start.md show what examples do, and what tests of the frameworks passed; both are generated."""
 
 import json
 import os
@@ -107,9 +107,13 @@ def test_the_curated_mnist_script_learns_from_files_that_are_there(tmp_path):
         images[np.arange(rows), 2 + 2 * labels] = 255
         header = b"\x00\x00\x08\x03" + b"".join(size.to_bytes(4, "big") for size in images.shape)
         (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(b"\x00\x00\x08\x01" + rows.to_bytes(4, "big") + labels.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(
+            b"\x00\x00\x08\x01" + rows.to_bytes(4, "big") + labels.tobytes()
+        )
     out = run(tmp_path, str(ROOT / "examples" / "mnist.py"), "--epochs", "2")
-    first, second = (re.match(r"epoch (\d): trained on (\d+) of 1500, (\d+) of 1000 right", line) for line in out.splitlines())
+    first, second = (
+        re.match(r"epoch (\d): trained on (\d+) of 1500, (\d+) of 1000 right", line) for line in out.splitlines()
+    )
     assert first[1] + second[1] == "12"
     assert 0.25 * 1500 < int(second[2]) < 0.31 * 1500
     assert int(second[3]) > 900

@@ -15,14 +15,14 @@ from spectral_sampler.errors import ArgumentError
 from spectral_sampler.experiment import Places, Settings
 from spectral_sampler.experiment.cell import load
 from spectral_sampler.experiment.corruption import corrupt
-from spectral_sampler.experiment.pilot import _train, pilot
-from spectral_sampler.experiment.pilot_cost import Cost
-from spectral_sampler.experiment.pilot_facts import facts_of
-from spectral_sampler.experiment.pilot_forecast import against_full, against_uniform, differences
-from spectral_sampler.experiment.pilot_plan import Plan, Room, comparison_samples, plan_for, reference_rows
-from spectral_sampler.experiment.pilot_pool import gather, lesson
-from spectral_sampler.experiment.pilot_run import Short
-from spectral_sampler.experiment.pilot_verdict import conclude
+from spectral_sampler.experiment.piloting.cost import Cost
+from spectral_sampler.experiment.piloting.facts import facts_of
+from spectral_sampler.experiment.piloting.forecast import against_full, against_uniform, differences
+from spectral_sampler.experiment.piloting.pilot import _train, pilot
+from spectral_sampler.experiment.piloting.plan import Plan, Room, comparison_samples, plan_for, reference_rows
+from spectral_sampler.experiment.piloting.pool import gather, lesson
+from spectral_sampler.experiment.piloting.run import Short
+from spectral_sampler.experiment.piloting.verdict import conclude
 from spectral_sampler.experiment.report import read_json, write_json
 from spectral_sampler.experiment.samples import TensorSamples
 from spectral_sampler.store import ReferenceStore
@@ -134,7 +134,7 @@ def test_of_the_test_part_only_the_shares_of_classes_are_used(noisy, monkeypatch
     task = load(NOISY, Places())
     order = np.random.default_rng(0).permutation(len(task.test))
     blank = TensorSamples(torch.zeros_like(task.test.inputs), task.test.labels[order])
-    monkeypatch.setattr("spectral_sampler.experiment.pilot.load", lambda *_: task._replace(test=blank))
+    monkeypatch.setattr("spectral_sampler.experiment.piloting.pilot.load", lambda *_: task._replace(test=blank))
     assert untimed(pilot(NOISY, plan=PLAN, jobs=1)) == untimed(noisy)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "Estimate",
     "Row",
     "by_policy",
+    "check_writable",
     "estimate",
     "footnote",
     "headline",
@@ -240,6 +241,21 @@ def verdict(lines: Sequence[Row]) -> str:
         if difference:
             sentences.append(f"{what} differs from uniform by {difference.percent(signed=True)} points.")
     return "\n".join(sentences)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes ``folder``, and says before anything is computed that nothing can be written there.
+
+    Raises:
+        ArgumentError: with what the operating system says.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        remedy = f"{error.strerror or error}. Pass another one."
+        raise argument_error("out", "a folder that can be written", folder, remedy) from error
 
 
 def write_json(path: Path, value: Any) -> None:

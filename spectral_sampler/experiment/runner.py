@@ -8,7 +8,6 @@ import os
 import platform
 import signal
 import subprocess
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
@@ -25,7 +24,7 @@ from spectral_sampler.experiment.corruption import corrupt
 from spectral_sampler.experiment.policies import FULL, chosen_policies
 from spectral_sampler.experiment.progress import Progress
 from spectral_sampler.experiment.reference import prepare_features, reference_for
-from spectral_sampler.experiment.report import read_json, write_json
+from spectral_sampler.experiment.report import check_writable, read_json, write_json
 from spectral_sampler.experiment.settings import Settings
 from spectral_sampler.schedule import plan_ratios
 
@@ -214,13 +213,7 @@ _SETTINGS = "settings.json"  # in `Comparison.out` from the start, so that a stu
 def _claim(comparison: Comparison) -> None:
     """Refuses a folder that cannot be written, or that holds trainings nobody said what to do with."""
     out = comparison.out
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        remedy = f"{error.strerror or error}. Pass another one."
-        raise argument_error("out", "a folder that can be written", out, remedy) from error
+    check_writable(out)
     finished = len(list((out / "cells").glob("*.json")))
     if not finished or comparison.overwrite:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spectral_sampler.experiment.pilot_forecast import (
+from spectral_sampler.experiment.piloting.forecast import (
     SUSPECTED,
     UNEVEN,
     Forecast,
@@ -20,7 +20,7 @@ from spectral_sampler.selection import PlausibleEven, PlausibleLearnable, Unifor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from spectral_sampler.experiment.pilot_cost import Cost
+    from spectral_sampler.experiment.piloting.cost import Cost
     from spectral_sampler.experiment.settings import Settings
 
 __all__ = ["conclude"]

@@ -15,9 +15,9 @@ import torch
 from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.cell import Places, load
 from spectral_sampler.experiment.corruption import corrupt
-from spectral_sampler.experiment.pilot_cost import Cost
-from spectral_sampler.experiment.pilot_facts import facts_of
-from spectral_sampler.experiment.pilot_plan import (
+from spectral_sampler.experiment.piloting.cost import Cost
+from spectral_sampler.experiment.piloting.facts import facts_of
+from spectral_sampler.experiment.piloting.plan import (
     Plan,
     Room,
     comparison_samples,
@@ -25,9 +25,9 @@ from spectral_sampler.experiment.pilot_plan import (
     plan_for,
     reference_rows,
 )
-from spectral_sampler.experiment.pilot_pool import gather, lesson
-from spectral_sampler.experiment.pilot_run import Short, short_run
-from spectral_sampler.experiment.pilot_verdict import conclude
+from spectral_sampler.experiment.piloting.pool import gather, lesson
+from spectral_sampler.experiment.piloting.run import Short, short_run
+from spectral_sampler.experiment.piloting.verdict import conclude
 from spectral_sampler.experiment.policies import FULL
 from spectral_sampler.experiment.runner import circumstances
 from spectral_sampler.selection import PlausibleEven, PlausibleLearnable, Uniform
@@ -36,9 +36,9 @@ from spectral_sampler.validation import whole_number, within
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from spectral_sampler.experiment.pilot_facts import Facts
-    from spectral_sampler.experiment.pilot_pool import Pool
-    from spectral_sampler.experiment.pilot_run import Run
+    from spectral_sampler.experiment.piloting.facts import Facts
+    from spectral_sampler.experiment.piloting.pool import Pool
+    from spectral_sampler.experiment.piloting.run import Run
     from spectral_sampler.experiment.samples import Task
     from spectral_sampler.experiment.settings import Settings
 

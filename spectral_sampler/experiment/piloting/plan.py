@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.cell import budgets, candidate_batches
-from spectral_sampler.experiment.pilot_run import Short
+from spectral_sampler.experiment.piloting.run import Short
 
 if TYPE_CHECKING:
     from spectral_sampler.experiment.settings import Settings

@@ -11,7 +11,7 @@ from spectral_sampler.estimates.label_noise import label_noise
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from spectral_sampler.experiment.pilot_pool import Pool
+    from spectral_sampler.experiment.piloting.pool import Pool
 
 __all__ = ["Facts", "facts_of"]
 

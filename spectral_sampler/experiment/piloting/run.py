@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from spectral_sampler.experiment.pilot_pool import Lesson, Pool
+    from spectral_sampler.experiment.piloting.pool import Lesson, Pool
     from spectral_sampler.experiment.samples import Samples
 
 __all__ = ["Run", "Short", "short_run"]

@@ -13,7 +13,7 @@ from spectral_sampler.selection import Uniform
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from spectral_sampler.experiment.pilot_pool import Pool
+    from spectral_sampler.experiment.piloting.pool import Pool
     from spectral_sampler.experiment.settings import Settings
 
 __all__ = ["Cost"]
