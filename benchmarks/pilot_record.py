@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from benchmarks.study import DATA, FAULTS, ROOT, RUNS, STUDY
-from spectral_sampler.cli import _parser, _settings
+from spectral_sampler.cli import options, program
 from spectral_sampler.experiment import reference
 from spectral_sampler.experiment.cell import Places, load
 from spectral_sampler.experiment.corruption import corrupt
@@ -90,8 +90,8 @@ def run(name: str, work: Path) -> None:
     path = work / f"{name}.json"
     if path.exists():
         return
-    settings = _settings(_parser().parse_args(shlex.split(RUNS[name])))
-    write_json(path, pilot(settings, plan=plan(settings), jobs=1, say=print, command=f"{_COMMAND} {name}"))
+    chosen = options.settings(program.parser().parse_args(shlex.split(RUNS[name])))
+    write_json(path, pilot(chosen, plan=plan(chosen), jobs=1, say=print, command=f"{_COMMAND} {name}"))
 
 
 def truth(name: str, selection: str) -> dict[str, Any]:

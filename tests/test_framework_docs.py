@@ -1,4 +1,4 @@
-"""docs/frameworks.md and start.md show what examples do, and what tests of the frameworks passed; both are generated."""
+"""docs/frameworks.md and start.md show what examples do and what tests of the frameworks passed; both are generated."""
 
 import json
 import os

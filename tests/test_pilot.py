@@ -15,10 +15,11 @@ from spectral_sampler.errors import ArgumentError
 from spectral_sampler.experiment import Places, Settings
 from spectral_sampler.experiment.cell import load
 from spectral_sampler.experiment.corruption import corrupt
+from spectral_sampler.experiment.page import write_page
+from spectral_sampler.experiment.piloting.conduct import _train, pilot
 from spectral_sampler.experiment.piloting.cost import Cost
 from spectral_sampler.experiment.piloting.facts import facts_of
 from spectral_sampler.experiment.piloting.forecast import against_full, against_uniform, differences
-from spectral_sampler.experiment.piloting.pilot import _train, pilot
 from spectral_sampler.experiment.piloting.plan import Plan, Room, comparison_samples, plan_for, reference_rows
 from spectral_sampler.experiment.piloting.pool import gather, lesson
 from spectral_sampler.experiment.piloting.run import Short
@@ -134,7 +135,7 @@ def test_of_the_test_part_only_the_shares_of_classes_are_used(noisy, monkeypatch
     task = load(NOISY, Places())
     order = np.random.default_rng(0).permutation(len(task.test))
     blank = TensorSamples(torch.zeros_like(task.test.inputs), task.test.labels[order])
-    monkeypatch.setattr("spectral_sampler.experiment.piloting.pilot.load", lambda *_: task._replace(test=blank))
+    monkeypatch.setattr("spectral_sampler.experiment.piloting.conduct.load", lambda *_: task._replace(test=blank))
     assert untimed(pilot(NOISY, plan=PLAN, jobs=1)) == untimed(noisy)
 
 
@@ -424,3 +425,21 @@ def test_the_record_is_what_the_pilot_makes_of_its_trainings_and_the_study(recor
     assert record["summary"]["untuned"] == pilot_record.summary(
         [line for line in record["pairs"] if not line["tuned_on"]]
     )
+
+
+def test_rows_are_those_of_the_file_and_the_page_shows_them(tmp_path):
+    """Every seventh label is wrong; which row of the file that is, the pilot and its page say."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(3, size=400)
+    inputs = np.eye(3)[labels].repeat(4, axis=1) + 0.3 * generator.random((400, 12))
+    told = np.where(np.arange(400) % 7 == 0, (labels + 1 + generator.integers(2, size=400)) % 3, labels)
+    np.savez(tmp_path / "data.npz", x=inputs, y=told, x_test=inputs[:60], y_test=labels[:60])
+    settings, places = Settings.of(str(tmp_path / "data.npz")), Places(cache=tmp_path / "cache")
+    found = pilot(settings, places, plan=Plan(None, None, Short(60, 2, 8), 2, 50))
+    rows = [entry["row"] for entry in found["examples"]["suspects"]]
+    assert len(rows) == 24
+    assert [row % 7 for row in rows] == [0] * 24
+    page = write_page(tmp_path / "index.html", found, places).read_text(encoding="utf-8")
+    shown = ((inputs[rows[0]] - inputs.mean(0)) / inputs.std(0)).astype(np.float32)[:6]
+    assert " · ".join(f"{value:.3g}" for value in shown.tolist()) in page
+    assert f"row {rows[0]}" in page

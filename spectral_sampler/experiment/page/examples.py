@@ -44,6 +44,11 @@ class Training(NamedTuple):
         """Of a class."""
         return str(self.task.classes[label])
 
+    def number(self, row: int) -> int:
+        """The learner's ``row`` as the owner of the data counts it."""
+        own, row = self.task.rows, int(self.rows.rows[row])
+        return row if own is None else int(own[row])
+
     def truth(self, row: int) -> str:
         """What the label was before it was made wrong, in words; empty for the others."""
         if not self.rows.wrong[row]:
@@ -78,7 +83,10 @@ def often(results: dict[str, Any], policy: str, found: Training, which: str) -> 
     cell = by_policy(results["cells"]).get(policy, {}).get(found.seed, {})
     return [
         Shown(
-            row, found.name(int(found.rows.labels[row])), f"{times} time{'' if times == 1 else 's'}{found.truth(row)}"
+            row,
+            found.name(int(found.rows.labels[row])),
+            f"{times} time{'' if times == 1 else 's'}{found.truth(row)}",
+            found.number(row),
         )
         for row, times in cell.get(which, [])
     ]
@@ -103,7 +111,9 @@ def suspicion(found: Training, places: Places) -> Suspicion:
     rows = np.flatnonzero(suspected)
     rows = rows[np.argsort(-noise.doubts[rows], kind="stable")][:_MOST]
     shown = [
-        Shown(row, found.name(int(labels[row])), f"→ looks like {found.name(other)}{found.truth(row)}")
+        Shown(
+            row, found.name(int(labels[row])), f"→ looks like {found.name(other)}{found.truth(row)}", found.number(row)
+        )
         for row, other in zip(rows.tolist(), _alternatives(store.features, labels, rows), strict=True)
     ]
     return Suspicion(sentence, shown)

@@ -152,18 +152,22 @@ def _sizes(data: dict[str, Any], names: list[str]) -> Html | None:
 
 
 def _examples(results: dict[str, Any], names: list[str], found: Training | None) -> Html | None:
-    """Rows are those of the task's training part, before copies and classes were put in or left out on purpose."""
+    """Rows are those of the data as its owner counts them."""
     examples = results.get("examples") or {}
+    own = found.task.rows if found else None
+    places = {} if own is None else {int(number): place for place, number in enumerate(own)}
     suspects = [
-        Shown(entry["row"], _name(names, entry["label"]), f"→ looks like {_name(names, entry['looks_like'])}")
+        Shown(places.get(entry["row"], entry["row"]), _name(names, entry["label"]),
+              f"→ looks like {_name(names, entry['looks_like'])}", entry["row"])
         for entry in examples.get("suspects") or []
-    ]
+    ]  # fmt: skip
     samples, parts = found.task.train if found else None, []
     if suspects:
         parts += [element("h3", "Suspected wrong labels"), gallery(samples, suspects)]
     labels = dict(zip(found.rows.rows.tolist(), found.rows.labels.tolist(), strict=True)) if found else {}
     for kind, title in (("kept", "Selected most"), ("left", "Left out")):
-        shown = [Shown(row, _name(names, labels[row])) for row in examples.get(kind) or [] if row in labels]
+        rows = [(places.get(row, row), row) for row in examples.get(kind) or []]
+        shown = [Shown(place, _name(names, labels[place]), "", row) for place, row in rows if place in labels]
         if shown:
             parts += [element("h3", title), gallery(samples, shown)]
     return element("section", element("h2", "Samples"), *parts, id="examples") if parts else None

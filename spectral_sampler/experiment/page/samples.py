@@ -31,6 +31,8 @@ class Shown(NamedTuple):
     row: int
     label: str
     note: str = ""
+    number: int | None = None
+    """The row as the owner of the data counts it, where that is another."""
 
 
 def look(samples: Samples, row: int, alt: str) -> Html:
@@ -80,10 +82,10 @@ def gallery(samples: Samples | None, entries: Iterable[Shown]) -> Html:
     """The samples ``entries`` side by side, each with its label, its row and its note; names alone without samples."""
     made, pictured = [], True
     for entry in entries:
-        name = shortened(entry.label, 40)
-        seen: Any = None if samples is None else look(samples, entry.row, f"row {entry.row}, labelled {name}")
+        name, number = shortened(entry.label, 40), entry.row if entry.number is None else entry.number
+        seen: Any = None if samples is None else look(samples, entry.row, f"row {number}, labelled {name}")
         pictured = pictured and seen is not None and seen.startswith("<img")
         note = joined(element("br"), element("span", shortened(entry.note, 80))) if entry.note else None
-        words = element("figcaption", element("b", name), note, element("br"), f"row {entry.row:,}")
+        words = element("figcaption", element("b", name), note, element("br"), f"row {number:,}")
         made.append(element("li", element("figure", seen, words)))
     return element("ul", *made, class_="samples" if pictured else "samples words")

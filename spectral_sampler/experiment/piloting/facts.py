@@ -82,7 +82,7 @@ def facts_of(pool: Pool) -> Facts:
     seen, trusted = labels[compared], ~suspected[compared]
     place = {int(row): number for number, row in enumerate(compared)}
     suspects = [
-        {"row": int(pool.rows[row]), "label": classes[labels[row]],
+        {"row": int(pool.numbers[row]), "label": classes[labels[row]],
          "looks_like": classes[_looks_like(seen, int(labels[row]), near[place[int(row)]])]}
         for row in doubtful[:_EXAMPLES] if int(row) in place
     ]  # fmt: skip

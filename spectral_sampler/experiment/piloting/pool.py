@@ -43,6 +43,11 @@ class Pool(NamedTuple):
     wanted: NDArray[np.float64]
     """(C,) shares of the classes in the test part; nothing else of it is used."""
 
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """(M,) the rows as the owner of the data counts them."""
+        return self.rows if self.task.rows is None else self.task.rows[self.rows]
+
 
 class Lesson(NamedTuple):
     """The rows of one seed's short trainings, and those that judge them."""

@@ -11,10 +11,9 @@ def _expected(entry: dict[str, Any]) -> str:
     seconds = entry["seconds"]
     other = "training on everything" if entry["against"] == "full" else "uniform selection"
     points = f"{entry['points']:+.1f} points ({entry['low']:+.1f} to {entry['high']:+.1f})"
-    took = f"{seconds['total']:,.1f} s ({seconds['extraction']:,.1f} extraction, {seconds['selection']:,.1f} selection)"
-    return (
-        f"  keep ratio {entry['keep_ratio']:g} against {other}: {points}, {took} for {seconds['against_total']:,.1f} s"
-    )
+    parts = f"extraction {seconds['extraction']:,.1f}, selection {seconds['selection']:,.1f}"
+    took = f"{seconds['total']:,.1f} s ({parts}) instead of {seconds['against_total']:,.1f}"
+    return f"  keep ratio {entry['keep_ratio']:g} against {other}: {points}, {took}"
 
 
 def _data(facts: dict[str, Any]) -> str:

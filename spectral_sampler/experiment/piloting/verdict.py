@@ -107,7 +107,7 @@ def _advice(settings: Settings, facts: dict[str, Any], verdict: str, cost: Cost,
         advice.append(f"What is expected at {ratio} is interpolated between {settings.keep_ratio} and 1, not measured.")
     if verdict == "undecided":
         whole = cost.seconds(1.0, 1.0)["against_total"]
-        advice.append(f"`spectral-sampler compare` settles it: full training takes about {whole:,.0f} s a seed here.")
+        advice.append(f"`spectral-sampler compare` settles it: full training takes about {whole:,.1f} s a seed here.")
     return advice
 
 

@@ -165,8 +165,8 @@ def _examples(pool: Pool, runs: list[Run], selection: str) -> dict[str, list[int
     )
     often, seen = np.asarray(chosen), np.asarray(offered)
     order = np.argsort(-often, kind="stable")
-    kept = list(dict.fromkeys(pool.rows[order[often[order] > 0]].tolist()))  # copies have one number
-    left = np.setdiff1d(pool.rows[(often == 0) & (seen > 0)], kept)
+    kept = list(dict.fromkeys(pool.numbers[order[often[order] > 0]].tolist()))  # copies have one number
+    left = np.setdiff1d(pool.numbers[(often == 0) & (seen > 0)], kept)
     return {"kept": kept[:_EXAMPLES], "left": left[:_EXAMPLES].tolist()}
 
 
