@@ -4,7 +4,7 @@
     python -m benchmarks.results --tables        # only write the tables from the committed files
     python -m benchmarks.results fashion-mnist-clean
 
-These three have pictures; the study of every policy under every fault is `benchmarks.study`.
+These four have pictures; the study of every policy under every fault is `benchmarks.study`.
 """
 
 import argparse
@@ -20,7 +20,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
 
 RUNS = {
-    "digits": "demo",
+    "digits": "compare --data digits --seeds 5",
+    "digits-noise20": "compare --data digits --seeds 5 --label-noise 0.2",
     "fashion-mnist-clean": "compare --data fashion-mnist --seeds 5",
     "fashion-mnist-noise20": "compare --data fashion-mnist --seeds 5 --label-noise 0.2",
 }

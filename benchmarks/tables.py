@@ -129,7 +129,13 @@ def _one(kind: str, name: str) -> str:
     if kind == "results":
         result = read_json(RESULTS / name / "results.json")
         return comparison(rows(result["cells"], result["policies"]))
-    return {"study": study, "ablation": ablation, "summary": summary, "noise": noise}[kind](name)
+    return {"study": study, "ablation": ablation, "summary": summary, "noise": noise, "pilot": _pilot}[kind](name)
+
+
+def _pilot(_: str) -> str:
+    from benchmarks import pilot_record  # which the command line of every comparison is read for
+
+    return pilot_record.table(read_json(pilot_record.RESULT))
 
 
 def rendered(text: str) -> str:
@@ -139,5 +145,5 @@ def rendered(text: str) -> str:
         kind, name = match[1], match[2]
         return f"<!-- {kind}: {name} -->\n{_one(kind, name)}\n<!-- end -->"
 
-    kinds = r"<!-- (results|study|summary|ablation|noise): ([\w,-]+) -->"
+    kinds = r"<!-- (results|study|summary|ablation|noise|pilot): ([\w,-]+) -->"
     return re.sub(kinds + r"\n.*?<!-- end -->", block, text, flags=re.DOTALL)
