@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from spectral_sampler.errors import ArgumentError
+from spectral_sampler.errors import ArgumentError, StoreError
 from spectral_sampler.extraction import extract, train_reference
+from spectral_sampler.extraction.identity import model_hash
 from spectral_sampler.sampler.learner import Learner
 from spectral_sampler.selection import JEST
 
@@ -198,3 +199,43 @@ def test_samples_without_labels(tmp_path, caplog):
     np.testing.assert_allclose(store.features, image_features(vit())[0].numpy(), rtol=1e-5, atol=1e-6)
     with pytest.raises(ArgumentError, match=r"^loss must be None for a data set without labels"):
         extract(vit(), samples, tmp_path / "b")
+
+
+@pytest.fixture
+def tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    unknown, padding = "[UNK]", "[PAD]"
+    words = Tokenizer(models.WordLevel({unknown: 0, padding: 1, "a": 2, "b": 3, "c": 4}, unk_token=unknown))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token=unknown, pad_token=padding)
+
+
+def test_a_tokenizer_that_has_been_used_is_the_same_tokenizer(tmp_path, tokenizer, caplog):
+    def tokenized(samples):
+        batch = tokenizer([text for text, _ in samples], padding=True, return_tensors="pt")
+        return {**batch, "labels": torch.tensor([label for _, label in samples])}
+
+    samples = [("a b c a"[: 1 + 2 * (row % 4)], row % CLASSES) for row in range(ROWS)]
+    rows = [{**tokenizer(text), "label": label} for text, label in samples]
+    for name, given, collate in (
+        ("function", samples, tokenized),
+        ("collator", rows, transformers.DataCollatorWithPadding(tokenizer)),
+    ):
+        first = extract(bert(), given, tmp_path / name, collate_fn=collate)
+        tokenizer("a b", padding="max_length", truncation=True, max_length=9)
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "spectral_sampler"):
+            assert extract(bert(), given, tmp_path / name, collate_fn=collate).fingerprint == first.fingerprint
+        assert "opened existing store" in caplog.text
+    tokenizer.add_tokens(["d"])
+    with pytest.raises(StoreError, match="collate_fn differ"):
+        extract(bert(), samples, tmp_path / "function", collate_fn=tokenized)
+
+
+def test_where_a_model_was_loaded_from_does_not_matter(tmp_path):
+    made = vit()
+    made.save_pretrained(tmp_path / "one")
+    loaded = transformers.ViTForImageClassification.from_pretrained(tmp_path / "one")
+    assert loaded.name_or_path != made.name_or_path
+    assert model_hash(loaded) == model_hash(made)

@@ -589,3 +589,31 @@ def test_what_are_no_labels_is_not_taken_for_them():
         TensorDataset(torch.zeros(4), torch.rand(4)),
     ):
         assert labels_hash(dataset) is None
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda model: torch.compile(nn.DataParallel(model))])
+def test_a_model_compiled_or_shared_out_is_the_same_model(tmp_path, wrap):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    samples = [(torch.full((3,), 1.0 + row), row % 2) for row in range(6)]
+    first = extract(model, samples, tmp_path, batch_size=np.int64(4), progress=False)
+    assert extract(wrap(model), samples, tmp_path, batch_size=4, progress=False).fingerprint == first.fingerprint
+    with torch.no_grad():
+        model[0].weight[0, 0] += 1
+    with pytest.raises(StoreError, match=r"\(model differ\)"):
+        extract(wrap(model), samples, tmp_path, batch_size=4, progress=False)
+
+
+@pytest.mark.parametrize("version", [3, None, ("a", "b"), dt.date(2026, 1, 1)])
+def test_a_version_that_is_no_text_is_refused_before_any_work(tmp_path, version):
+    with pytest.raises(ArgumentError, match=r"^version must be a text, got .* Pass str\(version\)"):
+        extract(nn.Linear(2, 2), [(torch.ones(2), 0)], tmp_path, version=version, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["table", "RecordBatch"])
+def test_arrow_tables_are_read_by_schema_and_content(kind):
+    arrow = pytest.importorskip("pyarrow")
+    make = arrow.table if kind == "table" else arrow.RecordBatch.from_pydict
+    hashes = {content(make(columns)) for columns in ({"a": [1, 2]}, {"a": [1, 3]}, {"b": [1, 2]}, {"a": [1.0, 2.0]})}
+    assert len(hashes) == 4
+    assert content(make({"a": [1, 2]})) in hashes

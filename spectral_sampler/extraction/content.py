@@ -17,6 +17,7 @@ import dis
 import enum
 import functools
 import hashlib
+import json
 import os
 import re
 import sys
@@ -41,6 +42,8 @@ _CLASS_INTERNALS = {"__module__", "__doc__", "__dict__", "__weakref__", "__annot
 _CLASS_INTERNALS |= {"__static_attributes__", "__annotations_cache__", "__annotate_func__", "_abc_impl", "__qualname__"}
 _PLACE = {"device", "device_ids", "output_device", "rank", "local_rank", "global_rank"}  # other on every rank
 _PLACE |= {"forward"}  # and hooked by those who place a model
+_PLACE |= {"name_or_path"}  # and where transformers loaded it from
+_TOKENIZER_PASSING = {"_tokenizer", "deprecation_warnings", "cache"}
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _SETTINGS = (*_LEAVES, torch.dtype, torch.Tensor, types.FunctionType, types.BuiltinFunctionType, functools.partial)
 
@@ -231,7 +234,10 @@ class Content:
             palette = value.getpalette() if value.mode in {"P", "PA"} else None
             return self._all("image", value.mode, value.size, palette, value.tobytes())
         if package == "pyarrow" and (hasattr(value, "as_py") or hasattr(value, "to_pylist")):
-            return self._all("arrow", str(value.type), value.as_py() if hasattr(value, "as_py") else value.to_pylist())
+            kind = getattr(value, "type", None) or value.schema
+            return self._all("arrow", str(kind), value.as_py() if hasattr(value, "as_py") else value.to_pylist())
+        if "deprecation_warnings" in getattr(value, "__dict__", {}):
+            return self._tokenizer(value)
         if package == "pandas" and hasattr(value, "columns"):
             columns = [value.iloc[:, place] for place in range(value.shape[1])]
             return self._all("frame", list(value.columns), np.asarray(value.index), *columns)
@@ -244,6 +250,14 @@ class Content:
             except Exception:  # noqa: BLE001 - it may be on a device; then it is an object like any other
                 return None
         return None
+
+    def _tokenizer(self, value: Any) -> bytes:
+        """Of transformers: they set padding and truncation anew at every call, and keep what they warned of."""
+        own = {name: part for name, part in vars(value).items() if name not in _TOKENIZER_PASSING}
+        inner = getattr(value, "_tokenizer", None)
+        rules = json.loads(inner.to_str()) if hasattr(inner, "to_str") else {}
+        rules = {name: part for name, part in rules.items() if name not in {"padding", "truncation"}}
+        return self._all("tokenizer", class_name(value), self._class_of(value), rules, own)
 
     def _object(self, value: Any) -> bytes:
         """Class and state, as its own class hands them out for copying."""

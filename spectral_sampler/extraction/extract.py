@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -84,7 +85,11 @@ def extract(
         ArgumentError: for an IterableDataset, random augmentation, rows that are zero or not finite (by number), …
         StoreError: if ``path`` holds another store, the disk is full, or the other ranks do not come.
     """
-    _check_arguments(model, dataset, loss, loss_model, batch_size, num_replicas, rank)
+    _check_arguments(model, dataset, loss, loss_model, version)
+    batch_size, num_workers = _count("batch_size", batch_size, 1), _count("num_workers", num_workers, 0)
+    num_replicas, rank = _count("num_replicas", num_replicas, 1), _count("rank", rank, 0)
+    if rank >= num_replicas:
+        raise argument_error("rank", f"below num_replicas ({num_replicas})", rank, "Ranks count from 0.")
     dtype_name = checks.feature_dtype(dtype).name
     checks.checked_zero_rows(zero_rows)
     loss_function = cross_entropy if loss == "cross_entropy" else loss
@@ -94,7 +99,7 @@ def extract(
         identity = {
             "record": RECORD,
             "model": model_hash(model, opaque=opaque),
-            "model_class": type(model).__qualname__,
+            "model_class": type(plain(model)).__qualname__,
             **dataset_identity(dataset, opaque=opaque),
             **function_hashes({**functions, "split": split, "collate_fn": collate_fn}),
             **({"loss": loss} if isinstance(loss, str) else {}),
@@ -114,9 +119,14 @@ def extract(
         return job.store(models, device, overwrite=overwrite, patience=patience)
 
 
-def _check_arguments(
-    model: Any, dataset: Any, loss: Any, loss_model: Any, batch_size: int, num_replicas: int, rank: int
-) -> None:
+def _count(name: str, value: Any, least: int) -> int:
+    """``value`` as an int, NumPy's and torch's too."""
+    if isinstance(value, bool) or not hasattr(type(value), "__index__") or operator.index(value) < least:
+        raise argument_error(name, f"an int of at least {least}", repr(value), "Pass such a number.")
+    return operator.index(value)
+
+
+def _check_arguments(model: Any, dataset: Any, loss: Any, loss_model: Any, version: Any) -> None:
     check_module("model", model)
     if loss_model is not None:
         check_module("loss_model", loss_model)
@@ -139,8 +149,5 @@ def _check_arguments(
             repr(loss),
             "Pass loss=None, or loss_model= a classifier trained on held-out rows.",
         )
-    for name, value, least in (("batch_size", batch_size, 1), ("num_replicas", num_replicas, 1), ("rank", rank, 0)):
-        if type(value) is not int or value < least:
-            raise argument_error(name, f"an int of at least {least}", repr(value), "Pass such a number.")
-    if rank >= num_replicas:
-        raise argument_error("rank", f"below num_replicas ({num_replicas})", rank, "Ranks count from 0.")
+    if not isinstance(version, str):  # it is compared with what JSON gives back
+        raise argument_error("version", "a text", repr(version), "Pass str(version).")

@@ -10,6 +10,7 @@ import numpy as np
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.extraction.content import Content, Unreadable, class_name, plain_settings
+from spectral_sampler.modules import plain
 from spectral_sampler.store.labels import label_columns
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 def model_hash(model: torch.nn.Module, *, opaque: bool = False) -> str:
     """SHA-256 over the printed layers, the ``state_dict``, buffers outside it and public plain attributes.
 
-    The same in train and eval mode, on any device, and in any process. The code of its classes is not in it.
+    The same in train and eval mode, compiled or shared out or not, on any device, and in any process. The code of its
+    classes is not in it.
 
     Raises:
         ArgumentError: weights that are not there (on the meta device), unless ``opaque``: they count by their shape.
     """
+    model = plain(model)
     settings = Content(opaque=True, code=True).hexdigest(plain_settings(model))
     beside = dict(model.named_buffers())
     try:
