@@ -267,3 +267,24 @@ def test_how_many_labels_were_compared():
     assert check_labels(store_of(labels), data()) == ROWS
     assert check_labels(store_of(labels), Decoded(labels), thorough=True) == 64
     assert check_labels(ReferenceStore.from_arrays(features()), data()) == 0
+
+
+@pytest.mark.parametrize("classes", [4, 30, ROWS])
+def test_labels_that_split_renumbers_are_right_however_many_classes(tmp_path, classes):
+    labels = torch.arange(ROWS) % classes
+    dataset, model = Decoded(labels, sample=lambda _, label: (torch.full((6,), float(label)), label)), a_model()
+    store = extract(model, dataset, tmp_path, split=lambda batch: (batch[0], batch[1] + 1), loss=None, progress=False)
+    assert store.labels.tolist() == (labels + 1).tolist()
+    accepted(store, dataset)
+    for at_hand in (dataset, TensorDataset(torch.zeros(ROWS, 6), labels)):
+        SpectralBatchSampler(store, 16, dataset=at_hand)
+    if classes == CLASSES:
+        with pytest.raises(ArgumentError, match=OTHER.format(64)):
+            store.verify(Decoded(data(seed=1).tensors[1], sample=dataset.sample))
+
+
+def test_a_loader_is_no_data_set():
+    loader = DataLoader(data(), batch_size=1)
+    for use in (store_of(data().tensors[1]).verify, lambda it: SpectralBatchSampler(features(), 16, dataset=it)):
+        with pytest.raises(ArgumentError, match=r"^dataset must be map-style .*, got DataLoader\. .*loader\.dataset"):
+            use(loader)

@@ -36,10 +36,9 @@ def check_length(dataset: Any, rows: int) -> None:
             "Selection decides by index before data is read, which an IterableDataset cannot offer; wrap it in a "
             "map-style Dataset.",
         )  # fmt: skip
-    if not hasattr(dataset, "__len__"):
-        raise argument_error(
-            "dataset", "map-style with a length", type(dataset).__name__, "Give the data set a __len__."
-        )
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        remedy = "Give the data set a __len__ and a __getitem__; of a loader, pass loader.dataset."
+        raise argument_error("dataset", "map-style with a length", type(dataset).__name__, remedy)
     if len(dataset) != rows:
         raise argument_error(
             "dataset", f"as long as the reference store ({rows} rows)", f"{len(dataset)} samples",
@@ -68,14 +67,16 @@ def check_labels(store: ReferenceStore, dataset: Any, *, thorough: bool = False)
     if columns and _recorded(store.source, dataset):
         return len(kept)
     columns = [column for column in columns if not np.array_equal(column, np.arange(len(column)))]  # an index is none
-    rows, delivered = _read(dataset, _MANY if thorough else _FEW, float("inf") if thorough else _PATIENCE)
+    most = _MANY if thorough or renumbered else _FEW  # which class became which is seen where classes come again
+    rows, delivered = _read(dataset, most, float("inf") if thorough else _PATIENCE)
     known = [column for column in columns if np.array_equal(column[rows], delivered)]  # what the data set delivers
-    if known:
-        raise _other(known[0], kept)
-    if columns and not len(rows):
-        raise _other(columns[0], kept)
-    if len(rows) and not _agree(delivered, kept[rows], renumbered=renumbered):
-        raise _other(delivered, kept[rows])
+    compared = [(column, kept) for column in known or (() if len(rows) else columns)] or [(delivered, kept[rows])]
+    agree = _agree(*compared[0], renumbered=renumbered)
+    if agree is None:
+        _log.info("labels are not compared: the store's went through a function, and too few classes come again")
+        return 0
+    if not agree:
+        raise _other(*compared[0])
     return len(rows)
 
 
@@ -121,18 +122,19 @@ def _renumbered(source: Mapping[str, Any] | None) -> bool:
     return source is not None and any(source.get(name, name) is not None for name in ("split", "collate_fn"))
 
 
-def _agree(found: NDArray[np.int64], kept: NDArray[np.int64], *, renumbered: bool) -> bool:
-    """Are they equal or, if they may be ``renumbered``, is the label kept a function of the one found?"""
+def _agree(found: NDArray[np.int64], kept: NDArray[np.int64], *, renumbered: bool) -> bool | None:
+    """Are they equal or, if they may be ``renumbered``, is the label kept a function of the one found?
+
+    None where that cannot be told: of what is other for almost every sample, anything is a function.
+    """
     if np.array_equal(found, kept):
         return True
     if not renumbered:
         return False
     classes, number = np.unique(found, return_inverse=True)
-    if 2 * len(classes) > len(found):  # of what is other for every sample, anything is a function
-        return False
     name = np.zeros(len(classes), np.int64)
     name[number] = kept
-    return np.array_equal(name[number], kept)
+    return np.array_equal(name[number], kept) and (True if 2 * len(classes) <= len(found) else None)
 
 
 def _other(found: NDArray[np.int64], kept: NDArray[np.int64]) -> ArgumentError:
