@@ -1,5 +1,6 @@
 """What enters a store, what comes back from disk, and what a store is besides its arrays."""
 
+import decimal
 import pickle
 import sys
 import tracemalloc
@@ -146,6 +147,14 @@ def test_bad_losses_are_refused(losses, sentence):
         ([0.5, 1, 2], "integers, got dtype float64"),
         ([1, 2], r"of shape \(3,\)"),
         (np.array([1, 2**63, 3], "u8"), "below 2.*row 1"),
+        (np.array([0.0, 1.0, 2.0], object), r"integers, got objects \(float\)\. Cast class numbers"),
+        (np.array([0, np.True_, decimal.Decimal(2)], object), "Cast class numbers"),
+        (np.array([0, 1.5, 2], object), "fractions in row 1.*regression"),
+        (np.array([0, np.nan, 2], object), "no class in row 1"),
+        (np.array(["a", np.nan, "b"], object), "no class in row 1"),
+        ([0, 2**70, 1], "Number the classes from 0"),
+        ([0, 10**400, 1], "Number the classes from 0"),
+        (torch.zeros(3, device="meta"), "a dense tensor.*Load it onto a device"),
     ],
 )
 def test_bad_labels_are_refused(labels, sentence):

@@ -558,3 +558,11 @@ def test_extracting_as_on_windows(tmp_path, whole, windows, ranks):
     assert extracted(tmp_path).fingerprint == whole
     assert extracted(tmp_path, model=1, overwrite=True).fingerprint != whole
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_name_that_is_too_long_is_a_sentence(tmp_path):
+    path = tmp_path / ("a" * 300)
+    with pytest.raises(StoreError, match="too long"):
+        ReferenceStore.open(path)
+    with pytest.raises(StoreError, match=r"^cannot write the store at .*too long"):
+        ReferenceStore.from_arrays(np.eye(3)).save(path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from numbers import Integral
+from decimal import Decimal
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +32,7 @@ __all__ = [
 FEATURE_DTYPES = ("float16", "float32")
 _BLOCK_BYTES = 8 << 20  # rows are cast and checked in blocks of about this size, so a mapped file stays on disk
 _NAMED_ROWS = 5
+_VALUES = (Real, Decimal, np.bool_, str, bytes)
 
 
 def rows_text(rows: NDArray[np.int64], total: int | None = None) -> str:
@@ -48,7 +51,10 @@ def _any_array(argument: str, values: Any) -> NDArray[Any]:
     if isinstance(values, torch.Tensor):
         if values.layout != torch.strided:
             raise argument_error(argument, "a dense tensor", values.layout, "Call .to_dense() on it first.")
-        values = values.detach().cpu()
+        if values.is_nested or values.is_meta:
+            remedy = "Give each row one width first." if values.is_nested else "Load it onto a device first."
+            raise argument_error(argument, "a dense tensor", "a nested or a meta tensor", remedy)
+        values = (values.dequantize() if values.is_quantized else values).detach().cpu()
         narrow = values.is_floating_point() and values.dtype not in (torch.float16, torch.float32, torch.float64)
         values = (values.float() if narrow else values).resolve_conj().resolve_neg()
         array: NDArray[Any] = values.numpy()
@@ -236,14 +242,18 @@ def _refuse_values(array: NDArray[Any]) -> None:
     if array.dtype.kind in "iub":
         return
     rule, got = "integers", f"dtype {array.dtype}"
+    names, missing = array.dtype.kind in "USaT", np.zeros(len(array), dtype=bool)
     if array.dtype.kind == "O":
         kinds = {type(entry).__name__: entry for entry in array}
-        names = any(isinstance(entry, (str, bytes)) for entry in kinds.values())
-        missing = np.array([not isinstance(entry, (Integral, str, bytes)) for entry in array], dtype=bool)
         got = f"objects ({', '.join(sorted(kinds))})"
-    else:
-        names = array.dtype.kind in "USaT"
-        missing = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(len(array), dtype=bool)
+        names = any(isinstance(entry, (str, bytes)) for entry in kinds.values())
+        # NaN, of any type, is not equal to itself
+        missing = np.array([not isinstance(entry, _VALUES) or entry != entry for entry in array], dtype=bool)
+        if not names and not missing.any():
+            with contextlib.suppress(OverflowError):  # an integer of hundreds of digits
+                array = array.astype(np.float64)
+    if array.dtype.kind == "f":
+        missing = ~np.isfinite(array)
     fractions = np.flatnonzero(array % 1) if array.dtype.kind == "f" and not missing.any() else np.empty(0, int)
     remedy = "Cast class numbers with .astype('int64'), or .long() of a tensor."
     if missing.any():
@@ -254,6 +264,6 @@ def _refuse_values(array: NDArray[Any]) -> None:
     elif fractions.size:
         got += f" with fractions in {rows_text(fractions)}"
         remedy = "Leave labels out for targets of a regression, or bin them into classes."
-    elif array.dtype.kind not in "fO":
+    elif array.dtype.kind not in "fO" or (np.abs(array) >= 2.0**63).any():
         remedy = "Number the classes from 0."
     raise argument_error("labels", rule, got, remedy)

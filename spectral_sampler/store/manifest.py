@@ -7,6 +7,7 @@ of data, and a SHA-256 of itself. Headers are written by :func:`npy_header` and 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -138,7 +139,7 @@ def read_manifest(path: Path) -> Manifest:
             size = os.fstat(file.fileno()).st_size
             text = file.read(min(size, _MANIFEST_LIMIT))
     except OSError as error:
-        if any(path.glob(f"{PARTIAL}*")):
+        if error.errno != errno.ENAMETOOLONG and any(path.glob(f"{PARTIAL}*")):
             raise StoreError(
                 f"the extraction to {path} has not finished. "
                 f"Call from_model again with the same arguments to resume it."
