@@ -12,6 +12,7 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     SequentialSampler,
+    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
@@ -208,6 +209,20 @@ def test_an_order_out_of_range_is_a_named_error(order):
     sampler = SpectralBatchSampler(STORE, 16, keep_ratio=0.5, selection=FirstFeature(), sampler=order)
     with pytest.raises(ArgumentError, match=r"^sampler must be one that yields indices from 0 to 63"):
         next(iter(sampler))
+
+
+@pytest.mark.parametrize("mask", [list, tuple, np.array, torch.tensor])
+def test_a_mask_is_not_an_order(mask):
+    given = mask([True, False] * 60)
+    with pytest.raises(ArgumentError, match=r"^sampler must be one that yields indices, got a mask\. .*flatnonzero"):
+        SpectralBatchSampler(make_store(120), 16, sampler=given)
+    assert len(list(SpectralBatchSampler(make_store(120), 16, sampler=np.flatnonzero(given)))) == 3
+
+
+@pytest.mark.parametrize("order", [[], SubsetRandomSampler([])])
+def test_an_order_without_indices_is_refused_as_such(order):
+    with pytest.raises(ArgumentError, match=r"^sampler must be one that yields an index, got length 0"):
+        SpectralBatchSampler(make_store(120), 16, sampler=order)
 
 
 def test_an_order_that_belies_its_length_is_a_named_error():

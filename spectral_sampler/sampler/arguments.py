@@ -123,9 +123,15 @@ def chosen_selection(selection: object, store: ReferenceStore, *, learner: bool)
 
 
 def check_order(sampler: Any, num_replicas: int) -> None:
-    """A candidate order given by the caller has a length, and is not sharded twice."""
+    """A candidate order given by the caller has a length, is of indices, and is not sharded twice."""
     if not (hasattr(sampler, "__iter__") and hasattr(sampler, "__len__")):
         raise argument_error("sampler", "an index sampler with a length", repr(sampler), "Give it a __len__.")
+    if not len(sampler):
+        raise argument_error("sampler", "one that yields an index", "length 0", "Without samples there is no epoch.")
+    first = sampler[0] if isinstance(sampler, (list, tuple)) else sampler
+    if isinstance(first, bool) or str(getattr(first, "dtype", "")) in {"bool", "torch.bool"}:
+        remedy = "Pass numpy.flatnonzero(mask): True and False would count as the indices 1 and 0."
+        raise argument_error("sampler", "one that yields indices", "a mask", remedy)
     if num_replicas != 1 and (isinstance(sampler, DistributedSampler) or getattr(sampler, "num_replicas", 1) != 1):
         raise argument_error(
             "num_replicas", f"1 when the order is that of a {type(sampler).__name__}, which shards", num_replicas,
