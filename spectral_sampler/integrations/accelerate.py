@@ -56,6 +56,7 @@ class EpochLoader:
         self._shared = 1 if accelerator.split_batches else int(accelerator.num_processes)
         self.prepared = accelerator.prepare(loader)
         self._epoch, self._start, self.done = sampler.epoch, 0, 0
+        self._loaded: Mapping[str, Any] = {}
         accelerator.register_for_checkpointing(self)
 
     def __len__(self) -> int:
@@ -70,6 +71,8 @@ class EpochLoader:
     def __iter__(self) -> Iterator[Any]:
         if self.done >= len(self) or self.done > self._start + 1:  # one that was only looked at starts over
             self._epoch, self._start = self._epoch + 1, 0
+        elif self._start and self.done > self._start:  # looking used up the place that was loaded
+            self.sampler.load_state_dict(self._loaded)
         self.done = self._start
         self.prepared.set_epoch(self._epoch)
         for batch in self.prepared:
@@ -88,5 +91,6 @@ class EpochLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state`` with the next pass."""
         self.sampler.load_state_dict(state)
+        self._loaded = state
         self._epoch, self._start = int(state["epoch"]), int(state["next_batch"]) // self._shared
         self.done = self._start

@@ -75,6 +75,7 @@ def test_accelerates_passes_are_those_of_the_sampler_also_after_leaving_one_and_
     assert [indices.tolist() for _, _, indices in loader] == lists[2], "an epoch that is left early is used up"
     loader.load_state_dict(state)
     assert loader.epoch == 1
+    assert next(iter(loader))[-1].tolist() == lists[1][3], "a look after resuming"
     assert [indices.tolist() for _, _, indices in loader] == lists[1][3:]
     assert [indices.tolist() for _, _, indices in loader] == lists[2]
 
