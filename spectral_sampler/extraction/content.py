@@ -254,7 +254,7 @@ class Content:
     def _tokenizer(self, value: Any) -> bytes:
         """Of transformers: they set padding and truncation anew at every call, and keep what they warned of."""
         own = {name: part for name, part in vars(value).items() if name not in _TOKENIZER_PASSING}
-        inner = getattr(value, "_tokenizer", None)
+        inner: Any = getattr(value, "_tokenizer", None)
         rules = json.loads(inner.to_str()) if hasattr(inner, "to_str") else {}
         rules = {name: part for name, part in rules.items() if name not in {"padding", "truncation"}}
         return self._all("tokenizer", class_name(value), self._class_of(value), rules, own)
