@@ -86,6 +86,9 @@ def extract(
         StoreError: if ``path`` holds another store, the disk is full, or the other ranks do not come.
     """
     _check_arguments(model, dataset, loss, loss_model, version)
+    for name, function in (("features", features), ("split", split), ("collate_fn", collate_fn)):
+        if function is not None and not callable(function):
+            raise argument_error(name, "a function or None", repr(function), "Pass a function that does it.")
     batch_size, num_workers = _count("batch_size", batch_size, 1), _count("num_workers", num_workers, 0)
     num_replicas, rank = _count("num_replicas", num_replicas, 1), _count("rank", rank, 0)
     if rank >= num_replicas:

@@ -124,7 +124,11 @@ def run_batch(
 
     A loss of torch's gets the logits, a function of the caller's what the model put out.
     """
-    inputs, labels = split(moved(batch, device))
+    parts = split(moved(batch, device))
+    if not isinstance(parts, (tuple, list)) or len(parts) != 2:
+        found = f"{len(parts)} parts" if isinstance(parts, (tuple, list)) else type(parts).__name__
+        raise argument_error("split", "a function(batch) -> (inputs, labels)", found, "Return None for no labels.")
+    inputs, labels = parts
     classifies = loss_model is None and (loss is cross_entropy or _is_criterion(loss))
     rows, outputs = _features_and_outputs(model, inputs, features, classifies=classifies)
     if not isinstance(rows, torch.Tensor) or rows.ndim != 2:
