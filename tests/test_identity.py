@@ -617,3 +617,42 @@ def test_arrow_tables_are_read_by_schema_and_content(kind):
     hashes = {content(make(columns)) for columns in ({"a": [1, 2]}, {"a": [1, 3]}, {"b": [1, 2]}, {"a": [1.0, 2.0]})}
     assert len(hashes) == 4
     assert content(make({"a": [1, 2]})) in hashes
+
+
+def test_functions_of_modules_within_modules_are_read(monkeypatch):
+    def program(column):
+        outer, inner = types.ModuleType("caller"), types.ModuleType("caller.inner")
+        outer.inner, inner.outer = inner, outer  # as packages refer to each other
+        exec(f"def take(batch): return batch[0], batch[{column}]", vars(inner))  # noqa: S102
+        exec("def split(batch): return caller.inner.take(batch)", vars(outer))  # noqa: S102
+        outer.caller = outer
+        return behaviour(outer.split)
+
+    assert program(1) == program(1) != program(2)
+
+
+@pytest.mark.parametrize("kept", ["targets", "labels", "_labels"])
+def test_labels_beside_pairs_of_something_else_are_seen(tmp_path, kept):
+    class Frames(Dataset):
+        """``samples`` are pairs of file and place, not of file and class."""
+
+        def __init__(self, labels):
+            self.samples = [("film", frame) for frame in range(ROWS)]
+            setattr(self, kept, labels)
+
+        def __len__(self):
+            return ROWS
+
+        def __getitem__(self, index):
+            return torch.full((3,), index + 1.0), getattr(self, kept)[index]
+
+    labels, model = [row % 2 for row in range(ROWS)], nn.Linear(3, 2)
+    store = extract(model, Frames(labels), tmp_path, progress=False)
+    store.verify(Frames(labels))
+    probes = np.linspace(0, ROWS - 1, 64).round().astype(int)
+    unread = next(row for row in range(ROWS) if row not in probes)
+    corrected = [1 - label if row == unread else label for row, label in enumerate(labels)]
+    with pytest.raises(StoreError, match=r"\(labels differ\)"):
+        extract(model, Frames(corrected), tmp_path, progress=False)
+    with pytest.raises(ArgumentError, match="in 1 of 200 samples"):
+        store.verify(Frames(corrected))

@@ -354,11 +354,15 @@ class Content:
             return self._all("function", _module(value), code.co_name, cells)
         doc = value.__doc__ if code.co_consts and code.co_consts[0] == value.__doc__ else None
         named, names = _names(code)
-        known = {name: value.__globals__[name] for name in named & value.__globals__.keys()}
-        for name, part in list(known.items()):
-            if isinstance(part, types.ModuleType) and not self._by_name(part):
-                known[name] = {key: vars(part)[key] for key in names & vars(part).keys()}
+        known = {name: self._read_of(value.__globals__[name], names) for name in named & value.__globals__.keys()}
         return self._all("function", self._code(code, doc), value.__defaults__, value.__kwdefaults__, cells, known)
+
+    def _read_of(self, value: Any, names: set[str], *within: Any) -> Any:
+        """Of a module of the caller's, and those in it, what has one of ``names``; anything else as it is."""
+        if not isinstance(value, types.ModuleType) or value in within or self._by_name(value):
+            return value
+        own = vars(value)
+        return {name: self._read_of(own[name], names, value, *within) for name in names & own.keys()}
 
     def _code(self, code: types.CodeType, doc: str | None = None) -> bytes:
         self.bytecode = True

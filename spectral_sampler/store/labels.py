@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["KEYS", "bare", "delivered_as_kept", "label_columns", "label_of"]
 
 KEYS = ("labels", "label", "targets", "target", "y", "fine_label", "coarse_label")
-_ATTRIBUTES = ("samples", "imgs", "targets", "labels", "_labels")
 _SLOW = 1 << 16  # tensors of one number each, which convert at a few hundred thousand a second
 _INDEXED = "spectral_sampler.indexed.Indexed"
 
@@ -53,27 +52,23 @@ def label_columns(dataset: Any) -> list[NDArray[np.int64]]:
         parts = [label_columns(part) for part in dataset.datasets]
         return [np.concatenate(columns) for columns in zip(*parts, strict=False)]
     if isinstance(dataset, TensorDataset):
-        found: list[Any] = [*dataset.tensors[1:], *_attribute(vars(dataset), len(dataset))]
+        found: list[Any] = [*dataset.tensors[1:], *_attributes(vars(dataset), len(dataset))]
     elif isinstance(dataset, (list, tuple)):
         found = [_second(dataset)]
     elif isinstance(names := getattr(dataset, "column_names", None), (list, tuple)):
         found = [_table_column(dataset, name) for name in KEYS if name in names]
     else:
-        found = _attribute(getattr(dataset, "__dict__", {}), len(dataset))
+        found = _attributes(getattr(dataset, "__dict__", {}), len(dataset))
     columns = [_class_numbers(values) for values in found]
     return [column for column in columns if column is not None and len(column) == len(dataset)]
 
 
-def _attribute(own: Mapping[str, Any], size: int) -> list[Any]:
-    for name in _ATTRIBUTES:
-        values = own.get(name)
-        if name in {"samples", "imgs"}:
-            pairs = isinstance(values, list) and len(values) == size and isinstance(values[0], (tuple, list))
-            values = _second(values) if pairs else None
-        column = None if values is None else _class_numbers(values)
-        if column is not None:
-            return [column]
-    return []
+def _attributes(own: Mapping[str, Any], size: int) -> list[Any]:
+    found = [own.get(name) for name in ("targets", "labels", "_labels")]
+    pairs = own.get("samples", own.get("imgs"))
+    if isinstance(pairs, list) and len(pairs) == size and isinstance(pairs[0], (tuple, list)):
+        found.insert(0, _second(pairs))
+    return found
 
 
 def _second(samples: Any) -> Any:
