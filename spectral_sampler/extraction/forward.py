@@ -124,7 +124,7 @@ def run_batch(
 
     A loss of torch's gets the logits, a function of the caller's what the model put out.
     """
-    parts = split(moved(batch, device))
+    parts: Any = split(moved(batch, device))
     if not isinstance(parts, (tuple, list)) or len(parts) != 2:
         found = f"{len(parts)} parts" if isinstance(parts, (tuple, list)) else type(parts).__name__
         raise argument_error("split", "a function(batch) -> (inputs, labels)", found, "Return None for no labels.")
