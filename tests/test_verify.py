@@ -278,7 +278,7 @@ def test_labels_that_split_renumbers_are_right_however_many_classes(tmp_path, cl
     accepted(store, dataset)
     for at_hand in (dataset, TensorDataset(torch.zeros(ROWS, 6), labels)):
         SpectralBatchSampler(store, 16, dataset=at_hand)
-    if classes == CLASSES:
+    if classes < ROWS:  # of which classes became which, 64 samples of 30 classes tell enough
         with pytest.raises(ArgumentError, match=OTHER.format(64)):
             store.verify(Decoded(data(seed=1).tensors[1], sample=dataset.sample))
 

@@ -145,4 +145,5 @@ def difference(source: Mapping[str, Any] | None, identity: Mapping[str, Any]) ->
             f"{found}overwrite=True to extract again; for features with the labels of today, "
             f"ReferenceStore.from_arrays(ReferenceStore.open(path).features, labels=...)."
         )
-    return f"{found}overwrite=True."
+    named = " A function counts with all that it names, hence with a cache that has filled since."
+    return f"{found}overwrite=True.{named if set(differing) <= _FUNCTIONS else ''}"
