@@ -219,6 +219,17 @@ def test_a_mask_is_not_an_order(mask):
     assert len(list(SpectralBatchSampler(make_store(120), 16, sampler=np.flatnonzero(given)))) == 3
 
 
+def test_a_sampler_of_a_single_rank_shards_nothing():
+    orders = [DistributedSampler(range(120), num_replicas=1, rank=0) for _ in range(2)]  # one in each process
+    ranks = [
+        SpectralBatchSampler(make_store(120), 10, sampler=order, num_replicas=2, rank=rank)
+        for rank, order in enumerate(orders)
+    ]
+    lists = [[index for batch in sampler for index in batch] for sampler in ranks]
+    assert len(lists[0]) == len(lists[1]) > 0
+    assert not set(lists[0]) & set(lists[1])
+
+
 @pytest.mark.parametrize("order", [[], SubsetRandomSampler([])])
 def test_an_order_without_indices_is_refused_as_such(order):
     with pytest.raises(ArgumentError, match=r"^sampler must be one that yields an index, got length 0"):

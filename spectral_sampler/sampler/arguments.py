@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
-from torch.utils.data.distributed import DistributedSampler
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.selection import PlausibleEven, Selection, Uniform
@@ -132,7 +131,7 @@ def check_order(sampler: Any, num_replicas: int) -> None:
     if isinstance(first, bool) or str(getattr(first, "dtype", "")) in {"bool", "torch.bool"}:
         remedy = "Pass numpy.flatnonzero(mask): True and False would count as the indices 1 and 0."
         raise argument_error("sampler", "one that yields indices", "a mask", remedy)
-    if num_replicas != 1 and (isinstance(sampler, DistributedSampler) or getattr(sampler, "num_replicas", 1) != 1):
+    if num_replicas != 1 and getattr(sampler, "num_replicas", 1) != 1:
         raise argument_error(
             "num_replicas", f"1 when the order is that of a {type(sampler).__name__}, which shards", num_replicas,
             "One of the two shards the data, not both; an order of the sampler's own (shuffle=) gives identical lists "
