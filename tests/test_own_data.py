@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,41 @@ def test_a_class_may_be_called_train(tmp_path, places):
     assert load(quick(tmp_path / "a"), places).classes == ("car", "train")
 
 
+def test_row_i_is_sample_i_of_an_image_folder_with_folders_and_links_inside(tmp_path, places):
+    folders = pytest.importorskip("torchvision.datasets")
+    pictures(tmp_path / "a", {"cat": 15, "dog": 15, "cat/B": 3, "cat/.hidden": 2})
+    pictures(tmp_path / "other", {"cat": 4})
+    (tmp_path / "a" / "dog" / "07.PNG").write_bytes((tmp_path / "a" / "dog" / "00.png").read_bytes())
+    (tmp_path / "a" / "dog" / "00.gif").write_bytes(b"not read by an ImageFolder either")
+    (tmp_path / "a" / "dog" / "link").symlink_to(tmp_path / "other" / "cat")
+    task, known = load(quick(tmp_path / "a"), places), folders.ImageFolder(tmp_path / "a")
+    assert task.total == len(known)
+    for row, picture in zip(task.rows, task.train.inputs, strict=True):
+        assert np.array_equal(picture.permute(1, 2, 0), known[row][0])
+
+
+def grey(mode):
+    """A picture of more than 8 bits, whose values PIL clips when it makes colours of them."""
+    image, values = pytest.importorskip("PIL.Image"), np.arange(144).reshape(12, 12) * 400
+    return image.fromarray(values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_pictures_of_more_than_eight_bits_are_refused(tmp_path, places, mode):
+    pictures(tmp_path / "a", {"cat": 15, "dog": 15})
+    grey(mode).save(tmp_path / "a" / "cat" / "00.tif")
+    with pytest.raises(ArgumentError, match=f"pictures of 8 bits a channel, got .*00.tif of PIL's mode {mode}. Scale"):
+        load(quick(tmp_path / "a"), places)
+
+
+def test_a_picture_too_large_to_be_decoded_is_named(tmp_path, places, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    pictures(tmp_path / "a", {"cat": 15, "dog": 15})
+    monkeypatch.setattr(image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.raises(ArgumentError, match="readable pictures, got .*00.png .*exceeds limit"):
+        load(quick(tmp_path / "a"), places)
+
+
 def test_photographs_are_augmented_and_go_through_a_residual_network(tmp_path, places):
     pytest.importorskip("torchvision")
     pictures(tmp_path / "a", {"cat": 15, "dog": 15}, side=50, ending="jpg")
@@ -283,6 +319,8 @@ def test_photographs_are_augmented_and_go_through_a_residual_network(tmp_path, p
         (lambda folder: folder.mkdir(), {}, "data must be a folder of folders, one for each class"),
         (lambda folder: [pictures(folder / part, {"cat": 20, "dog": 20}) for part in ("Train", "Test")], {},
          "data must be a folder with train and test, or of classes, got Test, Train"),
+        (lambda folder: [pictures(folder, {part: 20}) for part in ("train", "test")], {},
+         "or of classes, got test, train in .*a. The training pictures belong into train/CLASS/…, not into train/."),
         (lambda folder: [pictures(folder / part, {"cat": 20, "dog": 20}) for part in ("train", "holdout")], {},
          r"test-split must be a folder beside train \(holdout\), got ''"),
         (lambda folder: pictures(folder / "train", {"cat": 20, "dog": 20}), {"test_split": "check"},
@@ -324,6 +362,60 @@ def test_a_table_of_numbers(tmp_path, places, caplog):
     assert task.classes == ("A", "B")
     learnt = np.concatenate([task.rows, task.held_out_rows])
     assert np.allclose(task.train.inputs, ((x - x[learnt].mean(0)) / x[learnt].std(0))[task.rows], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["", "id", "index", "Unnamed: 0"])
+def test_row_numbers_are_no_features(tmp_path, places, caplog, name):
+    x, y = blobs(60, 2, 1)
+    order = np.random.default_rng(0).permutation(60)
+    lines = [f"{name},a,label", *(f"{order[i]},{a},{k}" for i, ((a,), k) in enumerate(zip(x, y, strict=True)))]
+    assert load(quick(write_csv(tmp_path / "a.csv", lines)), places).train.inputs.shape[1] == 1
+    assert f"Columns that number the rows are left out: {name or repr('')}." in caplog.messages
+    kept = [lines[0], *("7" + line[line.index(",") :] for line in lines[1:])]
+    assert load(quick(write_csv(tmp_path / "b.csv", kept)), places).train.inputs.shape[1] == 2, "a name is not enough"
+    only = [f"{name},review,label", *(f"{row},words,{row % 2}" for row in range(40))]
+    with pytest.raises(ArgumentError, match="a column of texts called 'text' or columns of numbers"):
+        quick(write_csv(tmp_path / "c.csv", only))
+
+
+def test_the_row_numbers_of_a_parquet_file_are_no_features(tmp_path, places):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"a": np.arange(60) % 7, "label": np.arange(60) % 2}, index=np.arange(60)[::-1])
+    frame.to_parquet(tmp_path / "a.parquet")
+    assert load(quick(tmp_path / "a.parquet"), places).train.inputs.shape[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "classes"),
+    [
+        (("1_2", "12", "3"), ("12", "1_2", "3")),
+        (("01", "1", "3"), ("01", "1", "3")),
+        (("+1", "1", "3"), ("+1", "1", "3")),
+        (("10", " 2", "3"), ("2", "3", "10")),
+    ],
+)
+def test_labels_are_told_apart_as_they_are_written(tmp_path, places, written, classes):
+    lines = ["a,label", *(f"{row % 7},{written[row % 3]}" for row in range(60))]
+    assert load(quick(write_csv(tmp_path / "a.csv", lines)), places).classes == classes
+
+
+def test_what_is_left_out_beside_a_text_is_said(tmp_path, caplog):
+    quick(write_csv(tmp_path / "a.csv", ["text,age,label", *(f"word,{row},{row % 2}" for row in range(40))]))
+    assert "Columns that are not the text are left out: age." in caplog.messages
+
+
+def test_numbers_as_parquet_has_them(tmp_path, places):
+    pandas, arrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    values = np.arange(60) % 7
+    frame = pandas.DataFrame({"a": [Decimal(int(value)) / 4 for value in values], "b": values, "label": values % 2})
+    frame.to_parquet(tmp_path / "a.parquet")
+    assert arrow.parquet.read_schema(tmp_path / "a.parquet").field("a").type.precision
+    inputs = load(quick(tmp_path / "a.parquet"), places).train.inputs
+    assert torch.allclose(inputs[:, 0], inputs[:, 1])
+    frame.assign(a=frame["b"].astype(str)).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ArgumentError, match=r"column 'a' must be a number in every row, got '0' in row 0, and 60 such"):
+        quick(tmp_path / "b.parquet")
 
 
 def test_a_table_of_texts_with_a_split(tmp_path, places):
@@ -425,7 +517,7 @@ TABLE = ["a,b,label", *(f"{row},{row % 7},{row % 2}" for row in range(40))]
             "column 'split' must be test in some rows",
         ),
         (["a,a,label", *(f"1,2,{row % 2}" for row in range(40))], {}, "Columns need different names"),
-        (["a,b,label"], {}, "and 0 rows"),
+        (["a,b,label"], {}, "and 0 rows. Is it the right file"),
     ],
 )
 def test_tables_that_are_no_data_set_are_refused(tmp_path, places, lines, changes, sentence):

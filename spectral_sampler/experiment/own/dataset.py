@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from spectral_sampler.errors import ArgumentError, argument_error
 from spectral_sampler.experiment.own.arrays import digest_of
+from spectral_sampler.experiment.own.folder import in_colour
 from spectral_sampler.experiment.own.labels import checked_labels
 from spectral_sampler.experiment.own.raw import Part
 
@@ -42,7 +43,7 @@ class Pictures:
 
     def __getitem__(self, row: int) -> tuple[Any, Any]:
         picture, label = item("data", self.dataset, row)
-        return picture.convert("RGB"), label
+        return in_colour(picture, f"sample {row}"), label
 
 
 def _pair(argument: str, sample: Any) -> tuple[Any, Any]:

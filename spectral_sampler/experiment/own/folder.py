@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +14,25 @@ from spectral_sampler.experiment.own.arrays import digest_of
 from spectral_sampler.experiment.own.raw import Options, Part, Raw
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
-__all__ = ["PictureFiles", "read_folder"]
+__all__ = ["PictureFiles", "in_colour", "read_folder"]
 
-_ENDINGS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
+_ENDINGS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}  # torchvision's
 _TESTS, _VALIDATIONS = ("test",), ("val", "valid", "validation")
 _SPLITS = {"train", "training", "test", "testing", *_VALIDATIONS}
+
+
+def in_colour(picture: Any, which: str) -> Any:
+    """A PIL picture in RGB.
+
+    Raises:
+        ArgumentError: one of more than 8 bits a channel, which PIL would clip to white or black.
+    """
+    if picture.mode.startswith(("I", "F")):
+        rule, remedy = "pictures of 8 bits a channel", "Scale its values to 0 … 255 first."
+        raise argument_error("data", rule, f"{which} of PIL's mode {picture.mode}", remedy)
+    return picture.convert("RGB")
 
 
 class PictureFiles:
@@ -38,11 +50,11 @@ class PictureFiles:
         return len(self.paths)
 
     def __getitem__(self, row: int) -> tuple[Any, Any]:
-        path = self.paths[row]
+        path, pil = self.paths[row], optional("PIL.Image")
         try:
-            with optional("PIL.Image").open(path) as picture:
-                return picture.convert("RGB"), self.labels[row]
-        except OSError as error:  # what PIL cannot identify is one too
+            with pil.open(path) as picture:
+                return in_colour(picture, str(path)), self.labels[row]
+        except (OSError, SyntaxError, pil.DecompressionBombError) as error:  # what cannot be identified is the first
             what = f"{path} ({error})"
             raise argument_error("data", "a folder of readable pictures", what, "Repair or remove that file.") from None
 
@@ -52,8 +64,10 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in _ENDINGS and path.is_file())
-    return sorted(path for path in found if not path.name.startswith("."))
+    """In torchvision's order, folder by folder and through links: row i is sample i of an ImageFolder."""
+    found = sorted(os.walk(folder, followlinks=True))
+    return [Path(inside) / name for inside, _, names in found for name in sorted(names)
+            if Path(name).suffix.lower() in _ENDINGS]  # fmt: skip
 
 
 def _part(folder: Path) -> Part:
@@ -86,7 +100,8 @@ def read_folder(folder: Path, options: Options) -> Raw:
             raise argument_error("test-split", rule, repr(options.test_split), remedy)
         if splits and {name.lower() for name in splits} <= _SPLITS:
             rule, what = "a folder with train and test, or of classes", f"{', '.join(splits)} in {folder}"
-            raise argument_error("data", rule, what, "Rename the folder of the training pictures to train.")
+            remedy = "The training pictures belong into train/CLASS/…"
+            raise argument_error("data", rule, what, remedy + ("." if "train" not in splits else ", not into train/."))
         parts: dict[str, Part | None] = {"train": _part(folder), "test": None, "validation": None}
     else:
         names = _split_names(folder, splits, options.test_split)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,16 @@ _LOG = logging.getLogger("spectral_sampler.experiment")
 _SPLITS = {"train": "train", "training": "train", "test": "test", "val": "validation", "valid": "validation",
            "validation": "validation"}  # fmt: skip
 
+_NUMBERED = {"", "id", "index", "Unnamed: 0", "__index_level_0__"}  # the row numbers that pandas writes, and the like
+
 Columns = dict[str, "NDArray[Any]"]
 
 
-def _csv_columns(path: Path) -> Columns:
-    """Every column as integers where all fields are such, else as floats (an empty field is NaN), else as strings."""
+def _csv_columns(path: Path, label: str) -> Columns:
+    """Every column as integers where all fields are such, else as floats (an empty field is NaN), else as strings.
+
+    Labels that are not written as numbers are (01, +1) stay strings: 01 and 1 are two classes.
+    """
     csv.field_size_limit(1 << 30)  # texts may be long
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
@@ -47,11 +53,20 @@ def _csv_columns(path: Path) -> Columns:
         raise argument_error("data", "a readable table", what, remedy) from None
     if len(set(names)) != len(names) or not rows:
         what = f"{path.name} with columns {', '.join(names) or 'none'} and {len(rows)} rows"
-        raise argument_error("data", "a table with named columns and rows", what, "Columns need different names.")
-    return {name: _typed(column) for name, column in zip(names, map(list, zip(*rows, strict=True)), strict=True)}
+        remedy = "Columns need different names." if rows else "Is it the right file?"
+        raise argument_error("data", "a table with named columns and rows", what, remedy)
+    fields = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    columns = {name: _typed(column) for name, column in fields.items()}
+    if label in columns and columns[label].dtype.kind == "i":
+        written = [field.strip() for field in fields[label]]
+        if written != list(map(str, columns[label].tolist())):
+            columns[label] = np.array(written, dtype=object)
+    return columns
 
 
 def _typed(fields: list[str]) -> NDArray[Any]:
+    if any("_" in field for field in fields):  # Python reads 1_2 as 12
+        return np.array(fields, dtype=object)
     try:
         return np.array([int(field) for field in fields], dtype=np.int64)
     except (ValueError, OverflowError):
@@ -71,8 +86,8 @@ def _parquet_columns(path: Path) -> Columns:
     columns: Columns = {}
     for name in table.column_names:
         values = table.column(name).to_pylist()
-        numbers = all(value is None or isinstance(value, (bool, int, float)) for value in values)
-        if numbers and any(value is None or isinstance(value, float) for value in values):
+        numbers = all(value is None or isinstance(value, (bool, int, float, Decimal)) for value in values)
+        if numbers and any(value is None or isinstance(value, (float, Decimal)) for value in values):
             columns[name] = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
         elif numbers:
             columns[name] = np.array(values)
@@ -82,10 +97,10 @@ def _parquet_columns(path: Path) -> Columns:
     return columns
 
 
-def _columns(path: Path) -> Columns:
+def _columns(path: Path, label: str) -> Columns:
     if not path.is_file():
         raise argument_error("test-data", "a file that exists", str(path), "It holds the test rows of a table.")
-    return _parquet_columns(path) if path.suffix.lower() == ".parquet" else _csv_columns(path)
+    return _parquet_columns(path) if path.suffix.lower() == ".parquet" else _csv_columns(path, label)
 
 
 def _number(value: Any) -> bool:
@@ -95,16 +110,24 @@ def _number(value: Any) -> bool:
         return False
 
 
+def _numbers_rows(name: str, column: NDArray[Any]) -> bool:
+    """Whether it says nothing but which row this is: where rows are sorted by class, that is the class."""
+    return name in _NUMBERED and column.dtype.kind in "iu" and len(np.unique(column)) == len(column)
+
+
 def _used_columns(columns: Columns, options: Options) -> tuple[list[str], str]:
     """All columns of numbers, or else the one of texts."""
     if options.text_column and options.text_column not in columns:
         what = f"{options.text_column!r} where there are {', '.join(columns)}"
         raise argument_error("text-column", "a column of the table", what, "Leave it out for a table of numbers.")
-    text = options.text_column or DEFAULT_TEXT
+    text, roles = options.text_column or DEFAULT_TEXT, (options.label_column, "split")
     if options.text_column or (text in columns and columns[text].dtype.kind == "O"):
+        _left_out("that are not the text", [name for name in columns if name not in {text, *roles}])
         return [], text
-    rest = [name for name in columns if name not in {options.label_column, "split"}]
+    counts = [name for name in columns if name not in roles and _numbers_rows(name, columns[name])]
+    rest = [name for name in columns if name not in {*roles, *counts}]
     numbers = [name for name in rest if columns[name].dtype.kind in "iufb"]
+    _left_out("that number the rows", counts)
     if not numbers:
         rule = f"a table with a column of texts called {DEFAULT_TEXT!r} or columns of numbers"
         raise argument_error("data", rule, f"columns {', '.join(columns)}", "Or pass text-column.")
@@ -112,11 +135,16 @@ def _used_columns(columns: Columns, options: Options) -> tuple[list[str], str]:
     for name in others:
         strange = [row for row, value in enumerate(columns[name].tolist()) if not _number(value)]
         if len(strange) < len(columns[name]) / 2:
-            what = f"{columns[name][strange[0]]!r} in row {strange[0]}, and {len(strange)} such in all"
+            row = strange[0] if strange else 0  # a string column of Parquet may hold nothing but numbers
+            what = f"{columns[name][row]!r} in row {row}, and {len(strange) or len(columns[name])} such in all"
             raise argument_error(f"column {name!r}", "a number in every row", what, "Repair it or drop the column.")
-    if others:
-        _LOG.warning("Columns that are not numbers are left out: %s.", ", ".join(others))
+    _left_out("that are not numbers", others)
     return numbers, ""
+
+
+def _left_out(which: str, names: list[str]) -> None:
+    if names:
+        _LOG.warning("Columns %s are left out: %s.", which, ", ".join(name or "''" for name in names))
 
 
 def _inputs(columns: Columns, names: list[str], text: str, where: str) -> Any:
@@ -180,7 +208,7 @@ def read_table(path: Path, options: Options) -> Raw:
         ArgumentError: a column that is missing or has holes, labels that are no classes, an unknown split.
         MissingPackage: Parquet without pyarrow.
     """
-    columns = _columns(path)
+    columns = _columns(path, options.label_column)
     names, text = _used_columns(columns, options)
     inputs, labels = _inputs(columns, names, text, "data"), _labels(columns, options, path.name)
     if not text:
@@ -197,7 +225,7 @@ def read_table(path: Path, options: Options) -> Raw:
             chosen = [inputs[row] for row in rows] if isinstance(inputs, list) else inputs[rows]
             parts[part] = Part(chosen, labels[rows]) if len(rows) else None
     elif options.test_data:
-        test = _columns(Path(options.test_data))
+        test = _columns(Path(options.test_data), options.label_column)
         parts["test"] = Part(
             _inputs(test, names, text, "test-data"), _labels(test, options, Path(options.test_data).name)
         )
