@@ -293,7 +293,7 @@ def test_a_picture_too_large_to_be_decoded_is_named(tmp_path, places, monkeypatc
     image = pytest.importorskip("PIL.Image")
     pictures(tmp_path / "a", {"cat": 15, "dog": 15})
     monkeypatch.setattr(image, "MAX_IMAGE_PIXELS", 50)
-    with pytest.raises(ArgumentError, match="readable pictures, got .*00.png .*exceeds limit"):
+    with pytest.raises(ArgumentError, match=r"readable pictures, got .*00.png .*exceeds limit"):
         load(quick(tmp_path / "a"), places)
 
 
@@ -616,6 +616,15 @@ def odd_key(): return {"train": tensors()[0], "tset": tensors()[1]}
 def empty(): return [], []
 def needs(folder): return arrays()
 def fails(): raise OSError("no such disk")
+def leaves(): raise SystemExit(0)
+def half():
+    (x, y), (a, b) = arrays()
+    return (torch.tensor(x).bfloat16(), torch.tensor(y)), (torch.tensor(a).bfloat16(), torch.tensor(b))
+def sparse(): return tuple((torch.tensor(x).to_sparse(), y) for x, y in arrays())
+def sparse_samples(): return tuple([(torch.tensor(x).to_sparse(), 0)] * 20 for x, y in arrays())
+def masked(): return tuple((np.ma.masked_less(x, 0), y) for x, y in arrays())
+def channels_last():
+    return tuple([(torch.full((9, 9, 3), k % 2, dtype=torch.uint8), k % 2) for k in range(rows)] for rows in (60, 4))
 def unseeded():
     return (np.random.default_rng().normal(size=(60, 2)), np.arange(60) % 2), (np.zeros((4, 2)), np.arange(4) % 2)
 number = 3
@@ -635,6 +644,15 @@ def no_net(): return "net"
 class Dressed(Net):
     def forward(self, x): return {"logits": super().forward(x)}
 def dressed(): return Dressed()
+class Aux(Net):
+    def forward(self, x): return (super().forward(x),) * 2 if self.training else super().forward(x)
+def aux_net(): return Aux()
+def frozen_net(): return Net().requires_grad_(False)
+class Half(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones((), dtype=torch.bfloat16))
+def half_net(): return Half()
 def conv_net():
     return torch.nn.Sequential(torch.nn.Unflatten(1, (4, 1, 1)), torch.nn.Conv2d(4, 3, 1), torch.nn.Flatten())
 
@@ -660,6 +678,7 @@ def own(here):
     [
         ("arrays", (72, 18, 30), ("0", "1", "2")),
         ("tensors", (72, 18, 30), ("0", "1", "2")),
+        ("half", (72, 18, 30), ("0", "1", "2")),
         ("mapping", (48, 12, 30), ("red", "green", "blue")),
         ("keys", (90, 0, 30), ("0", "1", "2")),
         ("texts", (64, 16, 2), ("no", "yes")),
@@ -731,6 +750,10 @@ def test_labels_are_those_of_the_samples_where_an_attribute_says_otherwise(own, 
         ("empty", "the part 'train' must be a data set with samples, got none"),
         ("needs", "data must be a function without arguments, .*folder"),
         ("fails", "Calling it failed with OSError: no such disk"),
+        ("leaves", "Calling it failed with SystemExit: 0"),
+        ("sparse", r"data must be a dense tensor of numbers, got torch.sparse_coo torch.float64\. NumPy cannot"),
+        ("sparse_samples", "data must be a dense tensor of numbers, got torch.sparse_coo"),
+        ("masked", "x must be an array without a mask, got masked values. Fill in what is missing."),
         ("number", "data must be module:function, got .* number is of type int"),
         ("nowhere", "own_module has no nowhere; it has .*Images"),
     ],
@@ -873,12 +896,26 @@ def test_a_learner_of_ones_own_is_seeded_and_begins_anew_every_time(own, places)
         ("no_net", "learner must be a function that returns a torch.nn.Module, got str"),
         ("dressed", r"learner must be one that returns logits \(B, 3\).*got dict"),
         ("nowhere", "own_module has no nowhere"),
+        ("aux_net", r"learner must be one that returns logits \(B, 3\).*got tuple in training for 2 samples from"),
+        ("frozen_net", "learner must be one with something to learn, got own_module:frozen_net"),
+        ("leaves", "Calling it failed with SystemExit: 0"),
     ],
 )
 def test_learners_that_do_not_fit_are_refused(own, places, learner, sentence):
     settings = quick(f"{own}:arrays", learner=f"{own}:{learner}")
     with pytest.raises(ArgumentError, match=sentence):
         run_cell(Cell(settings, "uniform", 0), places)
+
+
+def test_a_learner_may_hold_bfloat16(own, places):
+    settings = quick(f"{own}:arrays", learner=f"{own}:half_net")
+    assert run_cell(Cell(settings, "uniform", 0), places)["steps"] > 0
+
+
+def test_the_default_learner_refuses_channels_that_come_last(own, places):
+    settings = quick(f"{own}:channels_last")
+    with pytest.raises(ArgumentError, match=r"got none for samples of shape \(9, 9, 3\). .* permute them, or pass"):
+        network_for(load(settings, places), settings, 0)
 
 
 def test_learners_that_cannot_be(own, places):

@@ -99,6 +99,9 @@ def _new(task: Task, settings: Settings, seed: int) -> nn.Module:
     if len(shape) != 3:
         return SmallMLP(classes, width=int(np.prod(shape)), seed=seed)
     channels, height, width = shape
+    if width in {1, 3, 4} and min(channels, height) > 4:
+        rule, remedy = "one that reads such samples", "A small one reads (C, H, W): permute them, or pass a learner."
+        raise argument_error("learner", rule, f"none for samples of shape {shape}", remedy)
     network = SmallCNN(classes, channels=channels, size=height, seed=seed)
     if height != width:
         network.hidden[0] = nn.Linear(32 * ((height + 3) // 4) * ((width + 3) // 4), 64)
@@ -116,19 +119,23 @@ def _somebodys(learner: str) -> nn.Module:
 def _check_outputs(network: nn.Module, task: Task, learner: str) -> None:
     """That the network reads these samples and tells these classes apart."""
     classes, samples = len(task.classes), task.test
-    inputs = torch.stack([samples[row][0] for row in range(min(2, len(samples)))])
+    inputs = torch.stack([samples[row][0] for row in (0, len(samples) - 1)])
     rule = f"one that returns logits (B, {classes}), one for each of the {classes} classes"
-    with frozen(network) as home, torch.no_grad():  # a lazy layer may get its weights here, and must learn later
-        try:
-            logits = network(inputs.to(home))
-        except Exception as error:  # somebody's network may raise anything
-            what = f"{learner}, which fails on inputs {tuple(inputs.shape)} {inputs.dtype}"
-            remedy = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": .") + "."
-            raise argument_error("learner", rule, what, remedy) from error
-    if not isinstance(logits, torch.Tensor) or logits.shape != (len(inputs), classes):
-        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        remedy = "Change its last layer, or return the logits alone."
-        raise argument_error("learner", rule, f"{shape} for {len(inputs)} samples from {learner}", remedy)
+    try:
+        with frozen(network) as home, torch.no_grad():  # a lazy layer may get its weights here, and must learn later
+            evaluated = network(inputs.to(home))
+        trained = copy.deepcopy(network).train()(inputs.to(home))  # batch norm's statistics are not to move
+    except Exception as error:  # somebody's network may raise anything
+        what = f"{learner}, which fails on inputs {tuple(inputs.shape)} {inputs.dtype}"
+        remedy = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": .") + "."
+        raise argument_error("learner", rule, what, remedy) from error
+    for mode, logits in (("", evaluated), (" in training", trained)):
+        if not isinstance(logits, torch.Tensor) or logits.shape != (len(inputs), classes):
+            shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            remedy = "Change its last layer, or return the logits alone."
+            raise argument_error("learner", rule, f"{shape}{mode} for {len(inputs)} samples from {learner}", remedy)
+    if not trained.requires_grad:
+        raise argument_error("learner", "one with something to learn", learner, "All its weights are frozen.")
 
 
 def network_for(task: Task, settings: Settings, seed: int) -> nn.Module:
@@ -152,5 +159,5 @@ def weights_digest(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

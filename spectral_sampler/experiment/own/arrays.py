@@ -79,6 +79,8 @@ def checked_inputs(argument: str, values: Any) -> NDArray[Any]:
     Raises:
         ArgumentError: any other shape or type, and values that are not finite.
     """
+    if np.ma.is_masked(values):
+        raise argument_error(argument, "an array without a mask", "masked values", "Fill in what is missing.")
     try:
         inputs = np.asarray(values)
     except ValueError:  # NumPy's sentence about nested lists

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from spectral_sampler.experiment.own.folder import in_colour
 from spectral_sampler.experiment.own.labels import checked_labels
 from spectral_sampler.experiment.own.raw import Part
 
-__all__ = ["Pictures", "ReadPart", "is_random", "item", "read_part"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Pictures", "ReadPart", "as_array", "is_random", "item", "read_part"]
 
 _LOG = logging.getLogger("spectral_sampler.experiment")
 _IN_MEMORY = 1 << 30  # bytes; what is smaller is read once and kept
@@ -91,10 +94,24 @@ def _map_style(argument: str, dataset: Any) -> None:
         raise argument_error(argument, "a data set with samples", "none", "Is the right folder read?")
 
 
+def as_array(argument: str, tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor of any type and device that NumPy can have.
+
+    Raises:
+        ArgumentError: sparse, quantised and other tensors.
+    """
+    tensor = tensor.detach().cpu()
+    try:
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (TypeError, RuntimeError) as error:
+        what, remedy = f"{tensor.layout} {tensor.dtype}", f"NumPy cannot have it ({str(error).splitlines()[0]})."
+        raise argument_error(argument, "a dense tensor of numbers", what, remedy) from None
+
+
 def _content(value: Any) -> Any:
     """Something `digest_of` reads that changes with an input."""
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu().float().numpy() if value.dtype == torch.bfloat16 else value.detach().cpu().numpy()
+        return as_array("data", value)
     if callable(getattr(value, "convert", None)):  # a PIL picture
         return [str(value.size), value.mode, value.tobytes()]
     return value if isinstance(value, (str, bytes)) else np.asarray(value)

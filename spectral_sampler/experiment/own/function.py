@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.own.arrays import digest_of, from_arrays
-from spectral_sampler.experiment.own.dataset import ReadPart, is_random, item, read_part
+from spectral_sampler.experiment.own.dataset import ReadPart, as_array, is_random, item, read_part
 from spectral_sampler.experiment.own.imported import called_without_arguments
 from spectral_sampler.experiment.own.raw import Part, Raw
 from spectral_sampler.modules import global_randomness_kept
@@ -28,7 +28,7 @@ def _refused(text: str, what: str) -> Exception:
 
 def _as_array(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy()
+        return as_array("data", value)
     return value.to_numpy() if callable(getattr(value, "to_numpy", None)) else value
 
 

@@ -43,7 +43,7 @@ def imported(argument: str, text: str) -> Callable[..., Any]:
             remedy = f"There is no module {error.name}; it is looked for in {here} and where Python's packages are."
             raise argument_error(argument, rule, repr(text), remedy) from None
         raise argument_error(argument, rule, repr(text), f"Importing {module_name} failed: {error}.") from error
-    except Exception as error:  # somebody's module may raise anything
+    except (Exception, SystemExit) as error:  # somebody's module may raise anything
         raise argument_error(argument, rule, repr(text), _failed(f"Importing {module_name}", error)) from error
     for name in path.split("."):
         if not hasattr(found, name):
@@ -75,10 +75,10 @@ def called_without_arguments(argument: str, text: str) -> Any:
         return function()
     except (ArgumentError, ImportError):
         raise
-    except Exception as error:  # somebody's function may raise anything
+    except (Exception, SystemExit) as error:  # somebody's function may raise anything
         rule = "a function that can be called"
         raise argument_error(argument, rule, repr(text), _failed("Calling it", error)) from error
 
 
-def _failed(what: str, error: Exception) -> str:
+def _failed(what: str, error: BaseException) -> str:
     return f"{what} failed with {type(error).__name__}: {error}".rstrip(".") + "."
