@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +51,13 @@ def test_explain_names_the_backends(capsys):
         (["simulate", "nowhere"], "nowhere holds no readable manifest.json"),
         (["simulate", "nowhere", "--batches", "0"], "batches must be at least 1, got 0."),
         (["simulate", "nowhere", "--selection", "magic"], "selection must be one of uniform,"),
+        (["simulate", "nowhere", "--step-seconds", "nan"], "step-seconds must be positive, got nan."),
+        (["simulate", "nowhere", "--step-seconds", "-1"], "step-seconds must be positive, got -1.0."),
+        (["simulate", "nowhere", "--keep-max", ".9"], "keep-min must be left out with --keep-max for a constant ratio"),
+        (["extract", "--data", "digits", "--out", "."], "out must be the name of a folder for the store alone, got ."),
+        (["extract", "--data", "digits", "--out", "/"], "out must be the name of a folder for the store alone, got /"),
+        (["extract", "--data", "digits", "--out", "x", "--image-size", "32"], "image-size must be left out for data"),
+        (["compare", "--reference-epochs", "0"], "reference-epochs must be at least 1, got 0."),
     ],
 )
 @pytest.mark.parametrize("form", [[], ["--json"]])
@@ -103,6 +111,31 @@ def test_inspect_says_what_a_store_holds(store, capsys):
     assert facts["fingerprint"] == store.fingerprint
     assert sorted(facts["suspects"]["rows"]) == list(range(0, 300, 11))
     assert facts["losses"]["median"] == pytest.approx(np.median(store.losses))
+
+
+def test_rows_without_a_label_are_no_class(tmp_path, capsys):
+    features = np.random.default_rng(0).random((30, 4))
+    ReferenceStore.from_arrays(features, labels=np.arange(30) % 4 - 1).save(tmp_path / "some")
+    ReferenceStore.from_arrays(features).save(tmp_path / "none")
+    found = {"classes": 3, "fewest": 7, "most": 8, "unlabelled": 8}
+    assert answered(capsys, "inspect", tmp_path / "some")[1]["labels"] == found
+    assert main(["inspect", str(tmp_path / "none"), "--suspects", "3"]) == 1
+    assert "suspects must be left out for a store without labels, got 3." in capsys.readouterr().err
+
+
+def test_verify_compares_every_row_that_the_store_has(tmp_path, capsys):
+    generator, labels = np.random.default_rng(0), np.arange(100) % 2
+    x = generator.random((100, 4))
+    np.savez(tmp_path / "a.npz", x=x, y=labels)
+    ReferenceStore.from_arrays(x, labels=labels).save(tmp_path / "right")
+    words = ["--data", tmp_path / "a.npz"]
+    assert answered(capsys, "verify", tmp_path / "right", *words)[1]["compared"] == "labels"
+    for row in range(0, 100, 10):  # some are tested on, some held out
+        wrong = labels.copy()
+        wrong[row] = 1 - wrong[row]
+        ReferenceStore.from_arrays(x, labels=wrong).save(tmp_path / f"wrong{row}")
+        assert main(["verify", str(tmp_path / f"wrong{row}"), *map(str, words)]) == 1
+        assert "got other labels in 1 of 100 rows" in capsys.readouterr().err
 
 
 def test_verify_reads_every_byte(store, capsys):
@@ -183,6 +216,32 @@ def test_extract_writes_a_store_that_knows_its_source(tmp_path, capsys):
     assert ReferenceStore.open(tmp_path / "store").fingerprint != store.fingerprint
 
 
+def test_a_seed_is_no_negative_number(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    assert main([*EXTRACT, "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "store"), "--seed", "-1"]) == 1
+    assert capsys.readouterr().err.startswith("spectral-sampler: seed must be at least 0, got -1. ")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_that_no_terminal_can_show_are_written(tmp_path, encoding):
+    pytest.importorskip("PIL")
+    pytest.importorskip("torchvision")
+    image = pytest.importorskip("PIL.Image")
+    data = Path(os.fsdecode(os.fsencode(tmp_path) + b"/data\xfe"))
+    for name in (os.fsdecode(b"\xff"), "ü"):
+        (data / name).mkdir(parents=True)
+        for number in range(15):
+            image.new("RGB", (8, 8), (number, 0, 0)).save(data / name / f"{number}.png")
+    command = [sys.executable, "-m", "spectral_sampler", "extract", "--data", str(data), "--reference", "held-out",
+               "--cache", str(tmp_path / "cache"), "--out"]  # fmt: skip
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    for form in ([], ["--json"]):
+        words = [*command, str(tmp_path / f"ü{len(form)}"), *form]
+        run = subprocess.run(words, capture_output=True, timeout=120, check=False, env=environment)
+        assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["path"].endswith("ü1")
+
+
 COMPARE = ["compare", "--train-size", "128", "--seeds", "1", "--schedule", "constant", "--no-curves", "--jobs", "1",
            "--policies", "uniform"]  # fmt: skip
 
@@ -209,6 +268,36 @@ def test_a_comparison_never_replaces_another_one_unasked(tmp_path, capsys):
     assert {path.name for path in (out / "cells").iterdir()} == {
         f"{policy}-seed7.json" for policy in ("full", "full-equal-compute", "uniform", "loss-weighted")
     }, "nothing of the other one stays beside it"
+
+
+@pytest.mark.parametrize("name", ["index.html", "results.json"])
+def test_a_comparison_replaces_no_file_of_somebodys_unasked(tmp_path, capsys, name):
+    (tmp_path / name).write_text("mine")
+    for form in ([], ["--resume"]):
+        assert main([*COMPARE, "--out", str(tmp_path), "--epochs", "1", *form]) == 1
+        assert f"out must be an empty folder, got {tmp_path} with {name}." in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+    with pytest.raises(SystemExit):
+        main([*COMPARE, "--out", str(tmp_path), "--resume", "--overwrite"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--learning-rate", "1e30", "--optimizer", "sgd"], "learning-rate must be one at which training does not"),
+        (["--device", "magic"], "device must be one that torch can use here, got 'magic'. Expected one of cpu"),
+        (["--device", "meta:9:9"], "device must be one that torch can use here, got 'meta:9:9'."),
+    ],
+)
+def test_what_ends_a_comparison_is_one_sentence(tmp_path, words, sentence):
+    for package in ("sklearn", "scipy", "tqdm"):
+        pytest.importorskip(package)
+    command = [sys.executable, "-m", "spectral_sampler", *COMPARE, "--out", str(tmp_path / "out"), "--epochs", "2",
+               "--cache", str(tmp_path / "cache"), *words]  # fmt: skip
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert run.returncode == 1
+    assert f"spectral-sampler: {sentence}" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
 
 
 def test_in_a_file_a_long_comparison_is_seen_to_go_on_and_ctrl_c_ends_it(tmp_path):

@@ -648,6 +648,9 @@ class Aux(Net):
     def forward(self, x): return (super().forward(x),) * 2 if self.training else super().forward(x)
 def aux_net(): return Aux()
 def frozen_net(): return Net().requires_grad_(False)
+class Overflowing(Net):
+    def forward(self, x): return super().forward(x) * float("nan")
+def overflowing(): return Overflowing()
 class Half(Net):
     def __init__(self):
         super().__init__()
@@ -905,6 +908,13 @@ def test_learners_that_do_not_fit_are_refused(own, places, learner, sentence):
     settings = quick(f"{own}:arrays", learner=f"{own}:{learner}")
     with pytest.raises(ArgumentError, match=sentence):
         run_cell(Cell(settings, "uniform", 0), places)
+
+
+def test_losses_that_are_not_finite_are_said_to_be_the_learners(own, places):
+    settings = quick(f"{own}:arrays", learner=f"{own}:overflowing")
+    for _ in range(2):  # and are not kept in the cache
+        with pytest.raises(ArgumentError, match="reference must be one whose losses are finite, got held-out with NaN"):
+            run_cell(Cell(settings, "uniform", 0), places)
 
 
 def test_a_learner_may_hold_bfloat16(own, places):

@@ -32,8 +32,9 @@ def add(commands: Any) -> None:
                          help="the same candidate batches in every epoch")  # fmt: skip
     run = compare.add_argument_group("run")
     run.add_argument("--jobs", type=int, metavar="J", help="processes (default: one a core)")
-    run.add_argument("--resume", action="store_true", help="keep finished trainings found in --out")
-    run.add_argument("--overwrite", action="store_true", help="replace another comparison found in --out")
+    found = run.add_mutually_exclusive_group()
+    found.add_argument("--resume", action="store_true", help="keep finished trainings found in --out")
+    found.add_argument("--overwrite", action="store_true", help="replace another comparison found in --out")
     run.add_argument("--no-curves", dest="curves", action="store_false", help="test at the end only, draw nothing")
     run.add_argument(
         "--plugin", action="append", default=[], metavar="MODULE", help="imported for the policies it registers"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.cli import options
 from spectral_sampler.cli.answer import Answer
-from spectral_sampler.errors import StoreError
+from spectral_sampler.errors import StoreError, argument_error
 
 if TYPE_CHECKING:
     import argparse
@@ -35,6 +35,8 @@ def _extract(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answe
     from spectral_sampler.store import ReferenceStore
 
     settings, places, out = options.settings(arguments), options.places(arguments), arguments.out
+    if not out.name:
+        raise argument_error("out", "the name of a folder for the store alone", out, "Name a new one.")
     task = load(settings, places)
     say(f"{options.title(settings.data)}: {len(task.train)} training rows, {len(task.classes)} classes")
     prepare_features(settings, task, places.cache)

@@ -64,13 +64,14 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--backend", help="of the solver, see `spectral-sampler explain` (default auto)")
 
 
-def add_ratio(parser: argparse.ArgumentParser) -> None:
-    """How much is kept, and when."""
+def add_ratio(parser: argparse.ArgumentParser, default: str = "sigmoid") -> None:
+    """How much is kept, and when; ``default`` is the schedule."""
     ratio = parser.add_argument_group("keep ratio")
     ratio.add_argument(
         "--schedule",
         metavar="NAME",
-        help="sigmoid (default), constant, linear, gamma, sinc, sinusoid, mellow-aimd, aggressive-aimd, plateau",
+        help="sigmoid, constant, linear, gamma, sinc, sinusoid, mellow-aimd, aggressive-aimd or plateau (default "
+        f"{default})",
     )
     ratio.add_argument("--keep-ratio", type=float, metavar="MEAN", help="mean over the training (default 0.30)")
     ratio.add_argument("--keep-min", type=float, metavar="RATIO", help="default 0.18")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import json
 import logging
 import shlex
@@ -46,11 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     arguments.words = shlex.join(["spectral-sampler", *words])
     say = functools.partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="spectral-sampler: %(message)s", level=logging.WARNING)  # to stderr
     logging.getLogger("spectral_sampler.experiment").setLevel(logging.INFO)  # how data were read and cut
     try:
         answer = arguments.run(arguments, say)
-        print(json.dumps(answer.data, allow_nan=False, ensure_ascii=False) if arguments.json else answer.text)
+        print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text)
     except (ArgumentError, StoreError, BackendUnavailable, ImportError, RuntimeError) as error:
         print(f"spectral-sampler: {error}", file=sys.stderr)
         return 1

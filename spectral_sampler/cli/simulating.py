@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     simulate.add_argument("--epochs", type=int, default=1)
     simulate.add_argument("--selection", metavar="NAME", help="a policy of compare that needs no learner (default: our "
                           "own where the store has labels, else uniform)")  # fmt: skip
-    options.add_ratio(simulate)
+    options.add_ratio(simulate, "constant")
     simulate.add_argument("--multiple-of", type=int, default=1, metavar="M", help="batch sizes are multiples of M")
     simulate.add_argument("--seed", type=int, default=0)
     simulate.add_argument("--batches", type=int, default=100, metavar="K", help="choose in so many batches of "
@@ -47,9 +47,14 @@ def _sampler(arguments: argparse.Namespace) -> SpectralBatchSampler:
         raise argument_error(
             "selection", f"one of {', '.join(POLICIES)}", repr(arguments.selection), "Or leave it out."
         )
+    if arguments.step_seconds is not None and not 0.0 < arguments.step_seconds < float("inf"):
+        raise argument_error("step-seconds", "positive", arguments.step_seconds, "It is that of a step on N samples.")
     schedule, mean = arguments.schedule or "constant", 0.3 if arguments.keep_ratio is None else arguments.keep_ratio
     if schedule not in SCHEDULES:
         raise argument_error("schedule", f"one of {', '.join(SCHEDULES)}", repr(schedule), "GSTDS: sigmoid.")
+    if schedule == "constant" and (arguments.keep_min, arguments.keep_max) != (None, None):
+        rule, remedy = "left out with --keep-max for a constant ratio", "Pass --schedule, such as sigmoid."
+        raise argument_error("keep-min", rule, (arguments.keep_min, arguments.keep_max), remedy)
     low, high = (0.18 if arguments.keep_min is None else arguments.keep_min,
                  0.88 if arguments.keep_max is None else arguments.keep_max)  # fmt: skip
     return SpectralBatchSampler(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.cli import options
 from spectral_sampler.cli.answer import Answer
+from spectral_sampler.errors import argument_error
 
 if TYPE_CHECKING:
     import argparse
@@ -42,8 +43,11 @@ def _facts(store: ReferenceStore) -> dict[str, Any]:
         low, middle, high = np.quantile(store.losses, (0.01, 0.5, 0.99)).tolist()
         facts["losses"] = {"quantile_01": low, "median": middle, "quantile_99": high}
     if store.labels is not None:
-        classes, counts = np.unique(store.labels, return_counts=True)
-        facts["labels"] = {"classes": len(classes), "fewest": int(counts.min()), "most": int(counts.max())}
+        classes, counts = np.unique(store.labels[store.labels >= 0], return_counts=True)
+        facts["labels"] = {
+            "classes": len(classes), "fewest": min(counts.tolist(), default=0), "most": max(counts.tolist(), default=0),
+            "unlabelled": int((store.labels < 0).sum()),
+        }  # fmt: skip
     return facts
 
 
@@ -51,6 +55,8 @@ def _inspect(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answe
     from spectral_sampler.store import ReferenceStore
 
     store = ReferenceStore.open(arguments.store, verify=False)
+    if arguments.suspects < 0:
+        raise argument_error("suspects", "at least 0", arguments.suspects, "It is how many to list.")
     facts = _facts(store)
     shape = f"{facts['rows']:,} rows of {facts['width']} {facts['dtype']} features"
     lines = [f"{facts['path']}: {shape}, {facts['bytes'] / 1e6:,.1f} MB", f"fingerprint {facts['fingerprint']}"]
@@ -58,9 +64,12 @@ def _inspect(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answe
         lines.append("losses: 1 % below {quantile_01:.4g}, half below {median:.4g}, 1 % above {quantile_99:.4g}"
                      .format(**losses))  # fmt: skip
     if labels := facts["labels"]:
-        lines.append("labels: {classes} classes of {fewest} to {most} rows".format(**labels))
+        lines.append("labels: {classes} classes of {fewest} to {most} rows, {unlabelled} rows without one"
+                     .format(**labels))  # fmt: skip
     lines += [f"made of {name}: {value}" for name, value in (store.source or {}).items()]
-    if arguments.suspects and labels:
+    if arguments.suspects and not labels:
+        raise argument_error("suspects", "left out for a store without labels", arguments.suspects, "It has none.")
+    if arguments.suspects:
         say("Estimating which labels are wrong …")
         facts["suspects"] = found = _suspects(store, arguments.suspects)
         rows = ", ".join(map(str, found["rows"])) or "none"

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import itertools
+import math
 import random
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -158,6 +159,10 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
     batches = _batches(cell, reference, reshuffle=settings.reshuffle, learner=(network, train))
     with _seeded(cell.seed):
         trace = fit(network, train, batches, recipe, task.test, report)
+    if not all(math.isfinite(value) for point in trace.curve for value in point.values()):
+        rule, remedy = "one at which training does not diverge", "Its losses are no longer finite: use a smaller one."
+        what = f"{settings.learning_rate} with {cell.policy}, seed {cell.seed}"
+        raise argument_error("learning-rate", rule, what, remedy)
     result = {
         "policy": cell.policy,
         "seed": cell.seed,

@@ -58,6 +58,8 @@ class Corrupted(NamedTuple):
 
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:
+    if seed < 0:
+        raise argument_error("seed", "at least 0", seed, "NumPy's generators take no other.")
     return np.random.default_rng([seed, purpose])
 
 

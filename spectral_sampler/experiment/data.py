@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["DATA", "Source", "default_cache", "load_task", "stratified"]
+__all__ = ["DATA", "PHOTOGRAPHS", "Source", "default_cache", "load_task", "stratified"]
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the four files."""
@@ -198,6 +198,8 @@ DATA: dict[str, Callable[[Source], Task]] = {
     "oxford-pet": _oxford_pet,
     "flowers102": _flowers102,
 }
+PHOTOGRAPHS = ("cifar10", "oxford-pet", "flowers102")
+"""Those that are scaled to `Source.image_size`."""
 
 
 def _own(name: str, source: Source) -> Task:

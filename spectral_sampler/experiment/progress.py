@@ -32,7 +32,7 @@ class Progress:
         self._events, self._say = events, say
 
     def finish(self, futures: list[Future[Any]], what: str, total: int, unit: str) -> list[Any]:
-        """Waits for ``futures``; raises the first error, having stopped what had not begun.
+        """Waits for ``futures``; raises the first error.
 
         Args:
             what: the futures compute, in the plural.
@@ -45,9 +45,6 @@ class Progress:
             while pending:
                 ended, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 for future in ended:
-                    if future.exception() is not None:
-                        for other in pending:
-                            other.cancel()
                     future.result()
                 step = len(ended) if what.startswith(unit) else self._counted()
                 bar.update(step)

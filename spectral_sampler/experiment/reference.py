@@ -283,6 +283,16 @@ def _said(logits: NDArray[np.float32], labels: NDArray[np.int64], corrupted: Cor
     return {"losses": losses.float().numpy(), "accuracy": accuracy, "logits": logits[corrupted.rows]}
 
 
+def _finite(settings: Settings, found: dict[str, Any]) -> dict[str, Any]:
+    """``found``, if its losses can be used."""
+    if wrong := int((~np.isfinite(found["losses"])).sum()):
+        rule, what = "one whose losses are finite", f"{settings.reference} with NaN or infinity in {wrong} rows"
+        raise argument_error(
+            "reference", rule, what, "Does the learner, or this module, overflow? Or name another one."
+        )
+    return found
+
+
 def _cached(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Arrays from ``path``, or computed and written there whole."""
     if path.exists():
@@ -329,7 +339,7 @@ def reference_for(settings: Settings, task: Task, corrupted: Corrupted, seed: in
             return _from_ready(settings, corrupted, ready.features[corrupted.rows], ready.losses[corrupted.rows])
     names = (task.name, re.sub(r"[^\w.-]", "_", Path(settings.reference).name), _cache_key(settings, task, seed))
     path = (cache or default_cache()) / "references" / f"{'-'.join(names)}-seed{seed}.npz"
-    found = _cached(path, lambda: _compute(settings, task, corrupted, seed, cache))
+    found = _cached(path, lambda: _finite(settings, _compute(settings, task, corrupted, seed, cache)))
     if "features" in found:
         features = found["features"]
     else:

@@ -264,9 +264,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` as UTF-8, whole or not at all."""
+    """Writes ``text`` as UTF-8, whole or not at all; lone surrogates, as file names may hold them, as ``\\udcff``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", errors="backslashreplace", dir=path.parent, prefix=".", delete=False
+    ) as file:
         try:
             file.write(text)
             file.flush()

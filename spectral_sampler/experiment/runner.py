@@ -74,6 +74,11 @@ def _tick() -> None:
 
 def _describe(settings: Settings, places: Places) -> dict[str, Any]:
     """Fills the cache with encoder features; says what the data set is."""
+    try:
+        torch.empty(0, device=settings.device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+        remedy = f"{str(error).splitlines()[0]}".rstrip(".") + "."
+        raise argument_error("device", "one that torch can use here", repr(settings.device), remedy) from None
     task = cells.load(settings, places)
     prepare_features(settings, task, places.cache)
     rows = len(corrupt(task.train.labels, settings.corruption, len(task.classes), 0).rows)
@@ -215,9 +220,12 @@ def _claim(comparison: Comparison) -> None:
     out = comparison.out
     check_writable(out)
     finished = len(list((out / "cells").glob("*.json")))
-    if not finished or comparison.overwrite:
+    there = [name for name in ("results.json", "index.html") if (out / name).exists()]
+    if comparison.overwrite or not (finished or there):
         return
     rule, value = "an empty folder", f"{out} with {finished} trainings"
+    if not finished:
+        raise argument_error("out", rule, f"{out} with {there[0]}", "Pass another one, or replace it by --overwrite.")
     if not comparison.resume:
         raise argument_error("out", rule, value, "Go on with them by --resume, or replace them by --overwrite.")
     if differing := _differing(comparison.settings, out):
@@ -274,7 +282,7 @@ def _execute(
             ) from error
         except BaseException:
             workers = list(pool._processes.values())  # noqa: SLF001 - forgotten by a shutdown
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False)  # cancelled futures would make the pool's thread print a traceback
             for worker in workers:  # what runs is not kept, so it is not waited for
                 worker.terminate()
             raise

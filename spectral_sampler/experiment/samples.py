@@ -213,3 +213,5 @@ class Task(NamedTuple):
     """Rows that its owner counts."""
     given: tuple[NDArray[Any], NDArray[Any] | None] | None = None
     """Features (total, d) and losses (total,) of a reference that came with the data."""
+    labels: NDArray[np.int64] | None = None
+    """(total,) of all rows that its owner counts."""

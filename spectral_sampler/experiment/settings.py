@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment import own
 from spectral_sampler.experiment.corruption import Corruption
-from spectral_sampler.experiment.data import DATA, Source
+from spectral_sampler.experiment.data import DATA, PHOTOGRAPHS, Source
 from spectral_sampler.experiment.learner import LEARNING_RATE_SCHEDULES
 from spectral_sampler.experiment.ready import GIVEN, ready_store, resolved_reference
 from spectral_sampler.schedule import (
@@ -205,6 +205,9 @@ class Settings:
             given["reference"] = resolved_reference(given["reference"])
         if data in DATA:
             own.unusable_options("", set(given))
+            if "image_size" in given and data not in PHOTOGRAPHS:
+                rule, remedy = f"left out for data other than {', '.join(PHOTOGRAPHS)}", "It would have no effect."
+                raise argument_error("image-size", rule, given["image_size"], remedy)
             defaults = {**DEFAULTS[data]}
         else:
             data = own.resolved(data, tuple(DATA))
@@ -245,10 +248,12 @@ class Settings:
             if getattr(self, name) not in known:
                 value = repr(getattr(self, name))
                 raise argument_error(name.replace("_", "-"), f"one of {', '.join(known)}", value, "See the first one.")
+        epochs = self.reference_epochs
         ranges = (
             ("momentum", 0.0 <= self.momentum < 1.0, "in [0, 1)", "0.9 is usual."),
             ("weight-decay", 0.0 <= self.weight_decay < float("inf"), "at least 0", "0.01 is usual with AdamW."),
             ("validation", 0.0 <= self.validation <= 0.5, "in [0, 0.5]", "0.1 keeps a tenth of the training rows."),
+            ("reference-epochs", epochs is None or epochs > 0, "at least 1", "Or leave it out."),
             ("train-size", self.train_size is None or self.train_size > 0, "at least 1", "Or leave it out."),
             ("image-size", self.image_size >= 8, "at least 8 pixels", "64 is quick, 224 what ResNets are used to."),
         )

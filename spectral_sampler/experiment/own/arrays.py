@@ -73,19 +73,23 @@ def _not_finite(argument: str, inputs: NDArray[Any]) -> None:
         raise argument_error(argument, "finite", what, "Fill in what is missing, or leave these rows out.")
 
 
+def _unmasked(argument: str, values: Any) -> NDArray[Any]:
+    if np.ma.is_masked(values):
+        raise argument_error(argument, "an array without a mask", "masked values", "Fill in what is missing.")
+    try:
+        return np.asarray(values)
+    except ValueError:  # NumPy's sentence about nested lists
+        remedy = "Pad or resize them."
+        raise argument_error(argument, "an array", "rows of different lengths", remedy) from None
+
+
 def checked_inputs(argument: str, values: Any) -> NDArray[Any]:
     """Texts (M,) of dtype U, a table (M, d) float32, or images (M, C, H, W) uint8 or float32.
 
     Raises:
         ArgumentError: any other shape or type, and values that are not finite.
     """
-    if np.ma.is_masked(values):
-        raise argument_error(argument, "an array without a mask", "masked values", "Fill in what is missing.")
-    try:
-        inputs = np.asarray(values)
-    except ValueError:  # NumPy's sentence about nested lists
-        remedy = "Pad or resize them."
-        raise argument_error(argument, "an array", "rows of different lengths", remedy) from None
+    inputs = _unmasked(argument, values)
     if not inputs.size:
         raise argument_error(argument, "of one row at least", f"shape {inputs.shape}", "Leave out an empty part.")
     if inputs.dtype.kind == "O" and inputs.ndim == 1 and all(isinstance(value, str) for value in inputs.tolist()):

@@ -165,5 +165,5 @@ def task_of(raw: Raw, cut: Cut) -> Task:
         re.sub(r"[^\w.-]", "_", raw.name), every[0].subset(train), every[0].plain().subset(reference),
         every[0].plain().subset(tested) if raw.test is None else every[1], classes,
         f"own-{raw.content}-{cut.image_size}", None if raw.validation is None else every[-1],
-        train, reference, total, given,
+        train, reference, total, given, labels[0],
     )  # fmt: skip
