@@ -92,9 +92,10 @@ def ready_reference(reference: str, task: Task, part: Literal["train", "held_out
     if labels is None and store is not None:
         _LOG.warning("The store has no labels: whether its rows are those of the data could not be compared.")
     elif labels is not None:
-        whole = len(labels) == task.total and task.labels is not None  # of what is held out and tested on, too
-        here = task.labels if whole else samples.labels
-        if differ := int(((labels if whole else labels[rows]) != here).sum()):
+        here, there = samples.labels, labels[rows]
+        if task.labels is not None and len(labels) == task.total:
+            here, there = task.labels, labels  # of what is held out and tested on, too
+        if differ := int((here != there).sum()):
             rule, remedy = "a store of these rows", "Is it of another split, order or numbering of classes?"
             raise argument_error("reference", rule, f"other labels in {differ} of {len(here)} rows", remedy)
     return Ready(features[rows], None if losses is None else losses[rows])

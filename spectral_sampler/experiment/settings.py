@@ -205,9 +205,6 @@ class Settings:
             given["reference"] = resolved_reference(given["reference"])
         if data in DATA:
             own.unusable_options("", set(given))
-            if "image_size" in given and data not in PHOTOGRAPHS:
-                rule, remedy = f"left out for data other than {', '.join(PHOTOGRAPHS)}", "It would have no effect."
-                raise argument_error("image-size", rule, given["image_size"], remedy)
             defaults = {**DEFAULTS[data]}
         else:
             data = own.resolved(data, tuple(DATA))
@@ -223,6 +220,9 @@ class Settings:
         settings = settings.checked()
         if "momentum" in given and settings.optimizer != "sgd":
             raise argument_error("momentum", "left out", given["momentum"], f"{settings.optimizer} has none.")
+        if "image_size" in given and data in DATA and data not in PHOTOGRAPHS:
+            rule, remedy = f"left out for data other than {', '.join(PHOTOGRAPHS)}", "It would have no effect."
+            raise argument_error("image-size", rule, given["image_size"], remedy)
         return settings
 
     def checked(self) -> Settings:
