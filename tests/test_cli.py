@@ -270,6 +270,20 @@ def test_a_comparison_never_replaces_another_one_unasked(tmp_path, capsys):
     }, "nothing of the other one stays beside it"
 
 
+def test_a_plugin_is_found_in_the_current_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    (tmp_path / "my_plugin.py").write_text("raise RuntimeError('it was imported')\n")
+    assert main([*COMPARE, "--plugin", "my_plugin"]) == 1
+    assert capsys.readouterr().err == "spectral-sampler: it was imported\n"
+
+
+def test_a_reader_that_has_read_enough_ends_it_quietly():
+    command = f"{sys.executable} -m spectral_sampler explain | true; echo ${{PIPESTATUS[0]}}"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert (run.stdout, run.stderr) == ("1\n", "")
+
+
 @pytest.mark.parametrize("name", ["index.html", "results.json"])
 def test_a_comparison_replaces_no_file_of_somebodys_unasked(tmp_path, capsys, name):
     (tmp_path / name).write_text("mine")

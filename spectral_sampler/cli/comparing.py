@@ -49,12 +49,13 @@ def add(commands: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer:
-    from spectral_sampler.experiment import DEFAULT, Comparison
+    from spectral_sampler.experiment import DEFAULT, Comparison, own
 
     if arguments.seeds < 1:
         raise argument_error("seeds", "at least 1", arguments.seeds, "Intervals need two or more.")
     if arguments.jobs is not None and arguments.jobs < 1:
         raise argument_error("jobs", "at least 1", arguments.jobs, "Leave it out for one process a core.")
+    own.look_here()
     for module in arguments.plugin:
         __import__(module)
     names = [name.strip() for name in arguments.policies.split(",") if name.strip()] if arguments.policies else DEFAULT

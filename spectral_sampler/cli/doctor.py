@@ -21,7 +21,7 @@ __all__ = ["add"]
 _OPTIONAL = {
     "torchvision": "experiment", "scikit-learn": "experiment", "matplotlib": "experiment", "tqdm": "experiment",
     "tokenizers": "text", "safetensors": "text", "pandas": "tables", "pyarrow": "tables", "triton": "triton",
-    "torchdata": "stateful", "accelerate": "transformers", "transformers": "transformers", "lightning": "lightning",
+    "torchdata": "stateful", "accelerate": "accelerate", "transformers": "transformers", "lightning": "lightning",
     "ray": "ray",
 }  # fmt: skip
 """Packages that parts of this one need, and the extra that brings each."""

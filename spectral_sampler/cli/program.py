@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import logging
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -54,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("spectral_sampler.experiment").setLevel(logging.INFO)  # how data were read and cut
     try:
         answer = arguments.run(arguments, say)
-        print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text)
+        print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text, flush=True)
+    except BrokenPipeError:  # whoever read it has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter says so once more
+        return 1
     except (ArgumentError, StoreError, BackendUnavailable, ImportError, RuntimeError) as error:
         print(f"spectral-sampler: {error}", file=sys.stderr)
         return 1

@@ -14,7 +14,7 @@ from spectral_sampler.errors import ArgumentError, argument_error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["called_without_arguments", "imported", "is_function_name"]
+__all__ = ["called_without_arguments", "imported", "is_function_name", "look_here"]
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -22,6 +22,15 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 def is_function_name(text: str) -> bool:
     """Whether ``text`` reads ``package.module:function``."""
     return _NAME.fullmatch(text) is not None
+
+
+def look_here() -> str:
+    """Lets modules be found from the current folder too, as by ``python -m``; returns it."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()  # the module may have been written since this folder was listed
+    return here
 
 
 def imported(argument: str, text: str) -> Callable[..., Any]:
@@ -32,10 +41,7 @@ def imported(argument: str, text: str) -> Callable[..., Any]:
     """
     module_name, _, path = text.partition(":")
     rule = "module:function that can be imported"
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-    importlib.invalidate_caches()  # the module may have been written since this folder was listed
+    here = look_here()
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
