@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import sys
 from decimal import Decimal
 from pathlib import Path
@@ -273,6 +274,13 @@ def test_row_i_is_sample_i_of_an_image_folder_with_folders_and_links_inside(tmp_
     assert task.total == len(known)
     for row, picture in zip(task.rows, task.train.inputs, strict=True):
         assert np.array_equal(picture.permute(1, 2, 0), known[row][0])
+
+
+def test_a_folder_whose_name_is_no_text_is_shown_as_its_bytes(tmp_path, places):
+    pictures(tmp_path / "a", {"cat": 15, os.fsdecode(b"\xff"): 15})
+    task = load(quick(tmp_path / "a"), places)
+    assert task.classes == ("cat", "\\udcff")
+    assert np.bincount(task.test.labels).tolist() == [3, 3]
 
 
 def grey(mode):

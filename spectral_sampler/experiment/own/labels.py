@@ -94,7 +94,8 @@ def class_numbers(
         order = np.array(classes) if order.dtype.kind == "U" else np.arange(len(classes))
         if len(classes) != len(set(classes)):
             raise argument_error("classes", "names that differ", list(classes), "Every class has one name.")
-    names = classes or tuple(str(label) for label in order.tolist())
+    named = classes or tuple(str(label) for label in order.tolist())
+    names = tuple(name.encode("utf-8", "backslashreplace").decode() for name in named)  # of folders, it may be no text
     present = len(np.unique(train))
     if present < 2:
         what = f"{present} in {len(train)} rows"
