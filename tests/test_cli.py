@@ -15,6 +15,7 @@ import pytest
 import spectral_sampler
 from spectral_sampler import ReferenceStore
 from spectral_sampler.cli import main
+from spectral_sampler.experiment import Settings
 
 
 def test_version_and_help(capsys):
@@ -337,6 +338,36 @@ def test_in_a_file_a_long_comparison_is_seen_to_go_on_and_ctrl_c_ends_it(tmp_pat
     assert "0 of 4 trainings after" in said
     assert said.endswith("spectral-sampler: interrupted; finished trainings are kept, go on with --resume\n")
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", ["pilot", "demo"])
+def test_somebodys_page_is_left_alone(tmp_path, capsys, command):
+    (tmp_path / "index.html").write_text("somebody's")
+    assert main([command, "--out", str(tmp_path)]) == 1
+    assert "out must be a folder without a page of something else" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+@pytest.mark.parametrize("command", ["pilot", "demo", "extract"])
+def test_what_cannot_be_written_is_said_before_anything_is_computed(capsys, command):
+    assert main([command, *(["--data", "digits"] if command == "extract" else []), "--out", "/proc/nowhere/there"]) == 1
+    assert "out must be a folder that can be written" in capsys.readouterr().err
+
+
+def test_results_without_their_trainings_are_gone_on_with_and_nothing_else_is(tmp_path, capsys):
+    for package in ("sklearn", "scipy", "tqdm"):
+        pytest.importorskip(package)
+    words = [*COMPARE, "--out", str(tmp_path), "--cache", str(tmp_path / "cache"), "--epochs", "1", "--resume"]
+    for text in ("[1, 2]", '{"settings": 3}', "text"):
+        (tmp_path / "results.json").write_text(text)
+        assert main(words) == 1
+        assert "with results.json. Pass another one, or replace it by --overwrite." in capsys.readouterr().err
+    made = Settings.of("digits", train_size=128, schedule="constant", epochs=1).record()
+    (tmp_path / "results.json").write_text(json.dumps({"settings": {**made, "epochs": 3}}))
+    assert main(words) == 1
+    assert "They differ in epochs" in capsys.readouterr().err
+    (tmp_path / "results.json").write_text(json.dumps({"settings": made}))
+    assert main(words) == 0
 
 
 @pytest.mark.slow

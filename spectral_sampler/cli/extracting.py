@@ -32,11 +32,14 @@ def _extract(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answe
     from spectral_sampler.experiment.cell import load
     from spectral_sampler.experiment.corruption import Corruption, corrupt
     from spectral_sampler.experiment.reference import prepare_features, reference_for
+    from spectral_sampler.experiment.report import check_writable
     from spectral_sampler.store import ReferenceStore
 
     settings, places, out = options.settings(arguments), options.places(arguments), arguments.out
     if not out.name:
         raise argument_error("out", "the name of a folder for the store alone", out, "Name a new one.")
+    if not out.exists():
+        check_writable(out.parent)
     task = load(settings, places)
     say(f"{options.title(settings.data)}: {len(task.train)} training rows, {len(task.classes)} classes")
     prepare_features(settings, task, places.cache)

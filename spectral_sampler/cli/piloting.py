@@ -37,7 +37,7 @@ def _pilot(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer:
     if arguments.jobs is not None and arguments.jobs < 1:
         raise argument_error("jobs", "at least 1", arguments.jobs, "Leave it out for torch's own number of threads.")
     settings, places, out = options.settings(arguments), options.places(arguments), arguments.out
-    check_writable(out)
+    check_writable(out, ours="pilot.json")
     found = pilot(settings, places, budget=arguments.budget, jobs=arguments.jobs, say=say, command=arguments.words)
     write_json(out / "pilot.json", found)
     page = write_page(out / "index.html", found, places)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from spectral_sampler.experiment.cell import Places
 from spectral_sampler.experiment.page import write_page
 from spectral_sampler.experiment.policies import DEFAULT
-from spectral_sampler.experiment.report import headline, rows, table
+from spectral_sampler.experiment.report import check_writable, headline, rows, table
 from spectral_sampler.experiment.runner import Comparison, compare
 from spectral_sampler.experiment.settings import Settings
 
@@ -68,9 +68,10 @@ def demo(
         jobs: processes; None for the number of cores.
         say: gets text to show, at once.
     """
-    places = Places(cache=(cache or out / "cache").resolve())
+    places, chosen = Places(cache=(cache or out / "cache").resolve()), conditions(quick=quick)
+    check_writable(out, ours=chosen[0].name)
     found = []
-    for condition in conditions(quick=quick):
+    for condition in chosen:
         comparison = Comparison(condition.settings, condition.policies, condition.seeds, out / condition.name, places,
                                 jobs, command=command, overwrite=True)  # fmt: skip
         results = compare(comparison, say)

@@ -243,11 +243,15 @@ def verdict(lines: Sequence[Row]) -> str:
     return "\n".join(sentences)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, ours: str = "") -> None:
     """Makes ``folder``, and says before anything is computed that nothing can be written there.
 
+    Args:
+        folder: where a page is to lie, too.
+        ours: what lies beside a page that may be replaced; any other page is somebody's.
+
     Raises:
-        ArgumentError: with what the operating system says.
+        ArgumentError: with what the operating system says, or for somebody's page.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -256,6 +260,9 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         remedy = f"{error.strerror or error}. Pass another one."
         raise argument_error("out", "a folder that can be written", folder, remedy) from error
+    if ours and (folder / "index.html").exists() and not (folder / ours).exists():
+        rule, value = "a folder without a page of something else", f"{folder} with index.html"
+        raise argument_error("out", rule, value, "Pass another one, or move that page.")
 
 
 def write_json(path: Path, value: Any) -> None:

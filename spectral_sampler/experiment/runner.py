@@ -223,25 +223,35 @@ def _claim(comparison: Comparison) -> None:
     there = [name for name in ("results.json", "index.html") if (out / name).exists()]
     if comparison.overwrite or not (finished or there):
         return
-    rule, value = "an empty folder", f"{out} with {finished} trainings"
-    if not finished:
-        raise argument_error("out", rule, f"{out} with {there[0]}", "Pass another one, or replace it by --overwrite.")
-    if not comparison.resume:
-        raise argument_error("out", rule, value, "Go on with them by --resume, or replace them by --overwrite.")
+    if not comparison.resume or not (finished or _made(out / "results.json")):
+        value = f"{out} with {f'{finished} trainings' if finished else there[0]}"
+        remedy = "Go on with them by --resume, or replace" if finished else "Pass another one, or replace"
+        raise argument_error(
+            "out", "an empty folder", value, f"{remedy} {'them' if finished else 'it'} by --overwrite."
+        )
     if differing := _differing(comparison.settings, out):
-        rule = "one of the same settings to go on with"
+        rule, value = "one of the same settings to go on with", f"{out} with {finished} trainings"
         remedy = f"They differ in {', '.join(differing)}: pass another --out, or replace them by --overwrite."
         raise argument_error("out", rule, value, remedy)
 
 
+def _made(path: Path) -> dict[str, Any] | None:
+    """The settings in a file of a comparison; None for any other file."""
+    with contextlib.suppress(ArgumentError):
+        found = read_json(path)
+        made = found.get("settings") if isinstance(found, dict) else None
+        return made if isinstance(made, dict) and "data" in made else None
+    return None
+
+
 def _differing(settings: Settings, out: Path) -> list[str]:
-    """Names of the settings that the trainings in ``out`` were made with otherwise."""
-    for name in (_SETTINGS, "results.json"):
-        if (out / name).exists():
-            found = read_json(out / name)["settings"]
-            record, known = settings.record(), {**Settings(found["data"]).record(), **found}
-            return [field for field in known if known[field] != record.get(field)]
-    return []  # older than both files: `_finished` looks at each training
+    """Names of the settings that the trainings in ``out`` were made with otherwise; of trainings older than the files
+    that say so, none: `_finished` looks at each."""
+    made = _made(out / _SETTINGS) or _made(out / "results.json")
+    if made is None:
+        return []
+    record, known = settings.record(), {**Settings(made["data"]).record(), **made}
+    return [field for field in known if known[field] != record.get(field)]
 
 
 def _begin(comparison: Comparison) -> None:
