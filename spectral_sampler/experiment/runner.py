@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import platform
@@ -63,6 +64,7 @@ def _start_worker(events: Any, plugins: tuple[str, ...]) -> None:
     _events = events
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the runner ends its workers itself
     torch.set_num_threads(1)
+    logging.getLogger("spectral_sampler").setLevel(logging.ERROR)  # every training would say the same; results count it
     for module in plugins:
         __import__(module)
 
