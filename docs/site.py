@@ -23,6 +23,8 @@ def on_page_markdown(markdown, page, **_):
 
     def inside(match):
         text, target = match.groups()
-        return f"[{text}]({up}{target})" if target.endswith(".png") else f"{text} (`{target}`)"
+        if target.endswith(".png"):
+            return f"[{text}]({up}{target})"
+        return f"`{target}`" if text.strip("`/") in target else f"{text} (`{target}`)"
 
     return OUTSIDE.sub(inside, markdown)
