@@ -40,7 +40,10 @@ def work(plan, play, rank, port):
 
             recorder = Recorder(folder, rank, play["ranks"], plan["data"], play["stop"])
             recorder.install()
-            runpy.run_path(plan["script"], run_name="__main__")
+            # What the script leaves behind is kept until the process ends: freed here, a model of several ranks may
+            # wait for a thread of gloo that waits for the interpreter (torch 2.13).
+            left = {"__name__": "__main__", "__file__": plan["script"]}
+            exec(compile(Path(plan["script"]).read_text(encoding="utf-8"), plan["script"], "exec"), left)  # noqa: S102
             recorder.write()
         code = 0
     except BaseException:  # noqa: BLE001 - told to the parent
