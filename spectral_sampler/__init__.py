@@ -1,7 +1,7 @@
 """Train on the part of every batch that is worth it, without touching the training loop.
 
 >>> from spectral_sampler import ReferenceStore, SpectralBatchSampler
->>> sampler = SpectralBatchSampler(store, candidate_batch_size=128)  # doctest: +SKIP
+>>> sampler = SpectralBatchSampler(store, dataset=dataset, candidate_batch_size=128)  # doctest: +SKIP
 >>> loader = DataLoader(dataset, batch_sampler=sampler)  # doctest: +SKIP
 """
 

@@ -39,8 +39,8 @@ __all__ = ["SpectralBatchIterator", "SpectralBatchSampler"]
 class SpectralBatchSampler(BatchSampler):
     """Yields, for every candidate batch, the dataset indices to train on, as lists of distinct Python ints.
 
-    ``DataLoader(dataset, batch_sampler=SpectralBatchSampler(store))``; the training loop does not change, and samples
-    that are not selected are never read.
+    ``DataLoader(dataset, batch_sampler=SpectralBatchSampler(store, dataset=dataset))``; the training loop does not
+    change, and samples that are not selected are never read.
 
     The lists are a function of the arguments, the epoch and the position: the same for any number of workers, any
     ``lookahead``, after resuming, and for one process as for the union over 2, 4 or 8 ranks (with ``shuffle=False`` or
@@ -84,7 +84,8 @@ class SpectralBatchSampler(BatchSampler):
         lookahead: candidate batches scored in one call, by a thread that runs while training uses the last ones.
             0: one at a time, without a thread. None: 16; on a GPU two for each multiprocessor, at most a quarter of the
             epoch and at least 16.
-        dataset: if given, its kind, length and labels are checked; see `ReferenceStore.verify`.
+        dataset: of the loader. Give it: its kind, length and labels are compared with the store's, which is how another
+            split or order is noticed; see `ReferenceStore.verify`.
         learner: the model in training, for a selection that needs its logits of the candidates, or its losses fresher
             than `observe` has them: a module, which reads ``dataset``, or a function from indices to logits or (logits,
             features). Its cost is in `statistics`.
