@@ -10,7 +10,7 @@ import spectral_sampler
 ROOT = Path(spectral_sampler.__file__).parent
 LAYERS = [
     ["errors"],
-    ["validation"],
+    ["validation", "optional"],
     ["precision"],
     ["preference"],
     ["draws"],

@@ -12,9 +12,9 @@ from spectral_sampler.errors import ArgumentError
 from spectral_sampler.experiment import data as data_module
 from spectral_sampler.experiment.corruption import Corruption, corrupt, corrupt_held_out, flip_labels
 from spectral_sampler.experiment.data import Source, load_task, stratified
-from spectral_sampler.experiment.optional import MissingPackage, optional
 from spectral_sampler.experiment.samples import TensorSamples
 from spectral_sampler.experiment.wordnet import glosses, read_synsets, token_rows, word_vectors
+from spectral_sampler.optional import MissingPackage, optional
 
 LABELS = np.repeat(np.arange(10), 120)
 

@@ -11,7 +11,7 @@ import torch
 
 from spectral_sampler import PlausibleLearnable, ReferenceStore, SpectralBatchSampler, integrations
 from spectral_sampler.errors import ArgumentError
-from spectral_sampler.integrations.optional import framework
+from spectral_sampler.optional import optional
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_something_that_does_not_log_is_refused(sampler):
 
 def test_a_missing_framework_names_the_pip_line():
     with pytest.raises(ImportError, match=r"pip install 'spectral-sampler\[lightning\]'") as raised:
-        framework("a_framework_nobody_has", "lightning")
+        optional("a_framework_nobody_has", "lightning")
     assert raised.value.name == "a_framework_nobody_has"
 
 

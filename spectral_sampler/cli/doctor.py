@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
 import tempfile
 from importlib import metadata
@@ -118,11 +117,13 @@ def _version(package: str) -> str | None:
 def _doctor(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer:
     import torch
 
+    from spectral_sampler.experiment.runner import available_cores
+
     backends = _backends()
     usable = [name for name, reason in backends.items() if reason is None]
     checks = {f"solver {name}": _tried(functools.partial(_solver, name)) for name in usable}
     checks |= {"sampler": _tried(_sampling), "store": _tried(functools.partial(_storing, arguments.path))}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     versions = {name: _version(name) for name in ("spectral-sampler", "torch", "numpy", *_OPTIONAL)}
     machine: dict[str, Any] = {"system": platform.platform(), "python": platform.python_version(), "cores": cores,
                "threads": torch.get_num_threads(), "cuda": torch.cuda.is_available()}  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spectral_sampler.experiment.optional import optional
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,9 +16,9 @@ from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment import own
 from spectral_sampler.experiment.augmentation import photograph_transforms
 from spectral_sampler.experiment.cuts import cut_rows, stratified
-from spectral_sampler.experiment.optional import optional
 from spectral_sampler.experiment.samples import ImageSamples, Task, TensorSamples, TextSamples
 from spectral_sampler.experiment.wordnet import glosses, token_rows
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from collections.abc import Callable

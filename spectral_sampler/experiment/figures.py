@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spectral_sampler.experiment.optional import optional
 from spectral_sampler.experiment.policies import CONTROLS
 from spectral_sampler.experiment.report import by_policy, estimate, rows
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from pathlib import Path

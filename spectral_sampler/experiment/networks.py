@@ -13,11 +13,11 @@ from torch import nn
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment import own
-from spectral_sampler.experiment.optional import optional
 from spectral_sampler.experiment.samples import ImageSamples, TextSamples, sample_shape
 from spectral_sampler.experiment.wordnet import word_vectors
 from spectral_sampler.extraction import SmallCNN, SmallMLP
 from spectral_sampler.modules import frozen, global_randomness_kept
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from spectral_sampler.experiment.samples import Task

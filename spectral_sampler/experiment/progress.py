@@ -9,7 +9,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, wait
 from typing import TYPE_CHECKING, Any
 
-from spectral_sampler.experiment.optional import optional
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.experiment.optional import optional
 from spectral_sampler.experiment.policies import FULL, FULL_EQUAL_COMPUTE
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -32,7 +32,7 @@ from spectral_sampler.schedule import plan_ratios
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Comparison", "circumstances", "compare"]
+__all__ = ["Comparison", "available_cores", "circumstances", "compare"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _events: Any = None  # in a worker process: the queue back to the parent
@@ -121,7 +121,8 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
+    """Of those of the machine, the ones that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -165,7 +166,7 @@ def circumstances(command: str) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
         "versions": versions,
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": _available_cores()},
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": available_cores()},
     }
 
 
@@ -275,7 +276,7 @@ def _execute(
     settings, places = comparison.settings, comparison.places
     context = multiprocessing.get_context("spawn")
     events = context.Queue()
-    jobs = comparison.jobs or _available_cores()
+    jobs = comparison.jobs or available_cores()
     # Full trainings take longest; begun last they would leave cores idle at the end.
     pending = sorted(pending, key=lambda cell: (cell.policy != FULL, cell.seed))
     with _one_thread_each(), ProcessPoolExecutor(jobs, context, _start_worker, (events, places.plugins)) as pool:

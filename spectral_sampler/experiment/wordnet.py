@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.experiment.optional import optional
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.integrations.curated import check_filled, sampler_of
-from spectral_sampler.integrations.optional import framework
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from spectral_sampler.sampler import SpectralBatchSampler
 
-framework("accelerate", "accelerate")
+optional("accelerate", "accelerate")
 
 __all__ = ["EpochLoader"]
 

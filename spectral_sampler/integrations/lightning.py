@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from spectral_sampler.errors import argument_error
 from spectral_sampler.integrations.curated import sampler_of
 from spectral_sampler.integrations.logs import log_statistics
-from spectral_sampler.integrations.optional import framework
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from spectral_sampler.loader import CuratedLoader
     from spectral_sampler.sampler import SpectralBatchSampler
 
-Callback: Any = framework("lightning.pytorch", "lightning").Callback
+Callback: Any = optional("lightning.pytorch", "lightning").Callback
 
 __all__ = ["SelectionCallback"]
 _KEY = "spectral_sampler"

@@ -14,7 +14,7 @@ from spectral_sampler.errors import argument_error
 from spectral_sampler.indexed import Indexed
 from spectral_sampler.integrations.curated import check_filled, sampler_of
 from spectral_sampler.integrations.logs import log_statistics
-from spectral_sampler.integrations.optional import framework
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from spectral_sampler.loader import CuratedLoader
     from spectral_sampler.sampler import SpectralBatchSampler
 
-TrainerCallback: Any = framework("transformers", "transformers").TrainerCallback
+TrainerCallback: Any = optional("transformers", "transformers").TrainerCallback
 
 __all__ = ["SelectionMixin"]
 _FILE = "spectral_sampler.pt"

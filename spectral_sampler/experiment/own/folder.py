@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.experiment.optional import optional
 from spectral_sampler.experiment.own.arrays import digest_of
 from spectral_sampler.experiment.own.raw import Options, Part, Raw
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.experiment.optional import optional
 from spectral_sampler.experiment.own.arrays import checked_inputs, digest_of
 from spectral_sampler.experiment.own.labels import checked_labels
 from spectral_sampler.experiment.own.raw import DEFAULT_TEXT, Options, Part, Raw
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,7 @@ import html
 import io
 from typing import TYPE_CHECKING, Any
 
-from spectral_sampler.experiment.optional import optional
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from spectral_sampler.experiment.optional import optional
 from spectral_sampler.experiment.page.markup import Html, element, joined, shortened
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

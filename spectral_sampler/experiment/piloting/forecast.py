@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from spectral_sampler.experiment.optional import optional
 from spectral_sampler.experiment.report import by_policy
+from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Packages that only experiments need, imported when they are used."""
+"""Packages that only parts of this one need, imported when they are used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["MissingPackage", "optional"]
 
 
 class MissingPackage(ImportError):
-    """An optional package is not installed; the message is the line that installs it."""
+    """An optional package cannot be imported; the message says why, and the line that installs it."""
 
 
 def optional(module: str, extra: str = "experiment") -> Any:
@@ -21,6 +21,8 @@ def optional(module: str, extra: str = "experiment") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        top = module.partition(".")[0]
-        line = f"pip install 'spectral-sampler[{extra}]'"
-        raise MissingPackage(f"This needs the package {top}, which is not installed. {line}") from error
+        line = f"Install it: pip install 'spectral-sampler[{extra}]'"
+        package = module.partition(".")[0]
+        raise MissingPackage(
+            f"This needs {package}, which cannot be imported ({error}). {line}", name=module
+        ) from error
