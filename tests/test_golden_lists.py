@@ -34,7 +34,7 @@ GOLDEN = {
         "476ada064f929f49",
     ),
     "strata": (lambda: {"selection": SpectralStrata()}, "1eca364575ed4701"),
-    "plausible-even": (lambda: {"selection": PlausibleEven(label_noise=0)}, "1c4166453a0b28b5"),
+    "plausible-even": (lambda: {"selection": PlausibleEven(balance=1, label_noise=0)}, "1c4166453a0b28b5"),
     "sequential": (lambda: {"selection": Uniform(), "shuffle": False}, "e117d81af38f665e"),
     "fixed": (lambda: {"selection": Uniform(), "reshuffle": False}, "74d5da1e7b4e8ab7"),
     "constant": (lambda: {"selection": Uniform(), "emit": "constant", "batch_size": 16}, "dee6ac96faef116c"),

@@ -18,12 +18,12 @@ from spectral_sampler.experiment.corruption import corrupt
 from spectral_sampler.experiment.page import write_page
 from spectral_sampler.experiment.piloting.conduct import _train, pilot
 from spectral_sampler.experiment.piloting.cost import Cost
-from spectral_sampler.experiment.piloting.facts import facts_of
+from spectral_sampler.experiment.piloting.facts import _wants_balance, facts_of
 from spectral_sampler.experiment.piloting.forecast import against_full, against_uniform, differences
 from spectral_sampler.experiment.piloting.plan import Plan, Room, comparison_samples, plan_for, reference_rows
 from spectral_sampler.experiment.piloting.pool import gather, lesson
 from spectral_sampler.experiment.piloting.run import Short
-from spectral_sampler.experiment.piloting.verdict import conclude
+from spectral_sampler.experiment.piloting.verdict import SELECTIONS, conclude, selections
 from spectral_sampler.experiment.report import read_json, write_json
 from spectral_sampler.experiment.samples import TensorSamples
 from spectral_sampler.store import ReferenceStore
@@ -195,6 +195,24 @@ def test_it_keeps_to_its_share_of_the_comparison():
     found = pilot(Settings.of("digits", train_size=400), budget=1e4, share=0.03, jobs=1)
     assert 0.02 < found["measured"]["share_of_comparison"] <= 0.03
     assert found["measured"]["plan"]["pool"] == 400
+
+
+@pytest.mark.parametrize(
+    ("counts", "wanted", "balance"),
+    [([100, 100], [0.9, 0.1], False), ([400, 100], [0.5, 0.5], True), ([400, 100], [0.8, 0.2], False),
+     ([400, 100, 0], [0.55, 0.45, 0.0], True), ([400, 0], [0.5, 0.5], False)],
+)  # fmt: skip
+def test_balance_is_proposed_where_the_test_is_even_and_the_training_is_not(counts, wanted, balance):
+    assert _wants_balance(np.array(counts), np.array(wanted)) is balance
+    facts = {**FACTS, "imbalance": 4.0 if balance else 1.0, "balance": balance}
+    names = selections(facts)
+    assert names == tuple(f"{name}-balanced" if balance else name for name in ("plausible-even", "plausible-learnable"))
+    runs = [{**run, "policy": dict(zip(SELECTIONS, names, strict=True)).get(run["policy"], run["policy"])} for run in
+            records(learnable=[0.6, 0.62, 0.59, 0.62], even=[0.6] * 4, **GAINS)]  # fmt: skip
+    found = conclude(NOISY, {**facts, "label_noise": 0.2, "suspected": 200}, runs, CHEAP)
+    assert found["proposed"]["recommended"] == names[1]
+    if found["proposed"]["selection"] == names[1]:
+        assert ("selection=PlausibleLearnable(balance=1)" in found["proposed"]["code"]) is balance
 
 
 def test_what_a_comparison_sees_is_five_seeds_of_three_policies():

@@ -73,7 +73,7 @@ def test_the_first_draw_follows_learnability():
     known = np.isfinite(excess) & ~np.isin(TEN, list(SUSPECTS))
     excess = np.where(np.isfinite(excess), excess, excess[known].mean())
     expected, unlike = (probabilities(1.0, excluded=True, preference=np.exp(excess / t)) for t in (0.4, 0.8))
-    assert_drawn_by(PlausibleLearnable(0.4), make_store(), expected, unlike, learner_losses=learner)
+    assert_drawn_by(PlausibleLearnable(0.4, balance=1), make_store(), expected, unlike, learner_losses=learner)
 
 
 def test_without_learner_losses_nothing_is_preferred():
@@ -120,7 +120,7 @@ def test_the_share_of_suspects_may_be_given():
 def test_features_that_know_nothing_exclude_nobody():
     generator = np.random.default_rng(0)
     store = ReferenceStore.from_arrays(generator.random((2000, 3)), labels=LABELS)
-    batch = offered_without_losses(PlausibleEven(), store)
+    batch = offered_without_losses(PlausibleEven(balance=1), store)
     assert np.allclose(np.exp(batch.scores), (1000 / np.bincount(LABELS))[LABELS[:10]])
     assert PlausibleEven().select(batch, 10).weights is None
 
@@ -178,7 +178,7 @@ def shown_by(policy, labels, epochs, **options):
 @pytest.mark.parametrize(("imbalance", "keep_ratio"), [(10, 0.1), (10, 0.3), (100, 0.02), (100, 0.1)])
 def test_every_class_is_shown_equally_often_as_far_as_candidates_allow(policy, imbalance, keep_ratio):
     labels, epochs = uneven(imbalance, 40000), 6
-    times = shown_by(policy(label_noise=0), labels, epochs, candidate_batch_size=1000, keep_ratio=keep_ratio)
+    times = shown_by(policy(balance=1, label_noise=0), labels, epochs, candidate_batch_size=1000, keep_ratio=keep_ratio)
     shown, sizes = np.bincount(labels, times), np.bincount(labels)
     wanted, whole = np.zeros(10), np.zeros(10, dtype=bool)
     for _ in range(10):  # classes that are too small are shown whole, and leave the more to the others
@@ -190,9 +190,40 @@ def test_every_class_is_shown_equally_often_as_far_as_candidates_allow(policy, i
     assert whole.sum() == {(10, 0.1): 0, (10, 0.3): 1, (100, 0.02): 0, (100, 0.1): 2}[imbalance, keep_ratio]
 
 
+def test_uneven_classes_stay_uneven_unless_asked_and_one_line_asks(caplog):
+    labels, epochs = uneven(10, 4000), 6
+    times = shown_by(PlausibleEven(label_noise=0), labels, epochs, candidate_batch_size=500, keep_ratio=0.3)
+    shown = np.bincount(labels, times)
+    assert shown / shown.sum() == pytest.approx(np.bincount(labels) / len(labels), rel=0.1)
+    (asked,) = [record.getMessage() for record in caplog.records if "uneven" in record.getMessage()]
+    most, fewest = np.bincount(labels).max(), np.bincount(labels).min()
+    assert asked.startswith(
+        f"classes are uneven ({most / fewest:.3g} : 1) and are drawn as they are; pass balance=1 if"
+    )
+
+
+def said_of(selection, labels, caplog):
+    caplog.clear()
+    store = ReferenceStore.from_arrays(np.random.default_rng(0).random((len(labels), 4)), labels=labels)
+    for _ in range(2):
+        selection.score(store, TEN[None], backend="auto")
+    return sum("uneven" in record.getMessage() for record in caplog.records)
+
+
+def test_whoever_said_what_counts_and_whose_classes_are_even_is_not_asked(caplog):
+    even, twice = np.arange(300) % 3, np.resize([0, 0, 1], 300)
+    assert said_of(PlausibleEven(label_noise=0), even, caplog) == 0
+    assert said_of(PlausibleEven(label_noise=0), twice, caplog) == 1
+    assert said_of(PlausibleLearnable(label_noise=0), twice, caplog) == 1
+    for balance in (0, 0.5, 1):
+        assert said_of(PlausibleEven(balance=balance, label_noise=0), twice, caplog) == 0
+    unlabelled = np.where(np.arange(300) < 200, -1, even)
+    assert said_of(PlausibleEven(label_noise=0), unlabelled, caplog) == 0, "no class of theirs"
+
+
 def test_uneven_classes_are_drawn_as_evenly_over_epochs():
     labels, epochs = uneven(10, 6000), 20
-    times = shown_by(PlausibleEven(label_noise=0), labels, epochs, candidate_batch_size=500, keep_ratio=0.1)
+    times = shown_by(PlausibleEven(balance=1, label_noise=0), labels, epochs, candidate_batch_size=500, keep_ratio=0.1)
     for name in range(10):
         share = times[labels == name].mean() / epochs
         assert times[labels == name].var() < 0.4 * epochs * share * (1 - share)
@@ -301,5 +332,5 @@ def test_refusals():
     assert repr(PlausibleEven(balance=0.5)) == "PlausibleEven(balance=0.5, label_noise=None)"
     assert (
         repr(PlausibleLearnable(label_noise=0.1))
-        == "PlausibleLearnable(temperature=0.25, balance=1.0, label_noise=0.1)"
+        == "PlausibleLearnable(temperature=0.25, balance=None, label_noise=0.1)"
     )

@@ -346,7 +346,7 @@ def test_minus_one_and_one_are_two_classes():
     noise = label_noise(binary)
     assert np.isfinite(noise.doubts).all()
     assert noise.accuracy == 1.0
-    values = PlausibleEven().score(binary, np.arange(6)[None], backend="auto").values[0]
+    values = PlausibleEven(balance=1).score(binary, np.arange(6)[None], backend="auto").values[0]
     assert values == pytest.approx(np.log([2, 1, 1, 2, 1, 1]))
 
 
@@ -357,7 +357,8 @@ def test_rarity_counts_the_rows_that_are_believed():
     labels[:200] = 2  # two thirds of class 2 are in truth of class 0
     store = ReferenceStore.from_arrays(np.eye(3)[truth] + 0.1 * generator.random((900, 3)), labels=labels)
     believed = np.bincount(labels[~suspects(store, 0.25)])
-    scores = PlausibleEven(label_noise=0.25).score(store, np.array([[250, 500, 850]]), backend="auto").values[0]
+    policy = PlausibleEven(balance=1, label_noise=0.25)
+    scores = policy.score(store, np.array([[250, 500, 850]]), backend="auto").values[0]
     assert scores == pytest.approx(np.log(believed.max() / believed))
     assert believed[2] < 200
 

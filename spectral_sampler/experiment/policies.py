@@ -27,7 +27,17 @@ if TYPE_CHECKING:
 
     from spectral_sampler.selection import Selection
 
-__all__ = ["CONTROLS", "DEFAULT", "FRESH", "FULL", "FULL_EQUAL_COMPUTE", "POLICIES", "chosen_policies", "register"]
+__all__ = [
+    "BALANCED",
+    "CONTROLS",
+    "DEFAULT",
+    "FRESH",
+    "FULL",
+    "FULL_EQUAL_COMPUTE",
+    "POLICIES",
+    "chosen_policies",
+    "register",
+]
 
 FULL = "full"
 """Every candidate batch, whole."""
@@ -37,6 +47,9 @@ to match: what the same compute buys without any selection."""
 
 CONTROLS = (FULL, FULL_EQUAL_COMPUTE, Uniform.name, LossWeighted.name)
 """Always compared: without them a difference cannot be put down to the selection."""
+
+BALANCED = {name: f"{name}-balanced" for name in (PlausibleEven.name, PlausibleLearnable.name)}
+"""Our selections, and the same with every class shown equally often."""
 
 POLICIES: dict[str, Callable[[], Selection]] = {
     Uniform.name: Uniform,
@@ -63,11 +76,12 @@ POLICIES: dict[str, Callable[[], Selection]] = {
     "sensitivity-learner": lambda: SensitivitySampling(losses="learner"),
     InfoBatch.name: InfoBatch,
     GradientNorm.name: GradientNorm,
-    PlausibleEven.name: PlausibleEven,
-    PlausibleLearnable.name: PlausibleLearnable,
-    "plausible-learnable-fresh": PlausibleLearnable,
-    "plausible-even-unbalanced": lambda: PlausibleEven(balance=0.0),
-    "plausible-even-uncut": lambda: PlausibleEven(label_noise=0.0),
+    PlausibleEven.name: lambda: PlausibleEven(balance=0.0),
+    PlausibleLearnable.name: lambda: PlausibleLearnable(balance=0.0),
+    "plausible-learnable-fresh": lambda: PlausibleLearnable(balance=0.0),
+    BALANCED[PlausibleEven.name]: lambda: PlausibleEven(balance=1.0),
+    BALANCED[PlausibleLearnable.name]: lambda: PlausibleLearnable(balance=1.0),
+    "plausible-even-uncut": lambda: PlausibleEven(balance=0.0, label_noise=0.0),
 }
 """A selection by name. `register` adds to it. Those that need the learner's view of the candidates get it through
 ``learner=``, those that need its losses through ``observe``, except `FRESH`."""

@@ -1,10 +1,11 @@
-"""PlausibleEven: our own selection, samples whose label can be believed, every class alike, evenly over the epochs."""
+"""PlausibleEven: our own selection, samples whose label can be believed, evenly over the epochs."""
 
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 
@@ -30,6 +31,7 @@ _STREAM = 0x504C4155
 _SUSPECT = -1e6  # below every logarithm of a weight; a doubt is a difference of two scores near [0, 1]
 _UNLABELLED = -1e5  # between the two
 _LOUD = 0.02  # share of the rows from which withholding them is a warning; of right, separable labels it is less
+_UNEVEN = 2.0  # rows of the largest class over those of the smallest, from which somebody should say what counts
 
 
 class _Judged(NamedTuple):
@@ -44,6 +46,7 @@ class _Judged(NamedTuple):
 
 
 _JUDGED: WeakKeyDictionary[ReferenceStore, dict[float | None, _Judged]] = WeakKeyDictionary()
+_ASKED: WeakSet[ReferenceStore] = WeakSet()
 
 
 def _judged(store: ReferenceStore, share: float | None) -> _Judged:
@@ -67,13 +70,26 @@ def _judged(store: ReferenceStore, share: float | None) -> _Judged:
     return known[share]
 
 
+def _ask_for_balance(store: ReferenceStore, judged: _Judged) -> None:
+    """Once a store: nobody said whether the classes, which are uneven, count alike."""
+    rarity = judged.rarity[~np.isnan(judged.rarity)]
+    if store not in _ASKED and len(rarity) and rarity.max() >= math.log(_UNEVEN):
+        _ASKED.add(store)
+        _log.warning(
+            "classes are uneven (%.3g : 1) and are drawn as they are; pass balance=1 if rare and frequent ones count "
+            "alike in your test, balance=0 if it is as uneven",
+            math.exp(rarity.max()),
+        )
+
+
 class PlausibleEven(Selection):
     """``n`` of the candidates without replacement, each with the chance ``min(1, c·w_i)``, c such that they sum to n:
 
         w_i = (n_max / n_{y_i})^b,
 
-    n_y the rows of class y, *without suspects*. With b = 1 every class that a candidate batch has enough of is shown
-    equally often; what it has too few of is taken whole.
+    n_y the rows of class y, *without suspects*, which have no part in it. With b = 1 every class that a candidate batch
+    has enough of is shown equally often; what it has too few of is taken whole. Whether that is wanted nobody can see
+    from training data: it gains where rare and frequent classes count alike in the test, and loses where they do not.
 
     - *Suspects* are the samples whose labels the features of all others contradict most, as many as labels are
       estimated to be wrong (`spectral_sampler.estimates.label_noise`); a line in the log says how many,
@@ -93,7 +109,7 @@ class PlausibleEven(Selection):
 
     Args:
         balance: b; 0 leaves the classes as they are, 1 shows every class equally often, for a test in which classes
-            count alike.
+            count alike. None is 0, and a warning where the classes are uneven.
         label_noise: share of the samples that are suspects, in [0, 1); None estimates it, 0 trusts every label and
             computes nothing.
     """
@@ -103,8 +119,10 @@ class PlausibleEven(Selection):
     judges_all = True
     """A candidate batch that is kept whole is judged too, for the weights of the suspects in it."""
 
-    def __init__(self, *, balance: float = 1.0, label_noise: float | None = None) -> None:
-        self.balance = within("balance", balance, "[0, inf)", "0 leaves the classes as they are, 1 evens them out.")
+    def __init__(self, *, balance: float | None = None, label_noise: float | None = None) -> None:
+        self.balance = None
+        if balance is not None:
+            self.balance = within("balance", balance, "[0, inf)", "0 leaves the classes as they are, 1 evens them out.")
         self.label_noise = None
         if label_noise is not None:
             self.label_noise = within("label_noise", label_noise, "[0, 1)", "None estimates it, 0 trusts every label.")
@@ -113,7 +131,9 @@ class PlausibleEven(Selection):
         """(B, N) logarithms of the weights; −10⁵ without a label, of suspects −10⁶ minus the doubt. They are exact: the
         error is 0."""
         judged, labels = _judged(store, self.label_noise), labels_of(store)[indices]
-        rarity = self.balance * judged.rarity[np.searchsorted(judged.names, labels)]
+        if self.balance is None:
+            _ask_for_balance(store, judged)
+        rarity = (self.balance or 0.0) * judged.rarity[np.searchsorted(judged.names, labels)]
         values, accused = np.where(np.isnan(rarity), _UNLABELLED, rarity), judged.suspects[indices]
         if accused.any():
             values = np.where(accused, _SUSPECT - label_noise(store).doubts[indices], values)
@@ -166,7 +186,9 @@ class PlausibleLearnable(PlausibleEven):
     name = "plausible-learnable"
     needs = frozenset({"features", "labels", "losses", "learner_losses"})
 
-    def __init__(self, temperature: float = 0.25, *, balance: float = 1.0, label_noise: float | None = None) -> None:
+    def __init__(
+        self, temperature: float = 0.25, *, balance: float | None = None, label_noise: float | None = None
+    ) -> None:
         super().__init__(balance=balance, label_noise=label_noise)
         self.temperature = within("temperature", temperature, "(0, inf)", "It divides the learnability, in nats.")
 

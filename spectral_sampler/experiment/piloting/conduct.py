@@ -27,14 +27,14 @@ from spectral_sampler.experiment.piloting.plan import (
 )
 from spectral_sampler.experiment.piloting.pool import gather, lesson
 from spectral_sampler.experiment.piloting.run import Short, short_run
-from spectral_sampler.experiment.piloting.verdict import conclude
+from spectral_sampler.experiment.piloting.verdict import SELECTIONS, conclude, selections
 from spectral_sampler.experiment.policies import FULL
 from spectral_sampler.experiment.runner import circumstances
-from spectral_sampler.selection import PlausibleEven, PlausibleLearnable, Uniform
+from spectral_sampler.selection import Uniform
 from spectral_sampler.validation import whole_number, within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from spectral_sampler.experiment.piloting.facts import Facts
     from spectral_sampler.experiment.piloting.pool import Pool
@@ -45,8 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["pilot"]
 
 _ANYWHERE = Places()
-_SELECTIONS = (PlausibleEven.name, PlausibleLearnable.name)
-_POLICIES = (FULL, Uniform.name, *_SELECTIONS)
+_TRAININGS = 4  # of a seed: everything, uniform, and two selections
 _TRIED = 128  # rows of the first measurement
 _REFERENCE_PART, _END = 0.4, 0.95  # of the budget: for the reference; when the last training has to be over
 _JUDGING_PART = 1.0 / 3.0  # of the trainings' time
@@ -106,9 +105,9 @@ def _plan(settings: Settings, pool: Pool, first: _Measured, clock: _Clock, share
     """What the rest of the time, or the share of the full comparison, allows; the least there is if that is too little,
     for the seeds stop when time is over."""
     left = max(clock.left(), 0.0)
-    judges = min(Plan._field_defaults["judges"], int(_JUDGING_PART * left / first.judge / len(_POLICIES) / 5))
+    judges = min(Plan._field_defaults["judges"], int(_JUDGING_PART * left / first.judge / _TRAININGS / 5))
     classes = len(np.unique(pool.samples.labels))
-    least = least_samples(classes, len(pool.rows), len(_SELECTIONS), settings.keep_ratio)
+    least = least_samples(classes, len(pool.rows), _TRAININGS - 2, settings.keep_ratio)
     allowed = share * comparison_samples(settings, pool.rows_in_all) - sum(run.record["samples"] for run in first.runs)
     room = Room(
         max(least, min(allowed, (1.0 - _JUDGING_PART) * left / first.sample)),
@@ -116,7 +115,7 @@ def _plan(settings: Settings, pool: Pool, first: _Measured, clock: _Clock, share
         len(pool.rows),
         classes,
     )
-    short, seeds = plan_for(settings, room, len(_SELECTIONS), settings.keep_ratio)
+    short, seeds = plan_for(settings, room, _TRAININGS - 2, settings.keep_ratio)
     return Plan(len(pool.rows), None, short, seeds, max(judges, 50))
 
 
@@ -142,9 +141,12 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _train(pool: Pool, plan: Plan, clock: _Clock | None, say: Callable[[str], None]) -> list[Run]:
+def _train(
+    pool: Pool, plan: Plan, clock: _Clock | None, say: Callable[[str], None], selected: Sequence[str] = SELECTIONS
+) -> list[Run]:
     """All policies of one seed after another, as many seeds as planned or as there is time for, at least one."""
     runs: list[Run] = []
+    policies = (FULL, Uniform.name, *selected)
     begun = time.perf_counter()
     for seed in range(plan.seeds):
         if clock and seed and (time.perf_counter() - begun) / seed > clock.left():
@@ -152,8 +154,8 @@ def _train(pool: Pool, plan: Plan, clock: _Clock | None, say: Callable[[str], No
             break
         taught = lesson(pool, plan.short.rows, seed, plan.judges)
         keep = pool.settings.keep_ratio
-        runs += [short_run(pool, taught, policy, seed, plan.short, keep) for policy in _POLICIES]
-        say(f"Seed {seed + 1} of {plan.seeds}: {len(_POLICIES)} short trainings, "
+        runs += [short_run(pool, taught, policy, seed, plan.short, keep) for policy in policies]
+        say(f"Seed {seed + 1} of {plan.seeds}: {_TRAININGS} short trainings, "
             f"{time.perf_counter() - begun:.0f} s.")  # fmt: skip
     return runs
 
@@ -257,11 +259,11 @@ def _pilot(
     else:
         known = _known(settings, task, folder, plan.pool, plan.held_out)
     say(f"{len(known.pool.rows):,} of {rows:,} training rows have a reference, {clock.elapsed():.0f} s.")
-    runs = _train(known.pool, plan, timed, say)
+    runs = _train(known.pool, plan, timed, say, selections(known.facts.record))
     records = [run.record for run in runs]
     cost = Cost.of(settings, known.pool, records, known.extraction, known.judging)
     found = conclude(settings, known.facts.record, records, cost)
-    if (seeds := len(runs) // len(_POLICIES)) < min(plan.seeds, _FEW_SEEDS):
+    if (seeds := len(runs) // _TRAININGS) < min(plan.seeds, _FEW_SEEDS):
         found["advice"].append(
             f"There was time for {seeds} of {plan.seeds} seeds: give it more than {clock.budget:g} s."
         )

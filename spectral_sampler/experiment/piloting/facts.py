@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spectral_sampler.estimates.label_noise import label_noise
+from spectral_sampler.experiment.piloting.forecast import UNEVEN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,6 +68,16 @@ def _looks_like(labels: NDArray[np.int64], own: int, around: NDArray[np.int64]) 
     return int(votes.argmax())
 
 
+def _wants_balance(counts: NDArray[np.int64], wanted: NDArray[np.float64]) -> bool:
+    """Whether classes are uneven, and the shares (C,) that the test part has are nearer to even ones than to these, in
+    Kullback-Leibler divergence."""
+    there = (counts > 0) & (wanted > 0)
+    if not there.any() or counts[there].max() < UNEVEN * counts[there].min():
+        return False
+    test, training = wanted[there] / wanted[there].sum(), counts[there] / counts[there].sum()
+    return bool((test * np.log(test * len(test))).sum() < (test * np.log(test / training)).sum())
+
+
 def facts_of(pool: Pool) -> Facts:
     """The facts of a pool of M rows; shares are of its rows."""
     labels, classes, noise = pool.samples.labels, pool.task.classes, label_noise(pool.store)
@@ -96,6 +107,7 @@ def facts_of(pool: Pool) -> Facts:
         "suspected": int(suspected.sum()), "suspected_share": round(float(suspected.mean()), 4),
         "copies": copies, "near_copies": int(np.count_nonzero(cosines[both] > _NEAR)),
         "imbalance": round(float(present.max() / present.min()), 2),
+        "balance": _wants_balance(counts, pool.wanted),
         "overlap": _overlap(seen[both], seen[near[both, 0]], classes),
         "reference_accuracy": round(noise.accuracy, 4), "features_informative": noise.informative,
     }  # fmt: skip

@@ -13,7 +13,7 @@ from spectral_sampler.experiment.piloting.forecast import (
     differences,
     nothing_to_select_by,
 )
-from spectral_sampler.experiment.policies import FULL
+from spectral_sampler.experiment.policies import BALANCED, FULL, POLICIES
 from spectral_sampler.experiment.report import estimate
 from spectral_sampler.selection import PlausibleEven, PlausibleLearnable, Uniform
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spectral_sampler.experiment.piloting.cost import Cost
     from spectral_sampler.experiment.settings import Settings
 
-__all__ = ["conclude"]
+__all__ = ["SELECTIONS", "conclude", "selections"]
 
 _ACCEPTABLE = 1.0
 """Points behind full training that a verdict of yes puts up with."""
@@ -34,15 +34,28 @@ _LARGER = (0.5, 0.7)
 _COPIED = 0.05
 """Share of copies worth a word."""
 _EVERYTHING = "Train on everything"
-_CODE = {PlausibleEven.name: "PlausibleEven()", PlausibleLearnable.name: "PlausibleLearnable()",
-         Uniform.name: "Uniform()"}  # fmt: skip
+SELECTIONS = (PlausibleEven.name, PlausibleLearnable.name)
+
+
+def selections(facts: dict[str, Any]) -> tuple[str, str]:
+    """`PlausibleEven` and `PlausibleLearnable`, with balance where uneven classes meet a test of even ones."""
+    even, learnable = SELECTIONS
+    return (BALANCED[even], BALANCED[learnable]) if facts["balance"] else (even, learnable)
 
 
 def _recommended(records: Sequence[dict[str, Any]], facts: dict[str, Any], classes: int) -> str:
     """`PlausibleLearnable` unless `PlausibleEven`, which asks nothing of the loop, is clearly ahead of it."""
-    lead = differences(records, PlausibleEven.name, PlausibleLearnable.name, facts["label_noise"], classes)
-    found = estimate(lead.tolist())
-    return PlausibleEven.name if found.clear_of_zero and found.mean > 0 else PlausibleLearnable.name
+    tried = {run["policy"] for run in records}
+    even, learnable = (name if name in tried else BALANCED[name] for name in SELECTIONS)
+    found = estimate(differences(records, even, learnable, facts["label_noise"], classes).tolist())
+    return even if found.clear_of_zero and found.mean > 0 else learnable
+
+
+def _code(selection: str, facts: dict[str, Any]) -> str:
+    policy = POLICIES[selection]()
+    if isinstance(policy, PlausibleEven) and facts["imbalance"] >= UNEVEN:
+        return f"{type(policy).__name__}(balance={policy.balance or 0:g})"
+    return f"{type(policy).__name__}()"
 
 
 def _ratio(settings: Settings, full: Forecast) -> float:
@@ -93,8 +106,10 @@ def _advice(settings: Settings, facts: dict[str, Any], verdict: str, cost: Cost,
         advice.append("The reference's features do not predict the labels: take another reference before you select.")
     if facts["imbalance"] >= UNEVEN:
         advice.append(
-            "Where classes are uneven most of the gain is that every class is shown equally often; if rare classes "
-            "count less to you, take PlausibleEven(balance=0)."
+            "Classes are uneven, and in the test part they are not: most of the gain is that every class is shown "
+            "equally often. If rare classes count less to you, take balance=0."
+            if facts.get("balance")
+            else "Classes are uneven, in the test part as well, and are left so: balance=1 shows them equally often."
         )
     if facts["copies"] > _COPIED * facts["rows"]:
         advice.append(
@@ -149,7 +164,7 @@ def conclude(
     chosen = selection
     if ratio >= 1.0 or verdict == "no" or forecasts[Uniform.name].points <= 0.0:
         chosen = Uniform.name
-    made = f"epochs={settings.epochs}, keep_ratio={ratio}, selection={_CODE[chosen]}"
+    made = f"epochs={settings.epochs}, keep_ratio={ratio}, selection={_code(chosen, facts)}"
     code = f"loader = curate(loader, store, {made})" if ratio < 1.0 else "loader  # as it is: all of the data"
     return {
         "verdict": verdict, "reason": reason, "keep_ratio": asked,
