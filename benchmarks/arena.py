@@ -1,0 +1,137 @@
+"""The arena: selections against the strongest simple means of training on as many samples.
+
+    python -m benchmarks.arena                                  # run what is missing (hours)
+    python -m benchmarks.arena digits-clean digits-noise20      # some of the comparisons
+    python -m benchmarks.arena digits-clean --redo jest 3       # one training anew, beside the committed one
+    python -m benchmarks.arena --list                           # names and commands
+
+A comparison is one call of ``spectral-sampler compare``, and anybody's policy enters it by that command and
+``--plugin MODULE``. What it writes stays in a working folder, so that an interrupted arena goes on where it stopped; what
+the documents need of it is committed as ``benchmarks/results/arena/NAME.json``.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from spectral_sampler.cli import options, program
+from spectral_sampler.experiment.cell import Cell, Places, run_cell
+from spectral_sampler.experiment.report import read_json, write_json
+
+ROOT = Path(__file__).parent.parent
+ARENA = ROOT / "benchmarks" / "results" / "arena"
+
+DATA = {
+    "fashion-mnist": "--data fashion-mnist --train-size 6000",
+    "digits": "--data digits",
+    "wordnet-40": "--data wordnet --train-size 4080",
+    "wordnet-10": "--data wordnet --train-size 1020",
+    "wordnet-verbs": "--data wordnet-verbs",
+}
+NATURAL = {
+    "wordnet-fields": "--data wordnet-fields",
+    "diamonds": "--data diamonds",
+    "opinions": "--data opinions",
+}
+"""Uneven, or wrong, as they are found; only as they are."""
+
+TUNED_ON = ("fashion-mnist", "digits")
+"""Data that our own selections were designed on; never added up with the others."""
+
+CONDITIONS = {
+    "clean": "",
+    "noise20": "--label-noise 0.2",
+    "noise50": "--label-noise 0.5",
+    "confusion20": "--confusion-noise 0.2",
+    "confusion40": "--confusion-noise 0.4",
+    "imbalance10": "--imbalance 10",
+    "imbalance100": "--imbalance 100",
+    "imbalance10-noise20": "--imbalance 10 --label-noise 0.2",
+    "duplicate50": "--duplicate 0.5",
+    "overlap": "--overlap 0.5",
+}
+
+OURS = ("plausible-even", "plausible-learnable", "plausible-even-balanced", "plausible-learnable-balanced")
+FIELD = (
+    "saln", "gstds", "rho-loss", "jest", "jest-joint", "infobatch", "gradient-norm", "sensitivity", "bayesian", "divbs",
+    "seta", "uds", "el2n", "forgetting", "k-centre", "herding", "leverage",
+)  # fmt: skip
+IN_FULL = ("clean", "noise20", "confusion20", "imbalance10")
+"""Conditions in which the field's policies run, too; the others are ours and the controls' alone."""
+
+SEEDS = {"fashion-mnist": 5, "wordnet-40": 5}
+MOST_SEEDS = 10
+"""Where a training takes a second, and intervals are wide."""
+
+
+def _command(where: str, data: str, condition: str) -> str:
+    policies = (*OURS, *(FIELD if condition in IN_FULL else ()))
+    seeds = f"--seeds {SEEDS.get(data, MOST_SEEDS)}"
+    parts = ["compare", where, CONDITIONS[condition], "--schedule constant", seeds, f"--policies {','.join(policies)}"]
+    return " ".join(filter(None, parts))
+
+
+RUNS = {
+    **{f"{data}-{condition}": _command(where, data, condition)
+       for data, where in DATA.items() for condition in CONDITIONS},
+    **{f"{data}-clean": _command(where, data, "clean") for data, where in NATURAL.items()},
+}  # fmt: skip
+"""Name and command of every comparison."""
+
+_KEPT = ("policy", "seed", "key", "selection", "commit", "steps", "samples", "distinct_samples", "learner_flops",
+         "looking_flops", "reference_flops", "test_accuracy", "test_balanced_accuracy", "wrong_label_share",
+         "cleaning", "total_seconds")  # fmt: skip
+
+
+def condensed(result: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the documents need: no curves, no counts per class, no pictures."""
+    cells = [{field: cell[field] for field in _KEPT if field in cell} for cell in result["cells"]]
+    kept = {field: result[field] for field in ("settings", "policies", "seeds", "rows")}
+    circumstances = {**result["circumstances"], "command": f"spectral-sampler {RUNS[name]}"}
+    return {**kept, "circumstances": circumstances, "cells": cells}
+
+
+def redo(name: str, policy: str, seed: int, work: Path) -> str:
+    """Trains once more, and says what came of it now and then."""
+    settings = options.settings(program.parser().parse_args(shlex.split(RUNS[name])))
+    now = run_cell(Cell(settings, policy, seed, curve=False), Places(cache=work / "cache"))["test_accuracy"]
+    committed = read_json(ARENA / f"{name}.json")["cells"] if (ARENA / f"{name}.json").exists() else []
+    then = [cell for cell in committed if (cell["policy"], cell["seed"]) == (policy, seed)]
+    was = f"{100 * then[0]['test_accuracy']:.2f} % at {then[0]['commit']}" if then else "not trained before"
+    return f"{name}, {policy}, seed {seed}: {100 * now:.2f} %, {was}"
+
+
+def run(name: str, work: Path, jobs: int | None) -> None:
+    """One comparison; finished trainings found in the working folder are kept."""
+    out = work / name
+    more = ["--out", str(out), "--resume", "--no-curves", *(["--jobs", str(jobs)] if jobs else [])]
+    subprocess.run([sys.executable, "-m", "spectral_sampler", *shlex.split(RUNS[name]), *more], check=True)
+    write_json(ARENA / f"{name}.json", condensed(read_json(out / "results.json"), name))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default all, see --list")
+    parser.add_argument("--list", action="store_true", help="names and commands, run nothing")
+    parser.add_argument("--redo", nargs=2, metavar=("POLICY", "SEED"), help="one training of one NAME anew")
+    parser.add_argument("--jobs", type=int, metavar="J", help="processes (default: one a core)")
+    parser.add_argument("--work", type=Path, default=ROOT / "arena-results", metavar="DIR")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(f"{name}: spectral-sampler {command}" for name, command in RUNS.items()))
+        return
+    unknown = [name for name in arguments.names if name not in RUNS]
+    if unknown or (arguments.redo and len(arguments.names) != 1):
+        parser.error(f"NAME must be one of those that --list shows, got {unknown[0] if unknown else 'not one'}")
+    if arguments.redo:
+        print(redo(arguments.names[0], arguments.redo[0], int(arguments.redo[1]), arguments.work))
+        return
+    for name in arguments.names or RUNS:
+        run(name, arguments.work, arguments.jobs)
+
+
+if __name__ == "__main__":
+    main()
