@@ -84,7 +84,7 @@ def offered(
             known["labels"] = store.labels[indices]
         if "losses" in needs and store.losses is not None:
             known["losses"] = store.losses[indices].astype(np.float64)
-        if "features" in needs and "embeddings" in needs:
+        if "features" in needs and ("embeddings" in needs or selection.reads_features):
             known["features"] = store.features[indices]
     rows: Any = slice(None)
     if ignore_index is not None and "labels" in known and (ignored := known["labels"] == ignore_index).any():

@@ -141,6 +141,8 @@ class Selection:
     judges_all = False
     """Whether a candidate batch that is kept whole is put to it all the same, because it weighs; one that gives
     `trained` learns from every batch, and is asked."""
+    reads_features = False
+    """Whether `select` compares the candidates' reference features itself; `score` reads the store."""
     proposes = False
     """Whether it decides what is offered in an epoch, by `propose`."""
 
@@ -185,7 +187,7 @@ class _Adapted(Selection):
     def __init__(self, policy: Any) -> None:
         self._policy = policy
         self.judges_all = hasattr(policy, "trained")
-        for part in ("name", "needs", "judges_all", "proposes", *_PARTS):
+        for part in ("name", "needs", "judges_all", "reads_features", "proposes", *_PARTS):
             if hasattr(policy, part):
                 setattr(self, part, getattr(policy, part))
 
