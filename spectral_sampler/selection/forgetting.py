@@ -96,4 +96,4 @@ class Forgetting(Selection):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self._record = _Record(*(np.array(state[name].cpu()) for name in _Record._fields))
+        self._record = _Record(*(state[name].cpu().numpy().copy() for name in _Record._fields))
