@@ -8,11 +8,16 @@ import ranks
 import torch
 
 from spectral_sampler import (
+    EL2N,
     GSTDS,
     JEST,
     SALN,
+    DivBS,
     GradientNorm,
+    Herding,
     InfoBatch,
+    KCentre,
+    Leverage,
     LossWeighted,
     MellowAIMD,
     PlateauSchedule,
@@ -21,6 +26,7 @@ from spectral_sampler import (
     ReferenceStore,
     RHOLoss,
     SensitivitySampling,
+    SeTa,
     SpectralBatchSampler,
     SpectralStrata,
     Uniform,
@@ -52,14 +58,20 @@ RUNS = {
     "jest": lambda: {"selection": JEST(temperature=0.5)},
     "jest-joint": lambda: {"selection": JEST(joint=True), "learner": learner},
     "gradient-norm": lambda: {"selection": GradientNorm(gate=False), "learner": learner},
+    "divbs": lambda: {"selection": DivBS(), "learner": learner},
+    "el2n": lambda: {"selection": EL2N(0.1), "learner": learner},
+    "k-centre": lambda: {"selection": KCentre()},
+    "herding": lambda: {"selection": Herding()},
+    "leverage": lambda: {"selection": Leverage()},
     "infobatch": lambda: {"selection": InfoBatch()},
+    "seta": lambda: {"selection": SeTa()},
     "sensitivity": lambda: {"selection": SensitivitySampling(8)},
     "sensitivity-learner": lambda: {"selection": SensitivitySampling(8, losses="learner")},
     "mellow-aimd": lambda: {"selection": RHOLoss(), "keep_ratio": MellowAIMD(decrease=0.05)},
     "plateau": lambda: {"selection": Uniform(), "keep_ratio": PlateauSchedule(periods=6)},  # 8 batches each
 }
-"""What a run adds to the defaults. `BayesianSelection`, and `GradientNorm` with its gate, are not here: they learn from
-this rank's batches alone."""
+"""What a run adds to the defaults. `BayesianSelection`, `UDS`, `Forgetting`, and `GradientNorm` with its gate, are not
+here: they learn from this rank's batches alone."""
 
 
 def losses_of(indices, seen, epoch):

@@ -11,13 +11,20 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from spectral_sampler import (
+    EL2N,
     GSTDS,
     JEST,
     SALN,
+    UDS,
     ArgumentError,
     BayesianSelection,
+    DivBS,
+    Forgetting,
     GradientNorm,
+    Herding,
     InfoBatch,
+    KCentre,
+    Leverage,
     LossWeighted,
     MellowAIMD,
     PlateauSchedule,
@@ -26,6 +33,7 @@ from spectral_sampler import (
     ReferenceStore,
     RHOLoss,
     SensitivitySampling,
+    SeTa,
     SigmoidSchedule,
     SpectralBatchSampler,
     SpectralStrata,
@@ -240,7 +248,16 @@ RUNS = {
     "infobatch": lambda: {"selection": InfoBatch(), "keep_ratio": 1.0},
     "sensitivity": lambda: {"selection": SensitivitySampling(6)},
     "sensitivity-learner": lambda: {"selection": SensitivitySampling(6, losses="learner")},
+    "seta": lambda: {"selection": SeTa(), "keep_ratio": 1.0},
+    "forgetting": lambda: {"selection": Forgetting()},
+    "k-centre": lambda: {"selection": KCentre()},
+    "herding": lambda: {"selection": Herding()},
+    "leverage": lambda: {"selection": Leverage()},
     "gradient-norm": learning(GradientNorm),
+    "divbs": learning(DivBS),
+    "uds": learning(lambda: UDS(memory=30)),
+    "el2n": learning(EL2N),
+    "forgetting-looking": learning(Forgetting),
     "bayesian": learning(lambda: BayesianSelection(ZERO_SHOT, samples=8)),
     "jest-joint": learning(lambda: JEST(joint=True)),
     "sigmoid": lambda: {"selection": RHOLoss(), "keep_ratio": SigmoidSchedule(0.18, 0.88, mean=0.4), "epochs": 4},
@@ -304,7 +321,7 @@ def test_the_small_state_says_what_it_lacks(caplog):
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 beside torch 2.14
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", ["infobatch", "sensitivity-learner", "plausible-learnable", "aimd"])
+@pytest.mark.parametrize("name", ["infobatch", "seta", "sensitivity-learner", "plausible-learnable", "aimd"])
 def test_a_loader_that_keeps_count_resumes_exactly_after_a_full_state(name, workers, caplog):
     module = pytest.importorskip("torchdata.stateful_dataloader", reason="needs torchdata")
 
@@ -339,7 +356,7 @@ def test_a_loader_that_keeps_count_resumes_exactly_after_a_full_state(name, work
     assert "goes on without" not in caplog.text
 
 
-@pytest.mark.parametrize("name", ["infobatch", "sensitivity-learner"])
+@pytest.mark.parametrize("name", ["infobatch", "seta", "sensitivity-learner"])
 def test_a_state_saved_again_before_the_next_batch_has_all_of_it(name):
     steps = list(loop(make(**RUNS[name]()), 0, 3))
     first = make(**RUNS[name]())

@@ -11,7 +11,7 @@ from spectral_sampler.cli.program import parser
 from spectral_sampler.experiment.policies import chosen_policies
 
 CONTROLS = {"full", "full-equal-compute", "uniform", "loss-weighted"}
-PRUNING = {"full", "full-equal-compute", "infobatch"}  # InfoBatch prunes on top of the keep ratio
+PRUNING = {"full", "full-equal-compute", "infobatch", "seta"}  # the last two prune on top of the keep ratio
 ADAPTIVE = ("schedule-mellow-aimd", "schedule-aggressive-aimd", "schedule-plateau")  # they follow the policy's losses
 
 

@@ -10,9 +10,13 @@ from spectral_sampler import MellowAIMD, ReferenceStore, SpectralBatchSampler, U
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.likelihood import cross_entropy, gradient_norms, output_gradients
 from spectral_sampler.selection import (
+    EL2N,
     JEST,
+    UDS,
     BayesianSelection,
     Choice,
+    DivBS,
+    Forgetting,
     GradientNorm,
     OnlineSelection,
     PlausibleLearnable,
@@ -39,6 +43,10 @@ POLICIES = {
     "gradient-norm": lambda: GradientNorm(gate=False),
     "gate shut": GradientNorm,
     "plausible-learnable": PlausibleLearnable,
+    "divbs": DivBS,
+    "uds": UDS,
+    "el2n": lambda: EL2N(0.1),
+    "forgetting": Forgetting,
     "uniform": Uniform,
 }
 
@@ -209,7 +217,9 @@ def test_what_is_given_wins_over_the_store():
     assert offered(spy, STORE, INDICES, {}).losses == pytest.approx(STORE.losses[INDICES])
 
 
-@pytest.mark.parametrize("name", ["rho", "joint", "bayesian", "gradient-norm", "gate shut"])
+@pytest.mark.parametrize(
+    "name", ["rho", "joint", "bayesian", "gradient-norm", "gate shut", "divbs", "el2n", "forgetting"]
+)
 @pytest.mark.parametrize("label", [-1, -100, C])
 def test_a_label_that_is_no_class_is_refused(name, label):
     policy, given = POLICIES[name](), outputs()
@@ -247,6 +257,9 @@ IGNORING = {
     "jest-joint": lambda: JEST(joint=True),
     "rho": RHOLoss,
     "bayesian": lambda: BayesianSelection(np.zeros((12, 3)), samples=4),
+    "divbs": DivBS,
+    "el2n": EL2N,
+    "forgetting": Forgetting,
 }
 
 

@@ -10,17 +10,25 @@ from torch import nn
 from spectral_sampler import GSTDS, MellowAIMD, PlateauSchedule, ReferenceStore, SigmoidSchedule, Uniform
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.selection import (
+    EL2N,
     JEST,
+    UDS,
     BayesianSelection,
     CandidateBatch,
     Choice,
+    DivBS,
+    Forgetting,
     GradientNorm,
+    Herding,
     InfoBatch,
+    KCentre,
+    Leverage,
     OnlineSelection,
     PlausibleEven,
     PlausibleLearnable,
     RHOLoss,
     SensitivitySampling,
+    SeTa,
 )
 from spectral_sampler.selection.needs import NEEDS
 
@@ -53,7 +61,16 @@ POLICIES = {
     "uniform": Uniform,
     "plausible-even": PlausibleEven,
     "plausible-learnable": PlausibleLearnable,
+    "divbs": DivBS,
+    "uds": UDS,
+    "el2n": lambda: EL2N(0.1),
+    "forgetting": Forgetting,
+    "k-centre": KCentre,
+    "herding": Herding,
+    "leverage": Leverage,
 }
+RANKING = {"rho", "bayesian", "divbs", "uds", "el2n", "k-centre", "herding"}
+"""Those that draw nothing but the order of equals."""
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -233,7 +250,7 @@ def test_calls_draw_anew_and_the_same_calls_draw_the_same():
     assert OnlineSelection(Uniform(), 0.3, seed=2)(indices=np.arange(40)).tolist() != lists[0]
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if name not in {"rho", "bayesian"}])
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in RANKING])
 def test_passes_over_the_data_differ(name):
     online, given = OnlineSelection(POLICIES[name](), 0.3, store=make_store()), outputs()
     lists = {tuple(sorted(online(**given).tolist())) for _ in range(4 * M // N)}  # the same candidates, four passes
@@ -273,6 +290,8 @@ def test_two_lines_in_a_loop_train_a_network():
         ),
         (lambda: OnlineSelection(RHOLoss, 0.3), r"^policy must be a Selection, got"),
         (lambda: OnlineSelection(InfoBatch()), r"^policy must be one that selects from the candidates it is given"),
+        (lambda: OnlineSelection(SeTa()), r"^policy must be one that selects from the candidates it is given"),
+        (lambda: OnlineSelection(KCentre()), r"^policy must be .*\(features is missing\), got KCentre\(\)\. "),
         (lambda: OnlineSelection(SensitivitySampling()), r"^policy must be one .* pass it to a SpectralBatchSampler"),
         (
             lambda: OnlineSelection(PlausibleEven(), store=make_store(labels=None)),
