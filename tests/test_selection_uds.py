@@ -28,7 +28,7 @@ def test_score_and_memory_over_a_run(diversity, memory):
         batch = offered(step)
         distances = [np.mean([np.linalg.norm(row - old) for old in remembered] or [0.0]) for row in batch.logits]
         expected = np.array([nuclear_norm(row) for row in batch.logits]) + diversity * np.array(distances)
-        assert selection.scores(batch) == pytest.approx(expected, rel=1e-12)
+        assert selection.scores(batch) == pytest.approx(expected, rel=1e-9)
         choice = selection.select(batch, 6)
         assert choice.positions.tolist() == np.argsort(-expected)[:6].tolist()
         assert selection.select(batch, 6).positions.tolist() == choice.positions.tolist(), "looking moves nothing"
@@ -46,7 +46,7 @@ def test_what_was_trained_on_lately_is_less_wanted():
     selection.trained(first, selection.select(first, 8))
     distances = np.linalg.norm(unit.logits - unit.logits[0], axis=1)
     assert selection.select(unit, 5).positions.tolist() == np.argsort(-distances)[:5].tolist()
-    assert selection.scores(unit)[0] == pytest.approx(1.0, abs=1e-12), "the distance of a copy is zero"
+    assert selection.scores(unit)[0] == pytest.approx(1.0, abs=1e-6), "the distance of a copy is zero"
 
 
 def test_the_projection_keeps_distances_and_is_the_same_in_every_step():

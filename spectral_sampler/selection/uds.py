@@ -83,8 +83,9 @@ class UDS(Selection):
                 rule = f"as wide as those remembered, {self._buffer.shape[1]} after projection"
                 remedy = "A memory, or a state, is for a learner with as many classes."
                 raise argument_error("logits", rule, rows.shape[1], remedy)
-            exact = "donot_use_mm_for_euclid_dist"  # else the distance of a copy is the root of a rounding
-            found = found + self.diversity * torch.cdist(rows, self._buffer.to(rows), compute_mode=exact).mean(1)
+            # By a product: a copy's distance is then the root of a rounding, far below what `top` takes for a tie.
+            distances = torch.cdist(rows, self._buffer.to(rows), compute_mode="use_mm_for_euclid_dist")
+            found = found + self.diversity * distances.mean(1)
         return np.asarray(found.cpu().numpy())
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:

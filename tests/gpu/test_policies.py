@@ -8,7 +8,17 @@ from torch.utils.data import TensorDataset
 
 from spectral_sampler import ReferenceStore
 from spectral_sampler.sampler.learner import Learner
-from spectral_sampler.selection import JEST, BayesianSelection, GradientNorm, OnlineSelection, RHOLoss
+from spectral_sampler.selection import (
+    EL2N,
+    JEST,
+    UDS,
+    BayesianSelection,
+    DivBS,
+    Forgetting,
+    GradientNorm,
+    OnlineSelection,
+    RHOLoss,
+)
 
 M, N, C, D = 300, 64, 10, 32
 generator = np.random.default_rng(0)
@@ -23,6 +33,10 @@ POLICIES = {
     "joint": lambda: JEST(joint=True),
     "bayesian": lambda: BayesianSelection(ZERO_SHOT, samples=32),
     "gradient-norm": lambda: GradientNorm(gate=False),
+    "divbs": DivBS,
+    "uds": lambda: UDS(memory=40, width=6),
+    "el2n": lambda: EL2N(0.1),
+    "forgetting": Forgetting,
 }
 
 
