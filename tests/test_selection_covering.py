@@ -102,6 +102,22 @@ def test_ties_of_a_grid_are_no_matter_of_rounding():
 
 
 @pytest.mark.parametrize("selection", [KCentre(), Herding()])
+def test_what_rounding_alone_tells_apart_takes_turns(selection):
+    """The corners of a regular polygon, turned at random in five dimensions: each may be first."""
+    angles = 2 * np.pi * np.arange(12) / 12
+    turned = np.linalg.qr(np.random.default_rng(4).normal(size=(D, D)))[0]
+    corners = np.stack([np.cos(angles), np.sin(angles), 0 * angles + 2], axis=1) @ turned[:3]
+    lengths = np.linalg.norm(corners - corners.mean(0), axis=1)
+    assert 0 < np.ptp(lengths) < 1e-14
+    firsts = set()
+    for epoch in range(120):
+        chosen = selection.select(CandidateBatch(np.arange(12), features=corners, epoch=epoch), 2).positions
+        firsts.add(int(chosen[0]))
+        assert selection.name == "herding" or abs(chosen[0] - chosen[1]) == 6, "the opposite corner"
+    assert firsts == set(range(12))
+
+
+@pytest.mark.parametrize("selection", [KCentre(), Herding()])
 def test_in_a_sampler(selection):
     rows = features(5, 200)
     store = ReferenceStore.from_arrays(rows)
