@@ -13,8 +13,8 @@ __all__ = ["add_data", "add_ratio", "add_training", "places", "settings", "title
 _CHANGES = ("preset", "train_size", "label_noise", "imbalance", "duplicate", "reference", "reference_epochs", "epochs",
             "candidate_batch_size", "schedule", "keep_ratio", "keep_min", "keep_max", "reshuffle", "learning_rate",
             "image_size", "backend", "device", "pretrained", "learner", "optimizer", "learning_rate_schedule",
-            "weight_decay", "momentum", "validation", "test_split",
-            "test_data", "label_column", "text_column")  # fmt: skip
+            "weight_decay", "momentum", "validation", "test_split", "confusion_noise",
+            "overlap", "test_data", "label_column", "text_column")  # fmt: skip
 
 
 def add_data(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -46,6 +46,10 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     """The learner, and how it is trained."""
     faults = parser.add_argument_group("faults put into the training rows")
     faults.add_argument("--label-noise", type=float, metavar="SHARE", help="share of labels changed to another class")
+    faults.add_argument("--confusion-noise", type=float, metavar="SHARE", help="share of each class labelled as the "
+                        "class that it looks most like")  # fmt: skip
+    faults.add_argument("--overlap", type=float, metavar="SHARE", help="share of the classes split into two that "
+                        "cannot be told apart")  # fmt: skip
     faults.add_argument("--imbalance", type=float, metavar="RATIO", help="most frequent class to rarest, such as 10")
     faults.add_argument("--duplicate", type=float, metavar="SHARE", help="share of rows that copy another row")
     training = parser.add_argument_group("training")

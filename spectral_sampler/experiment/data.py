@@ -16,6 +16,7 @@ from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment import own
 from spectral_sampler.experiment.augmentation import photograph_transforms
 from spectral_sampler.experiment.cuts import cut_rows, stratified
+from spectral_sampler.experiment.overlap import overlapping
 from spectral_sampler.experiment.samples import ImageSamples, Task, TensorSamples, TextSamples
 from spectral_sampler.experiment.wordnet import glosses, token_rows
 from spectral_sampler.optional import optional
@@ -59,6 +60,8 @@ class Source(NamedTuple):
     """Rows of a reference with losses that is there already: none need be held out for it."""
     validation: float = 0.0
     """Share of the training rows, classes in proportion, on which neither learner nor reference is trained."""
+    overlap: float = 0.0
+    """Share of the classes split into two that cannot be told apart; see `overlap.overlapping`."""
 
     @property
     def cache_folder(self) -> Path:
@@ -217,7 +220,9 @@ def _with_validation(task: Task, share: float) -> Task:
     rows = None if task.rows is None else task.rows[rest]
     version = f"{task.version}-validation{share}"
     validation = task.train.subset(cut).plain()
-    return task._replace(train=task.train.subset(rest), validation=validation, rows=rows, version=version)
+    truth = task.known.truth
+    known = task.known if truth is None else task.known._replace(truth=truth[rest])
+    return task._replace(train=task.train.subset(rest), validation=validation, rows=rows, version=version, known=known)
 
 
 def load_task(name: str, source: Source) -> Task:
@@ -229,4 +234,6 @@ def load_task(name: str, source: Source) -> Task:
         MissingPackage: an optional package that it needs.
     """
     task = DATA[name](source) if name in DATA else _own(name, source)
-    return task if not source.validation or task.validation is not None else _with_validation(task, source.validation)
+    if source.validation and task.validation is None:
+        task = _with_validation(task, source.validation)
+    return overlapping(task, source.overlap) if source.overlap else task

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from spectral_sampler.experiment.corruption import Known
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -215,3 +217,5 @@ class Task(NamedTuple):
     """Features (total, d) and losses (total,) of a reference that came with the data."""
     labels: NDArray[np.int64] | None = None
     """(total,) of all rows that its owner counts."""
+    known: Known = Known()
+    """What is known beside the labels: which are wrong by nature, which classes look alike."""

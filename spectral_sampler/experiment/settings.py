@@ -14,6 +14,7 @@ from spectral_sampler.experiment import own
 from spectral_sampler.experiment.corruption import Corruption
 from spectral_sampler.experiment.data import DATA, PHOTOGRAPHS, Source
 from spectral_sampler.experiment.learner import LEARNING_RATE_SCHEDULES
+from spectral_sampler.experiment.overlap import checked_overlap
 from spectral_sampler.experiment.ready import GIVEN, ready_store, resolved_reference
 from spectral_sampler.schedule import (
     AdaptiveSchedule,
@@ -95,7 +96,7 @@ taken as constant. A fifth is held out besides, for a reference with losses. ``p
 ``reference="resnet50-random"`` needs no download and says nothing about the paper."""
 
 _LATER = {"learner", "optimizer", "momentum", "learning_rate_schedule", "validation", "label_column", "text_column",
-          "test_data", "test_split", "content", "reference_content"}  # fmt: skip
+          "test_data", "test_split", "content", "reference_content", "confusion_noise", "overlap"}  # fmt: skip
 
 
 def _own_defaults(data: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -177,6 +178,10 @@ class Settings:
     no result of this one's."""
     reference_content: str = ""
     """The same of a store that is the reference: its fingerprint."""
+    confusion_noise: float = 0.0
+    """Share of each class labelled as the one that it is taken for most often; see `confusions.with_partners`."""
+    overlap: float = 0.0
+    """Share of the classes split into two that cannot be told apart; see `overlap.overlapping`."""
 
     @classmethod
     def of(cls, data: str | Path | None = None, preset: str | None = None, **changes: Any) -> Settings:
@@ -228,6 +233,7 @@ class Settings:
     def checked(self) -> Settings:
         """Itself, or one sentence about the first value that breaks its rule."""
         self.corruption.checked()
+        checked_overlap(self.overlap)
         if self.schedule not in SCHEDULES:
             raise argument_error("schedule", f"one of {', '.join(SCHEDULES)}", repr(self.schedule), "GSTDS: sigmoid.")
         if self.epochs < 1:
@@ -273,7 +279,7 @@ class Settings:
     @property
     def corruption(self) -> Corruption:
         """What is done to the training rows."""
-        return Corruption(self.label_noise, self.imbalance, self.duplicate)
+        return Corruption(self.label_noise, self.imbalance, self.duplicate, self.confusion_noise)
 
     def ratio(self) -> Any:
         """The keep-ratio schedule."""
@@ -287,7 +293,7 @@ class Settings:
     def source(self, root: Path | None, cache: Path | None, *, download: bool) -> Source:
         """Where the data comes from on this machine, which is no part of the settings."""
         return Source(self.train_size, root, download, cache, self.image_size, self._options(), self.content,
-                      self._ready_rows(), self.validation)  # fmt: skip
+                      self._ready_rows(), self.validation, self.overlap)  # fmt: skip
 
     def _options(self) -> own.Options:
         return own.Options(self.label_column, self.text_column, self.test_data, self.test_split)
