@@ -30,7 +30,7 @@ def measured(data: str, fault: str, seed: int) -> dict[str, Any]:
     """One row of the result."""
     condition = _settings(_parser().parse_args(shlex.split(RUNS[f"{data}-{fault}"])))
     task = load(condition, Places())
-    corrupted = corrupt(task.train.labels, condition.corruption, len(task.classes), seed)
+    corrupted = corrupt(task.train.labels, condition.corruption, len(task.classes), seed, task.known)
     store = reference_for(condition, task, corrupted, seed, None).store
     found = estimate(store.features, corrupted.labels)
     accused = found.suspects()

@@ -52,7 +52,7 @@ _COMMAND = "python -m benchmarks.pilot_record"
 def plan(settings) -> Plan:
     """A twentieth of the comparison, and no clock."""
     task = load(settings, Places())
-    seen = corrupt(task.train.labels, settings.corruption, len(task.classes), 0)
+    seen = corrupt(task.train.labels, settings.corruption, len(task.classes), 0, task.known)
     rows, pool = len(seen.rows), min(len(seen.rows), POOL)
     room = Room(SHARE * comparison_samples(settings, rows), rows, pool, len(np.unique(seen.labels)))
     return Plan(pool, HELD_OUT, *plan_for(settings, room, SELECTIONS, settings.keep_ratio))

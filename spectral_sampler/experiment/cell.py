@@ -16,6 +16,7 @@ import torch
 
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
+from spectral_sampler.experiment.confusions import with_partners
 from spectral_sampler.experiment.corruption import Corrupted, corrupt
 from spectral_sampler.experiment.data import Source, load_task
 from spectral_sampler.experiment.learner import Recipe, evaluate, fit, flops_per_sample, predictions
@@ -80,7 +81,13 @@ def load(settings: Settings, places: Places) -> Task:
     """The data set; read once in a process."""
     for module in places.plugins:
         importlib.import_module(module)
-    return _loaded(settings.data, settings.source(places.root, places.cache, download=places.download))
+    return _prepared(settings, places)
+
+
+@functools.lru_cache(maxsize=2)
+def _prepared(settings: Settings, places: Places) -> Task:
+    task = _loaded(settings.data, settings.source(places.root, places.cache, download=places.download))
+    return with_partners(settings, task, places.cache) if settings.confusion_noise else task
 
 
 def candidate_batches(settings: Settings, rows: int) -> int:
@@ -146,7 +153,7 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
     """
     settings, started = cell.settings, time.perf_counter()
     task = load(settings, places)
-    corrupted = corrupt(task.train.labels, settings.corruption, len(task.classes), cell.seed)
+    corrupted = corrupt(task.train.labels, settings.corruption, len(task.classes), cell.seed, task.known)
     train = task.train.subset(corrupted.rows, corrupted.labels)
     reference = reference_for(settings, task, corrupted, cell.seed, places.cache)
     network = network_for(task, settings, cell.seed)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from spectral_sampler.experiment.samples import Task
     from spectral_sampler.experiment.settings import Settings
 
-__all__ = ["REFERENCES", "Reference", "encoded_features", "prepare_features", "reference_for"]
+__all__ = ["REFERENCES", "Reference", "encoded_features", "held_out_features", "prepare_features", "reference_for"]
 
 _SEED_OFFSET = 1_000_003  # the reference's first weights are not the learner's
 
@@ -179,6 +179,11 @@ def _known_features(
     return encoded_features(getattr(task, part), settings.reference, task.version, cache)
 
 
+def held_out_features(settings: Settings, task: Task, cache: Path | None) -> NDArray[Any] | None:
+    """Features (n, d) of the held-out rows, or None where no encoder, store or data gives any."""
+    return _known_features(settings, task, "held_out", cache) if _gives_features(settings) else None
+
+
 def _uses_head(settings: Settings, task: Task) -> bool:
     """Held-out photographs or texts are too few to train a network on, but enough for a classifier on the features; and
     what somebody's own features are worth is what a classifier makes of them."""
@@ -260,7 +265,7 @@ def _compute(settings: Settings, task: Task, corrupted: Corrupted, seed: int, ca
     else:
         network = network_for(task, settings, seed + _SEED_OFFSET)
     if settings.reference != "untrained":
-        labels = corrupt_held_out(task.held_out.labels, settings.corruption, classes, seed)
+        labels = corrupt_held_out(task.held_out.labels, settings.corruption, classes, seed, task.known)
         _fit(network, held_out.subset(np.arange(len(held_out)), labels), settings, seed)
     learner_rows = train.subset(corrupted.rows, corrupted.labels)
     losses, features, logits = _last_layer(network, learner_rows)
@@ -336,7 +341,7 @@ def reference_for(settings: Settings, task: Task, corrupted: Corrupted, seed: in
     if is_ready(settings.reference):
         ready = ready_reference(settings.reference, task)
         if ready.losses is not None:
-            return _from_ready(settings, corrupted, ready.features[corrupted.rows], ready.losses[corrupted.rows])
+            return _from_ready(settings, task, corrupted, ready.features[corrupted.rows], ready.losses[corrupted.rows])
     names = (task.name, re.sub(r"[^\w.-]", "_", Path(settings.reference).name), _cache_key(settings, task, seed))
     path = (cache or default_cache()) / "references" / f"{'-'.join(names)}-seed{seed}.npz"
     found = _cached(path, lambda: _finite(settings, _compute(settings, task, corrupted, seed, cache)))
@@ -354,8 +359,10 @@ def reference_for(settings: Settings, task: Task, corrupted: Corrupted, seed: in
     return Reference(store, record, logits)
 
 
-def _from_ready(settings: Settings, corrupted: Corrupted, features: NDArray[Any], losses: NDArray[Any]) -> Reference:
-    if corrupted.wrong.any():
+def _from_ready(
+    settings: Settings, task: Task, corrupted: Corrupted, features: NDArray[Any], losses: NDArray[Any]
+) -> Reference:
+    if settings.overlap or (corrupted.labels != task.train.labels[corrupted.rows]).any():
         rule, remedy = (
             "without losses where labels are changed",
             "Its losses are those of other labels: leave them out.",

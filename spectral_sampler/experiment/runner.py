@@ -83,7 +83,7 @@ def _describe(settings: Settings, places: Places) -> dict[str, Any]:
         raise argument_error("device", "one that torch can use here", repr(settings.device), remedy) from None
     task = cells.load(settings, places)
     prepare_features(settings, task, places.cache)
-    rows = len(corrupt(task.train.labels, settings.corruption, len(task.classes), 0).rows)
+    rows = len(corrupt(task.train.labels, settings.corruption, len(task.classes), 0, task.known).rows)
     if cells.candidate_batches(settings, rows) < 1:
         rule = f"at most the number of training rows ({rows})"
         raise argument_error("candidate-batch-size", rule, settings.candidate_batch_size, "Use a smaller one.")
@@ -97,7 +97,7 @@ def _describe(settings: Settings, places: Places) -> dict[str, Any]:
 def _prepare_reference(settings: Settings, seed: int, places: Places) -> None:
     """Fills the cache with one seed's reference, so that its trainings do not each compute it."""
     task = cells.load(settings, places)
-    corrupted = corrupt(task.train.labels, settings.corruption, len(task.classes), seed)
+    corrupted = corrupt(task.train.labels, settings.corruption, len(task.classes), seed, task.known)
     reference_for(settings, task, corrupted, seed, places.cache)
 
 

@@ -40,6 +40,11 @@ class Training(NamedTuple):
         """In the learner's order, with the learner's labels."""
         return self.task.train.subset(self.rows.rows, self.rows.labels)
 
+    @property
+    def _right(self) -> NDArray[np.int64]:
+        known = self.task.known.truth
+        return self.task.train.labels if known is None else known
+
     def name(self, label: int) -> str:
         """Of a class."""
         return str(self.task.classes[label])
@@ -53,7 +58,7 @@ class Training(NamedTuple):
         """What the label was before it was made wrong, in words; empty for the others."""
         if not self.rows.wrong[row]:
             return ""
-        return f", truly {self.name(int(self.task.train.labels[self.rows.rows[row]]))}"
+        return f", truly {self.name(int(self._right[self.rows.rows[row]]))}"
 
 
 class Suspicion(NamedTuple):
@@ -73,7 +78,7 @@ def training(results: dict[str, Any], places: Places) -> Training:
     settings = Settings(**{name: value for name, value in results["settings"].items() if name in known})
     task = load(settings, places)
     seed = int(next(iter(results.get("seeds") or [0])))
-    rows = corrupt(task.train.labels, settings.corruption, len(task.classes), seed)
+    rows = corrupt(task.train.labels, settings.corruption, len(task.classes), seed, task.known)
     return Training(settings, task, rows, seed)
 
 

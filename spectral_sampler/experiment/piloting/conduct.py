@@ -247,7 +247,7 @@ def _pilot(
     say: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
     task = load(settings, places)
-    rows = len(corrupt(task.train.labels, settings.corruption, len(task.classes), 0).rows)
+    rows = len(corrupt(task.train.labels, settings.corruption, len(task.classes), 0, task.known).rows)
     _check_rows(settings, rows)
     tried: list[Run] = []
     timed = clock if plan is None else None

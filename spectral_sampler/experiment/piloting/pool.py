@@ -96,7 +96,7 @@ def gather(settings: Settings, task: Task, cache: Path | None, most: int | None 
            seed: int = 0) -> Pool:  # fmt: skip
     """The pool of ``most`` training rows (all by default), their reference trained on ``held_out`` rows at most."""
     classes, generator = len(task.classes), np.random.default_rng([seed, _POOL])
-    seen = corrupt(task.train.labels, settings.corruption, classes, seed)
+    seen = corrupt(task.train.labels, settings.corruption, classes, seed, task.known)
     size = min(most or len(seen.rows), len(seen.rows))
     chosen = stratified(seen.labels, size, generator)
     training, reserved = sizes(task, size)
@@ -108,7 +108,7 @@ def gather(settings: Settings, task: Task, cache: Path | None, most: int | None 
     labels = seen.labels[chosen]
     part, places = _part(settings, task, seen.rows[chosen], rest, labels)
     reference = reference_for(settings, part, Corrupted(places, labels, seen.wrong[chosen]), seed, cache)
-    noisy = corrupt_held_out(held[judges], settings.corruption, classes, seed + 1)
+    noisy = corrupt_held_out(held[judges], settings.corruption, classes, seed + 1, task.known)
     wanted = np.bincount(task.test.labels, minlength=classes).astype(np.float64)
     return Pool(
         settings, task, len(seen.rows), seen.rows[chosen], task.train.subset(seen.rows[chosen], labels),
