@@ -22,6 +22,7 @@ def add_data(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.set_defaults(default_data=default)
     group = parser.add_argument_group("data")
     group.add_argument("--data", metavar="WHAT", help="digits, fashion-mnist, wordnet, wordnet-verbs, "
+                       "wordnet-fields, diamonds, opinions, "
                        "cifar10, oxford-pet or flowers102; a folder of images (train/CLASS/…, test/CLASS/…); a file "
                        ".npz (x, y, x_test, y_test), .csv or .parquet (a column label); or module:function, which "
                        "returns (train, test)" + (f" (default {default})" if default else ""))  # fmt: skip

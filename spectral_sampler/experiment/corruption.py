@@ -124,7 +124,7 @@ def _confused(
     if known.partners is None:
         remedy = "They come of the probe in confusions.py."
         raise argument_error("confusion-noise", "0 where no partners of the classes are known", share, remedy)
-    confused = labels.copy()
+    confused: NDArray[np.int64] = labels.copy()
     for label, partner in enumerate(known.partners):
         rows = np.flatnonzero(labels == label)
         confused[generator.choice(rows, size=round(share * len(rows)), replace=False)] = partner

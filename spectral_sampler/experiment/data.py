@@ -15,10 +15,13 @@ import torch
 from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment import own
 from spectral_sampler.experiment.augmentation import photograph_transforms
+from spectral_sampler.experiment.corruption import Known
 from spectral_sampler.experiment.cuts import cut_rows, stratified
+from spectral_sampler.experiment.diamonds import CUTS, diamonds
+from spectral_sampler.experiment.opinions import LEVELS, opinions
 from spectral_sampler.experiment.overlap import overlapping
 from spectral_sampler.experiment.samples import ImageSamples, Task, TensorSamples, TextSamples
-from spectral_sampler.experiment.wordnet import glosses, token_rows
+from spectral_sampler.experiment.wordnet import FIELDS, fields, glosses, token_rows
 from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
@@ -150,6 +153,40 @@ def _glosses(
     return Task(name, parts[0], parts[1], parts[2], classes, f"{name}-{len(labels)}")
 
 
+def _wordnet_fields(source: Source) -> Task:
+    texts, labels = fields(source.root)
+    everything = TextSamples(token_rows(texts), labels, texts)
+    parts = [everything.subset(rows) for rows in _thirds(labels, len(labels) // 4, 3000, 7000, source)]
+    return Task("wordnet-fields", parts[0], parts[1], parts[2], FIELDS, f"wordnet-fields-{len(labels)}")
+
+
+def _diamonds(source: Source) -> Task:
+    stones = diamonds(source.root)
+    everything = TensorSamples(torch.from_numpy(stones.inputs), stones.labels)
+    parts = [everything.subset(rows) for rows in _thirds(stones.labels, 10_000, 6000, 12_000, source)]
+    return Task("diamonds", parts[0], parts[1], parts[2], CUTS, stones.version)
+
+
+def _opinions(source: Source) -> Task:
+    """Trained on what one person said of each word, tested on what ten agree on."""
+    found = opinions(source.root)
+    train, held_out, test = _thirds(found.agreed, len(found.agreed) // 4, 1400, 4000, source)
+    everything = TextSamples(token_rows(found.words), found.said, found.words)
+    tested = everything.subset(test, found.agreed[test])
+    return Task("opinions", everything.subset(train), everything.subset(held_out), tested, LEVELS, found.version,
+                known=Known(truth=found.agreed[train]))  # fmt: skip
+
+
+def _thirds(
+    labels: NDArray[np.int64], test: int, held_out: int, train: int, source: Source
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that train, are held out and test, classes in the proportions of ``labels`` in each."""
+    tested = stratified(labels, test, np.random.default_rng(0))
+    pool = np.setdiff1d(np.arange(len(labels)), tested)
+    trained, reference = cut_rows(labels[pool], source.train_size or train, held_out)
+    return pool[trained], pool[reference], tested
+
+
 def _missing(name: str, folder: Path, remedy: str) -> ValueError:
     return argument_error("data-root", f"a folder that holds {name}", folder, remedy + " Or pass --download.")
 
@@ -197,6 +234,9 @@ DATA: dict[str, Callable[[Source], Task]] = {
     "fashion-mnist": _fashion_mnist,
     "wordnet": _wordnet,
     "wordnet-verbs": _wordnet_verbs,
+    "wordnet-fields": _wordnet_fields,
+    "diamonds": _diamonds,
+    "opinions": _opinions,
     "cifar10": _cifar10,
     "oxford-pet": _oxford_pet,
     "flowers102": _flowers102,

@@ -27,7 +27,8 @@ def checked_overlap(share: float) -> float:
 
 def _halved(labels: NDArray[np.int64], halves: dict[int, int], part: int) -> NDArray[np.int64]:
     """A copy of ``labels`` in which a random half (rounded down) of each class in ``halves`` has its other label."""
-    generator, split = np.random.default_rng([_SEED, part]), labels.copy()
+    generator = np.random.default_rng([_SEED, part])
+    split: NDArray[np.int64] = labels.copy()
     for label, other in halves.items():
         rows = generator.permutation(np.flatnonzero(labels == label))
         split[rows[: len(rows) // 2]] = other
