@@ -156,34 +156,36 @@ def _glosses(
 def _wordnet_fields(source: Source) -> Task:
     texts, labels = fields(source.root)
     everything = TextSamples(token_rows(texts), labels, texts)
-    parts = [everything.subset(rows) for rows in _thirds(labels, len(labels) // 4, 3000, 7000, source)]
+    parts = [everything.subset(rows) for rows in _parts(labels, 7000, source)]
     return Task("wordnet-fields", parts[0], parts[1], parts[2], FIELDS, f"wordnet-fields-{len(labels)}")
 
 
 def _diamonds(source: Source) -> Task:
     stones = diamonds(source.root)
     everything = TensorSamples(torch.from_numpy(stones.inputs), stones.labels)
-    parts = [everything.subset(rows) for rows in _thirds(stones.labels, 10_000, 6000, 12_000, source)]
+    parts = [everything.subset(rows) for rows in _parts(stones.labels, 12_000, source)]
     return Task("diamonds", parts[0], parts[1], parts[2], CUTS, stones.version)
 
 
 def _opinions(source: Source) -> Task:
     """Trained on what one person said of each word, tested on what ten agree on."""
     found = opinions(source.root)
-    train, held_out, test = _thirds(found.agreed, len(found.agreed) // 4, 1400, 4000, source)
+    train, held_out, test = _parts(found.agreed, 4000, source)
     everything = TextSamples(token_rows(found.words), found.said, found.words)
     tested = everything.subset(test, found.agreed[test])
     return Task("opinions", everything.subset(train), everything.subset(held_out), tested, LEVELS, found.version,
                 known=Known(truth=found.agreed[train]))  # fmt: skip
 
 
-def _thirds(
-    labels: NDArray[np.int64], test: int, held_out: int, train: int, source: Source
+def _parts(
+    labels: NDArray[np.int64], most: int, source: Source
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows that train, are held out and test, classes in the proportions of ``labels`` in each."""
-    tested = stratified(labels, test, np.random.default_rng(0))
+    """Rows that train, by default at most ``most``, a fifth that is held out and a quarter that tests, classes in the
+    proportions of ``labels`` (M,) in each."""
+    tested = stratified(labels, len(labels) // 4, np.random.default_rng(0))
     pool = np.setdiff1d(np.arange(len(labels)), tested)
-    trained, reference = cut_rows(labels[pool], source.train_size or train, held_out)
+    held_out = len(labels) // 5
+    trained, reference = cut_rows(labels[pool], source.train_size or min(most, len(pool) - held_out), held_out)
     return pool[trained], pool[reference], tested
 
 

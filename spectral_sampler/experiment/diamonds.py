@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.packaged import package_file
 
 if TYPE_CHECKING:
@@ -40,17 +41,22 @@ def diamonds(root: Path | None) -> Stones:
 
     Raises:
         MissingPackage: plotnine is not installed.
-        ArgumentError: the folder ``root`` has no such file.
+        ArgumentError: the folder ``root`` has no such file, or another one of that name.
     """
     path = package_file(root, "plotnine", "data/diamonds.csv" if root is None else "diamonds.csv")
     content = path.read_bytes()
     lines = [tuple(line.items()) for line in csv.DictReader(content.decode("utf-8").splitlines())]
     stones: list[dict[str, Any]] = [dict(line) for line in dict.fromkeys(lines)]
-    measures = [[float(stone[name]) for name in _MEASURES] for stone in stones]
-    grades = [[_COLOURS.index(stone["color"]), _CLARITIES.index(stone["clarity"])] for stone in stones]
+    try:
+        measures = [[float(stone[name]) for name in _MEASURES] for stone in stones]
+        grades = [[_COLOURS.index(stone["color"]), _CLARITIES.index(stone["clarity"])] for stone in stones]
+        labels = np.array([CUTS.index(stone["cut"]) for stone in stones], dtype=np.int64)
+    except (KeyError, ValueError) as error:
+        remedy = f"Another number, grade or column is in it: {error}."
+        raise argument_error("data-root", "a folder with ggplot2's diamonds.csv", path, remedy) from None
     values = np.hstack([measures, grades])
     values[:, [0, 3]] = np.log(values[:, [0, 3]])  # weight and price are skewed
-    values = (values - values.mean(0)) / values.std(0)
-    labels = np.array([CUTS.index(stone["cut"]) for stone in stones], dtype=np.int64)
+    values -= values.mean(0)
+    values /= np.where(values.std(0) > 0.0, values.std(0), 1.0)
     version = f"diamonds-{hashlib.sha256(content).hexdigest()[:12]}"
     return Stones(np.clip(values, -_FURTHEST, _FURTHEST).astype(np.float32), labels, version)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.packaged import package_file
 
 if TYPE_CHECKING:
@@ -48,16 +49,20 @@ def opinions(root: Path | None) -> Opinions:
 
     Raises:
         MissingPackage: vaderSentiment is not installed.
-        ArgumentError: the folder ``root`` has no ``vader_lexicon.txt``.
+        ArgumentError: the folder ``root`` has no ``vader_lexicon.txt``, or another one.
     """
-    content = package_file(root, "vaderSentiment", "vader_lexicon.txt").read_bytes()
-    rated: dict[str, list[int]] = {}
-    for line in content.decode("utf-8").splitlines():
-        word, _, _, ratings = line.rstrip().split("\t")
-        if word.isalpha():
-            rated.setdefault(word, json.loads(ratings))
-    kept = {word: ratings for word, ratings in rated.items() if sum(ratings)}
-    table = np.array(list(kept.values()), dtype=np.float64)
+    path = package_file(root, "vaderSentiment", "vader_lexicon.txt")
+    content, rated = path.read_bytes(), dict[str, list[int]]()
+    try:
+        for line in content.decode("utf-8").splitlines():
+            word, _, _, ratings = line.rstrip().split("\t")
+            if word.isalpha():
+                rated.setdefault(word, json.loads(ratings))
+        kept = {word: ratings for word, ratings in rated.items() if sum(ratings)}
+        table = np.array(list(kept.values()), dtype=np.float64).reshape(-1, 10)
+    except (TypeError, ValueError) as error:
+        remedy = f"A line of it is not a word, two numbers and ten ratings: {error}."
+        raise argument_error("data-root", "a folder with VADER's vader_lexicon.txt", path, remedy) from None
     chances = np.random.default_rng(20250707).random(table.shape)
     heard = np.where(table == 0.0, -1.0, chances).argmax(1)
     said = levels(table[np.arange(len(table)), heard])
