@@ -141,10 +141,13 @@ def test_neighbours_are_taken_for_each_other():
 
 
 def test_no_class_is_a_partner_because_it_is_frequent():
-    features, labels = look_alikes(4000)
-    rare = np.concatenate([np.flatnonzero(labels == 0)[:900], np.flatnonzero(labels == 1)[:60],
-                           np.flatnonzero(labels == 2)[:900], np.flatnonzero(labels == 3)[:60]])  # fmt: skip
-    assert partners(confusions(features[rare], labels[rare], 4)).classes.tolist() == [1, 0, 3, 2]
+    """Class 1 is rare and nearer to class 0 than class 2, which is not."""
+    labels = np.repeat([0, 1, 2], [600, 60, 1300])
+    centres = np.array([[0.0, 0.0], [1.2, 0.0], [0.0, 2.5]])
+    features = centres[labels] + np.random.default_rng(0).normal(size=(len(labels), 2))
+    told = confusions(features, labels, 3)
+    assert partners(told).classes[:2].tolist() == [1, 0]
+    assert told[0, 1] > 1.3 * told[0, 2]
 
 
 def test_partners_are_of_another_origin_and_a_class_of_one_row_is_refused():

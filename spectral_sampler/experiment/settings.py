@@ -55,7 +55,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "fashion-mnist": {"epochs": 12, "candidate_batch_size": 128, "learning_rate": 2e-3, "reference": "lite0"},
     "wordnet": {"epochs": 40, "candidate_batch_size": 128, "learning_rate": 3e-3, "reference": "minilm"},
     "wordnet-verbs": {"epochs": 40, "candidate_batch_size": 64, "learning_rate": 3e-3, "reference": "minilm"},
-    "wordnet-fields": {"epochs": 30, "candidate_batch_size": 128, "learning_rate": 3e-3, "reference": "minilm"},
+    "wordnet-fields": {"epochs": 20, "candidate_batch_size": 128, "learning_rate": 3e-3, "reference": "minilm"},
     "diamonds": {"epochs": 60, "candidate_batch_size": 128, "learning_rate": 1e-2, "reference": "held-out"},
     "opinions": {"epochs": 20, "candidate_batch_size": 64, "learning_rate": 3e-3, "reference": "minilm"},
     "cifar10": {"epochs": 25, "candidate_batch_size": 128, "learning_rate": 1e-3, "reference": "resnet50"},
