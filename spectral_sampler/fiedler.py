@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FiedlerResult", "Status", "fiedler_of_affinity", "fiedler_rows", "fiedler_vector"]
+__all__ = ["LAPLACIANS", "FiedlerResult", "Status", "fiedler_of_affinity", "fiedler_rows", "fiedler_vector"]
+
+LAPLACIANS = ("unnormalised", "normalised")
 
 DENSE_LIMIT = 768  # rows; above it S is never formed. Measured: the two cost the same between 512 and 1024 rows
 _CHUNK_BYTES = 1 << 22  # of affinities at a time: larger ones leave the cache, smaller ones are all overhead
 _ASYMMETRY = 64  # units of rounding of the largest weight by which mirror images may differ
 _BASIS_BYTES = 1 << 28  # of Lanczos vectors of one member; then its run restarts from the Ritz vector
 
-Operator = graph.DenseLaplacian | graph.FactoredLaplacian
+Operator = graph.DenseLaplacian | graph.NormalisedLaplacian | graph.FactoredLaplacian
 
 
 class _Scaled:
@@ -88,7 +90,23 @@ def _solve(
         found.vector, matvec(found.vector), steps + 1, gap, degrees=degrees, norm=operator.norm, indices=indices,
         rounding=rounding,
     )  # fmt: skip
+    if isinstance(operator, graph.NormalisedLaplacian):
+        return _of_the_walk(operator, result, indices)
     return result if exact is None else result._replace(error=refined_error(result, remainder))
+
+
+def _of_the_walk(operator: graph.NormalisedLaplacian, result: FiedlerResult, indices: Tensor) -> FiedlerResult:
+    """``result``, of H L_sym H, with y = D^{-1/2} H v of unit length for v.
+
+    If θ is the angle of v to the exact one and φ that of y, sin φ ≤ sin θ · max(D^{-1/2}) / ‖D^{-1/2} H v‖: the error
+    grows by as much.
+    """
+    vector = operator.scale * operator.reflected(result.vector)
+    length = torch.linalg.vector_norm(vector, dim=-1)
+    vector /= length[:, None]
+    vector *= graph.canonical_sign(vector, operator.degrees, indices, operator.norm)[:, None]
+    error = (result.error * operator.scale.amax(dim=-1) / length).clamp(max=limits.WORST)
+    return result._replace(vector=vector, error=error)
 
 
 def _solve_rows(rows: Callable[[int], Tensor], indices: Tensor, limit: int | None = None) -> FiedlerResult:
@@ -182,12 +200,24 @@ def fiedler_rows(features: Tensor, indices: Tensor, *, backend: str = "auto") ->
 
 @torch.no_grad()
 def fiedler_of_affinity(
-    affinity: Tensor, *, indices: Tensor | None = None, max_matvecs: int | None = None
+    affinity: Tensor,
+    *,
+    laplacian: str = "unnormalised",
+    indices: Tensor | None = None,
+    max_matvecs: int | None = None,
 ) -> FiedlerResult:
     """The same for any symmetric weights (N, N) or (B, N, N), which need not be cosines; the diagonal is ignored.
 
-    ``indices`` (N,) or (B, N), by default positions, number the rows for the start vector and the sign.
+    Args:
+        laplacian: "unnormalised", or "normalised" for weights ≥ 0. `FiedlerResult.vector` is then y = D^{-1/2} u of
+            unit length, u the lowest eigenvector of L_sym on the complement of its kernel vector D^{1/2} 1: the relaxed
+            normalised cut, L y = θ D y with yᵀ D 1 = 0 (Shi and Malik 2000), and not u itself, whose entries the
+            degrees distort (von Luxburg 2007, §8). Residual and gap are those of u and L_sym, the error that of y. A
+            row without edges is a component of its own: where there is one such row, y is 1 there and 0 elsewhere.
+        indices: (N,) or (B, N), by default positions, number the rows for the start vector and the sign.
     """
+    if laplacian not in LAPLACIANS:
+        raise argument_error("laplacian", f"one of {LAPLACIANS}", repr(laplacian), 'The papers use "unnormalised".')
     weights = graph.working_precision(graph.as_features(affinity))
     if weights.shape[-1] != weights.shape[-2]:
         shape = tuple(weights.shape)
@@ -206,7 +236,12 @@ def fiedler_of_affinity(
         got = f"{numbers.dtype} {tuple(numbers.shape)}"
         raise argument_error("indices", "whole numbers of shape (N,) or (B, N)", got, "Number the rows of the weights.")
     numbers = numbers.to(members.device, torch.int64).expand(members.shape[:2])
-    operator = graph.DenseLaplacian.of(members.clone())
+    members = members.clone()
+    members.diagonal(dim1=-2, dim2=-1).zero_()
+    if laplacian == "normalised" and (members < 0).any():
+        remedy = "Clamp it at zero: a negative degree has no root."
+        raise argument_error("affinity", "non-negative for the normalised Laplacian", float(members.min()), remedy)
+    operator = (graph.NormalisedLaplacian if laplacian == "normalised" else graph.DenseLaplacian).of(members)
     rounding = torch.full_like(operator.norm, torch.finfo(weights.dtype).eps)
     with torch.autocast(members.device.type, enabled=False):
         result = _solve(operator, numbers, rounding, max_matvecs)

@@ -1,10 +1,11 @@
-"""The definition: cosine affinity S, degrees and Laplacian L = diag(S1) − S of a candidate batch, in eager PyTorch.
+"""The definition: cosine affinity S, degrees and Laplacians of a candidate batch, in eager PyTorch.
 
 Every kernel of this package is tested against this text; it is also the fallback where no kernel runs.
 The diagonal of S never changes L, so S is used without it: degrees are sums over the *other* rows, which keeps their
 digits where a self-similarity of 1 would cancel them (nearly orthogonal rows, centred features).
 
     S_ij = x_i·x_j / (|x_i| |x_j|),   d_i = Σ_{j≠i} S_ij,   (L x)_i = d_i x_i − Σ_{j≠i} S_ij x_j          (GSTDS §3.2)
+    L_sym = D^{-1/2} L D^{-1/2}, for S ≥ 0; its kernel is spanned by D^{1/2} 1                     (Chung 1997, §1.2)
 
 Shapes: features (…, N, d), affinity (…, N, N), degrees and vectors (…, N).
 """
@@ -25,6 +26,7 @@ from spectral_sampler.precision import unloosened
 __all__ = [
     "DenseLaplacian",
     "FactoredLaplacian",
+    "NormalisedLaplacian",
     "as_features",
     "canonical_sign",
     "cosine_affinity",
@@ -34,6 +36,8 @@ __all__ = [
     "gram",
     "laplacian",
     "laplacian_norm",
+    "nearest",
+    "normalised_laplacian",
     "refuse_faulty",
     "start_vectors",
     "unit_rows",
@@ -157,6 +161,29 @@ def laplacian(affinity: Tensor) -> Tensor:
     return torch.diag_embed(others.sum(dim=-1)) - others
 
 
+def normalised_laplacian(affinity: Tensor) -> Tensor:
+    """L_sym = D^{-1/2} L D^{-1/2} for weights ≥ 0, shape (…, N, N). A row without edges has zeros, on the diagonal
+    too: it is a component of its own (Chung 1997, §1.2).
+    """
+    others = _without_diagonal(affinity)
+    sums = others.sum(dim=-1)
+    roots = torch.where(sums > 0, sums, torch.ones_like(sums)).sqrt()
+    return torch.diag_embed((sums > 0).to(sums)) - others / (roots[..., :, None] * roots[..., None, :])
+
+
+def nearest(affinity: Tensor, k: int, slack: float) -> Tensor:
+    """The weights (…, N, N) of the pairs of which one is among the k nearest others of the other one, and 0 elsewhere.
+
+    As near as the k-th, to within ``slack``, is among the k nearest: a choice between equals would depend on the order
+    of the rows, and tell copies apart. Where there are no more than k others, they all are.
+    """
+    others = affinity.clone()
+    others.diagonal(dim1=-2, dim2=-1).fill_(-torch.inf)
+    least = others.topk(min(k, affinity.shape[-1] - 1), dim=-1).values[..., -1:]
+    near = others >= least - slack
+    return affinity.masked_fill(~(near | near.mT), 0.0)
+
+
 def laplacian_norm(affinity: Tensor) -> Tensor:
     """‖L‖_∞ = max_i (|d_i| + Σ_{j≠i} |S_ij|), shape (…)."""
     others = _without_diagonal(affinity)
@@ -219,6 +246,49 @@ class DenseLaplacian:
     def take(self, members: Tensor) -> DenseLaplacian:
         """The graphs whose numbers are in ``members`` (b,) int64."""
         return DenseLaplacian(*(field.index_select(0, members) for field in (self.affinity, self.degrees, self.norm)))
+
+
+@dataclass(frozen=True)
+class NormalisedLaplacian:
+    """H L_sym H of B graphs, H the reflection that takes D^{1/2} 1 to a multiple of the constant vector: with that in
+    its kernel, it is searched like any other L. H = I − 2 w wᵀ with w along the sum of both, which never cancels.
+
+    matrix: L_sym (B, N, N). degrees: in units of the largest (B, N). norm: ‖L_sym‖_∞ (B,). axis: w (B, N).
+    scale: D^{-1/2} in the same units (B, N), 1 for rows without edges.
+    """
+
+    matrix: Tensor
+    degrees: Tensor
+    norm: Tensor
+    axis: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, affinity: Tensor) -> NormalisedLaplacian:
+        """From weights (B, N, N) ≥ 0, whose diagonal is ignored. In float64, then rounded once."""
+        exact = affinity.double()
+        matrix, sums = normalised_laplacian(exact), degrees(exact)
+        largest = sums.amax(dim=-1, keepdim=True)
+        parts = sums / torch.where(largest > 0, largest, torch.ones_like(largest))
+        kernel = torch.where(largest > 0, parts, torch.ones_like(parts)).sqrt()
+        kernel /= torch.linalg.vector_norm(kernel, dim=-1, keepdim=True)
+        axis = kernel + kernel.shape[-1] ** -0.5
+        axis /= torch.linalg.vector_norm(axis, dim=-1, keepdim=True)
+        scale = torch.where(parts > 0, parts, torch.ones_like(parts)).rsqrt()
+        norm = matrix.abs().sum(dim=-1).amax(dim=-1)
+        return cls(*(field.to(affinity.dtype) for field in (matrix, parts, norm, axis, scale)))
+
+    def reflected(self, vectors: Tensor) -> Tensor:
+        """H x for vectors (B, N)."""
+        return vectors - 2.0 * (self.axis * vectors).sum(dim=-1, keepdim=True) * self.axis
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        """H L_sym H x for vectors (B, N)."""
+        return self.reflected((self.matrix * self.reflected(vectors)[:, None, :]).sum(dim=-1))
+
+    def take(self, members: Tensor) -> NormalisedLaplacian:
+        """The graphs whose numbers are in ``members`` (b,) int64."""
+        return NormalisedLaplacian(*(field.index_select(0, members) for field in vars(self).values()))
 
 
 class FactoredLaplacian:
