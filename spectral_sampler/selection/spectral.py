@@ -13,7 +13,7 @@ from spectral_sampler.errors import argument_error
 from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows
 from spectral_sampler.selection.protocol import Scores
 from spectral_sampler.selection.ranking import tie_tolerance
-from spectral_sampler.selection.similarity import COSINE, solve_similarity
+from spectral_sampler.selection.similarity import COSINE, Graph, solve_similarity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,14 @@ def _solve(store: ReferenceStore, indices: torch.Tensor, backend: str) -> Fiedle
 
 
 def fiedler_scores(
-    store: ReferenceStore, indices: NDArray[np.int64], *, score: str, backend: str, similarity: str = COSINE
+    store: ReferenceStore,
+    indices: NDArray[np.int64],
+    *,
+    score: str,
+    backend: str,
+    similarity: str = COSINE,
+    laplacian: str = "unnormalised",
+    k: int | None = None,
 ) -> Scores:
     """Oriented Fiedler vectors of the graphs of B candidate batches.
 
@@ -68,7 +75,7 @@ def fiedler_scores(
         indices: (B, N) dataset indices.
         score: a key of `ORIENTATIONS`.
         backend: see `spectral_sampler.ops`.
-        similarity: a key of `spectral_sampler.selection.similarity.SIMILARITIES`.
+        similarity, laplacian, k: as of `spectral_sampler.selection.similarity.Graph`.
 
     Returns:
         Scores with the ``error`` of `FiedlerResult`. A degenerate eigenspace has no order of its own: its scores are
@@ -78,10 +85,11 @@ def fiedler_scores(
         RuntimeError: a candidate's features are zero or not finite, which a `ReferenceStore` rules out when it is made.
     """
     rows = torch.from_numpy(np.ascontiguousarray(indices))
-    if similarity == COSINE:
+    graph = Graph(similarity, laplacian, k)
+    if graph == Graph():
         result = _solve(store, rows, backend)
     else:
-        result = solve_similarity(store.features_tensor, rows, similarity, backend)
+        result = solve_similarity(store.features_tensor, rows, graph, backend)
     status = result.status.cpu().numpy().astype(np.int64)
     invalid = np.flatnonzero(status & int(Status.INVALID))
     if invalid.size:
