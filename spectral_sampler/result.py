@@ -20,7 +20,8 @@ __all__ = ["FiedlerResult", "completed", "divisor", "entry_error", "marked", "re
 class FiedlerResult(NamedTuple):
     """One solve, or B of them: every field has the batch shape of the features, `vector` one more axis of N.
 
-    vector: unit, orthogonal to the constant vector, sign as in `canonical_sign`. value: Rayleigh quotient vᵀLv.
+    vector: unit, orthogonal to the constant vector, sign as in `canonical_sign` (of the normalised Laplacian: y, see
+    `spectral_sampler.fiedler.fiedler_of_affinity`). value: Rayleigh quotient vᵀLv.
     residual: ‖Lv − θv‖₂ / ‖L‖_∞, at least e (`entry_error`). num_matvecs: products with L, int64. status: int64
     bits of `Status`. gap: (λ3 − λ2) / ‖L‖_∞, estimated from below (where λ4 is close, in one graph of a thousand up
     to a tenth from above; of exactly double λ2, one in a hundred below `limits.REFINED` rows, and beyond them one

@@ -11,7 +11,7 @@ from spectral_sampler.selection.loss_weighted import check_epsilon, inverse_loss
 from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores, Selection
 from spectral_sampler.selection.ranking import draw_without_replacement, top
-from spectral_sampler.selection.similarity import COSINE, check_similarity
+from spectral_sampler.selection.similarity import COSINE, Graph
 from spectral_sampler.selection.spectral import check_orientation, fiedler_scores
 from spectral_sampler.validation import within
 
@@ -40,7 +40,7 @@ class GSTDS(Selection):
         epsilon: ε, not given in the paper.
         spectral_share: share of the budget that goes to U1; the paper's is one half, 1.0 is SALN, 0.0 is
             `LossWeighted`.
-        similarity: a key of `spectral_sampler.selection.similarity.SIMILARITIES`; the paper's is the cosine.
+        similarity, laplacian, k: of the graph (`spectral_sampler.selection.similarity.Graph`), by default the paper's.
     """
 
     name = "gstds"
@@ -53,6 +53,8 @@ class GSTDS(Selection):
         epsilon: float = 1e-8,
         spectral_share: float = 0.5,
         similarity: str = COSINE,
+        laplacian: str = "unnormalised",
+        k: int | None = None,
     ) -> None:
         if weights not in _WEIGHTS:
             raise argument_error(
@@ -61,12 +63,12 @@ class GSTDS(Selection):
         self.orientation, self.weights = check_orientation(score), weights
         self.epsilon = check_epsilon(epsilon)
         self.spectral_share = within("spectral_share", spectral_share, "[0, 1]", "The paper's is 0.5.")
-        self.similarity = check_similarity(similarity)
+        self.graph = Graph(similarity, laplacian, k)
         self.needs = frozenset({"features"}) if weights == "abs_fiedler" else frozenset({"features", "losses"})
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores:
         """Fiedler scores, (B, N); signed ones where the draw needs |φ|."""
-        return fiedler_scores(store, indices, score=self.orientation, backend=backend, similarity=self.similarity)
+        return fiedler_scores(store, indices, score=self.orientation, backend=backend, **vars(self.graph))
 
     def _draw_weights(self, batch: CandidateBatch, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.weights == "abs_fiedler":
@@ -89,8 +91,7 @@ class GSTDS(Selection):
         return Choice(np.concatenate([ranked.positions, draw.positions]), kinds, ranked.certified, draw.zero_weight)
 
     def __repr__(self) -> str:
-        other = "" if self.similarity == COSINE else f", similarity={self.similarity!r}"
         return (
             f"GSTDS(score={self.orientation!r}, weights={self.weights!r}, epsilon={self.epsilon}, "
-            f"spectral_share={self.spectral_share}{other})"
+            f"spectral_share={self.spectral_share}{self.graph})"
         )

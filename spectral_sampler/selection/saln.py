@@ -9,7 +9,7 @@ import numpy as np
 from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.protocol import CandidateBatch, Choice, Scores, Selection
 from spectral_sampler.selection.ranking import top
-from spectral_sampler.selection.similarity import COSINE, check_similarity
+from spectral_sampler.selection.similarity import COSINE, Graph
 from spectral_sampler.selection.spectral import check_orientation, fiedler_scores
 
 if TYPE_CHECKING:
@@ -27,18 +27,25 @@ class SALN(Selection):
     No losses and no schedule: pair it with a constant keep ratio. The paper publishes neither the ratio, nor the sign
     of the eigenvector, nor which end it keeps; ``score`` offers every reading
     (`spectral_sampler.selection.spectral.ORIENTATIONS`).
-    ``similarity`` other than the paper's cosine: `spectral_sampler.selection.similarity.SIMILARITIES`.
+    ``similarity``, ``laplacian`` and ``k`` choose another graph: `spectral_sampler.selection.similarity.Graph`.
     """
 
     name = "saln"
     needs = frozenset({"features"})
 
-    def __init__(self, score: str = "signed", *, similarity: str = COSINE) -> None:
-        self.orientation, self.similarity = check_orientation(score), check_similarity(similarity)
+    def __init__(
+        self,
+        score: str = "signed",
+        *,
+        similarity: str = COSINE,
+        laplacian: str = "unnormalised",
+        k: int | None = None,
+    ) -> None:
+        self.orientation, self.graph = check_orientation(score), Graph(similarity, laplacian, k)
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores:
         """Fiedler scores, (B, N)."""
-        return fiedler_scores(store, indices, score=self.orientation, backend=backend, similarity=self.similarity)
+        return fiedler_scores(store, indices, score=self.orientation, backend=backend, **vars(self.graph))
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
         """The ``budget`` highest scores."""
@@ -46,5 +53,4 @@ class SALN(Selection):
         return Choice(ranked.positions, np.zeros(budget, dtype=np.int8), ranked.certified)
 
     def __repr__(self) -> str:
-        other = "" if self.similarity == COSINE else f", similarity={self.similarity!r}"
-        return f"SALN(score={self.orientation!r}{other})"
+        return f"SALN(score={self.orientation!r}{self.graph})"
