@@ -231,11 +231,12 @@ def fiedler_of_affinity(
     if (uneven > _ASYMMETRY * torch.finfo(weights.dtype).eps * largest).any():
         got = f"entries that differ from their mirror image by {float(uneven.max()):.3g}"
         raise argument_error("affinity", "symmetric", got, "Pass (S + S.mT) / 2.")
-    numbers = torch.arange(members.shape[1], device=members.device) if indices is None else torch.as_tensor(indices)
+    numbers = torch.arange(members.shape[1], device=members.device)
+    numbers = numbers if indices is None else torch.as_tensor(indices, device=members.device)
     if numbers.shape not in (members.shape[1:2], members.shape[:2]) or numbers.is_floating_point():
         got = f"{numbers.dtype} {tuple(numbers.shape)}"
         raise argument_error("indices", "whole numbers of shape (N,) or (B, N)", got, "Number the rows of the weights.")
-    numbers = numbers.to(members.device, torch.int64).expand(members.shape[:2])
+    numbers = numbers.to(torch.int64).expand(members.shape[:2])
     members = members.clone()
     members.diagonal(dim1=-2, dim2=-1).zero_()
     if laplacian == "normalised" and (members < 0).any():
