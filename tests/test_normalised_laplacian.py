@@ -158,6 +158,18 @@ def test_two_components_are_told_apart_and_the_smaller_leads():
     assert y[20:].min() > 0 > y[:20].max()
 
 
+def test_the_sign_is_the_canonical_one_of_what_is_returned():
+    rng = np.random.default_rng(8)
+    weights = np.stack([random_weights(rng, 30, "uneven") for _ in range(40)])
+    y = solve(weights).vector.numpy()
+    skew = 30**0.5 * (y**3).sum(axis=1)
+    assert (skew[np.abs(skew) > 1e-2] > 0).all()
+    assert (np.abs(skew) > 1e-2).sum() > 30
+    sums = weights.sum(axis=2) / weights.sum(axis=2).max(axis=1, keepdims=True)
+    signs = graph.canonical_sign(*map(torch.from_numpy, (y, sums)), torch.arange(30).expand(40, 30), torch.ones(40))
+    assert (signs == 1).all()
+
+
 def test_rows_without_edges():
     weights = random_weights(np.random.default_rng(0), 9, "dense")
     weights[4] = weights[:, 4] = 0.0

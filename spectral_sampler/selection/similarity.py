@@ -134,9 +134,11 @@ def solve_similarity(features: Tensor, indices: Tensor, graph: Graph, backend: s
         raise argument_error(
             "backend", f'"auto" or "eager" for {str(graph)[2:]}', repr(backend), "Kernels compute the papers' graph."
         )
-    parts = []
+    parts, indices = [], indices.to(features.device)
+    step = max(1, _CHUNK_BYTES // (8 * indices.shape[1] ** 2))
     with torch.autocast(features.device.type, enabled=False):  # what training does is of no concern here
-        for part in indices.to(features.device).split(max(1, _CHUNK_BYTES // (8 * indices.shape[1] ** 2))):
+        for first in range(0, len(indices), step):
+            part = indices[first : first + step]
             weights = torch.stack([affinity(features.index_select(0, row), graph) for row in part])
             parts.append(fiedler_of_affinity(weights, laplacian=graph.laplacian, indices=part))
     return FiedlerResult(*(torch.cat(field) for field in zip(*parts, strict=True)))
