@@ -35,7 +35,7 @@ def _clamped(rows: Tensor) -> Tensor:
 
 
 def _distances(rows: Tensor) -> Tensor:
-    """In units of their median. From products, five times as fast as from differences, but for rows that are close to
+    """In units of their median. From products, several times as fast as from differences, but for rows close to
     another one, where these would cancel.
     """
     products = gram(rows - rows.mean(dim=0))
