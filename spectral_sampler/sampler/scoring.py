@@ -28,7 +28,7 @@ class Score(NamedTuple):
     """Scores of one candidate batch, as in `spectral_sampler.selection.Scores`."""
 
     values: NDArray[np.float64]
-    error: float
+    error: Any
     status: int
     matvecs: int
 
@@ -80,7 +80,7 @@ class Scorer:
         if found is None:
             return [None] * len(indices)
         return [
-            Score(np.asarray(values, dtype=np.float64), float(error), int(status), int(matvecs))
+            Score(np.asarray(values, dtype=np.float64), error, int(status), int(matvecs))
             for values, error, status, matvecs in zip(*found, strict=True)
         ]
 

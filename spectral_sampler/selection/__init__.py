@@ -1,6 +1,7 @@
 """Selections: one paper per file behind the protocol of `spectral_sampler.selection.protocol`."""
 
 from spectral_sampler.selection.bayesian import BayesianSelection
+from spectral_sampler.selection.chain import Chain
 from spectral_sampler.selection.divbs import DivBS
 from spectral_sampler.selection.el2n import EL2N
 from spectral_sampler.selection.forgetting import Forgetting
@@ -12,6 +13,7 @@ from spectral_sampler.selection.jest import JEST
 from spectral_sampler.selection.k_centre import KCentre
 from spectral_sampler.selection.leverage import Leverage
 from spectral_sampler.selection.loss_weighted import LossWeighted
+from spectral_sampler.selection.mix import Mix
 from spectral_sampler.selection.online import OnlineSelection
 from spectral_sampler.selection.plausible_even import PlausibleEven, PlausibleLearnable
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores, Selection
@@ -32,6 +34,7 @@ __all__ = [
     "UDS",
     "BayesianSelection",
     "CandidateBatch",
+    "Chain",
     "Choice",
     "DivBS",
     "Forgetting",
@@ -42,4 +45,5 @@ __all__ = [
     "Leverage",
 ]
 __all__ += ["LossWeighted", "OnlineSelection", "PlausibleEven", "PlausibleLearnable", "RHOLoss", "Scores", "SeTa"]
+__all__ += ["LossWeighted", "Mix", "OnlineSelection", "PlausibleEven", "PlausibleLearnable", "RHOLoss", "Scores"]
 __all__ += ["Selection", "SensitivitySampling", "SpectralStrata", "Uniform"]

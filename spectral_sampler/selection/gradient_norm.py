@@ -50,6 +50,7 @@ class GradientNorm(Selection):
 
     name = "gradient-norm"
     needs = frozenset({"logits", "labels"})
+    unbiased = True
 
     def __init__(self, *, momentum: float = 0.9, gate: bool = True) -> None:
         self.momentum, self.gate = within("momentum", momentum, "[0, 1)", "The paper's is 0.9."), bool(gate)

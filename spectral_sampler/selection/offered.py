@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spectral_sampler.selection.protocol import Selection
     from spectral_sampler.store import ReferenceStore
 
-__all__ = ["chosen", "learnt", "offered", "whole_numbers"]
+__all__ = ["checked", "chosen", "learnt", "offered", "part_of", "whole_numbers"]
 
 _ROWS = ("indices", "scores", "losses", "labels", "learner_losses", "logits", "embeddings", "features", "ignored")
 
@@ -69,7 +69,7 @@ def offered(
         indices: (N,) dataset indices, distinct and within the store.
         given: any of logits (N, C), labels (N,), embeddings (N, h), learner_losses (N,), tensors or arrays, or None.
             Labels come from the store if not given, learner losses from logits and labels.
-        score: its ``values`` (N,) and ``error``, or None.
+        score: its ``values`` (N,) and ``error``, or None; of a selection made of k, (N, k) and (k,).
         ignore_index: the label of candidates that come last, as a loss with this argument learns nothing from them.
         place: seed, epoch, batch, turn and progress.
 
@@ -99,7 +99,7 @@ def offered(
         argument = "features" if name == "embeddings" else name
         raise argument_error(argument, f"given, because {selection.name} needs {name}", None, NEEDS[name])
     if score is not None:
-        known["scores"], known["error"] = score.values, float(score.error)
+        known["scores"], known["error"] = score.values, score.error
     return CandidateBatch(indices, **known, **place)
 
 
@@ -116,9 +116,17 @@ def _finite(batch: CandidateBatch) -> NDArray[np.bool_] | None:
     return None if not found or (finite := np.logical_and.reduce(found)).all() else finite
 
 
-def _part(batch: CandidateBatch, rows: NDArray[np.int64]) -> CandidateBatch:
+def part_of(batch: CandidateBatch, rows: NDArray[np.int64]) -> CandidateBatch:
+    """The candidates ``rows`` (n,) of a batch alone."""
     known = {name: value for name in _ROWS if (value := getattr(batch, name)) is not None}
     return batch._replace(**{name: value[rows] for name, value in known.items()})
+
+
+def checked(selection: Selection, choice: Choice, batch: CandidateBatch, budget: int) -> Choice:
+    """``choice`` itself, if it is ``budget`` distinct candidates of ``batch``."""
+    if len(choice.positions) != budget or np.bincount(choice.positions, minlength=len(batch.indices)).max() > 1:
+        raise RuntimeError(f"{selection!r} was to select {budget} distinct candidates and did not")
+    return choice
 
 
 def chosen(selection: Selection, batch: CandidateBatch, budget: int) -> Choice:
@@ -131,7 +139,7 @@ def chosen(selection: Selection, batch: CandidateBatch, budget: int) -> Choice:
         rows, others = np.flatnonzero(finite), np.flatnonzero(~finite)
         choice = Choice(np.empty(0, np.int64), np.empty(0, np.int8))
         if len(rows):
-            choice = selection.select(_part(batch, rows), min(budget, len(rows)))
+            choice = selection.select(part_of(batch, rows), min(budget, len(rows)))
         rest = others[np.argsort(batch.ties()[others])][: budget - len(choice.positions)]
         choice = choice._replace(
             positions=np.append(rows[choice.positions], rest),
@@ -139,16 +147,14 @@ def chosen(selection: Selection, batch: CandidateBatch, budget: int) -> Choice:
             weights=None if choice.weights is None else np.append(choice.weights, np.ones(len(rest))),
             nonfinite=len(others) if batch.ignored is None else int((~finite & ~batch.ignored).sum()),
         )
-    if len(choice.positions) != budget or np.bincount(choice.positions, minlength=len(batch.indices)).max() > 1:
-        raise RuntimeError(f"{selection!r} was to select {budget} distinct candidates and did not")
-    return choice
+    return checked(selection, choice, batch, budget)
 
 
 def learnt(selection: Selection, batch: CandidateBatch, choice: Choice) -> None:
     """``selection.trained`` with what it saw of ``batch`` and took of that, as `chosen` found it."""
     if (choice.nonfinite or batch.ignored is not None) and (finite := _finite(batch)) is not None:
         taken = finite[choice.positions]
-        batch = _part(batch, np.flatnonzero(finite))
+        batch = part_of(batch, np.flatnonzero(finite))
         choice = choice._replace(
             positions=(np.cumsum(finite) - 1)[choice.positions[taken]],
             kinds=choice.kinds[taken],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from spectral_sampler.store import ReferenceStore
 
 __all__ = ["KINDS", "CandidateBatch", "Choice", "EpochRequest", "Proposal", "Scores", "Selection", "as_selection"]
+__all__ += ["leaves"]
 
 KINDS = ("spectral", "weighted", "uniform")
 """Why a sample was selected: its rank by a graph score, a weighted draw, a plain draw."""
@@ -28,9 +29,10 @@ class Scores(NamedTuple):
     """Scores of B candidate batches of N candidates, with the evidence of how far they can be trusted."""
 
     values: NDArray[np.float64]
-    """(B, N), larger is selected first."""
+    """(B, N), larger is selected first; (B, N, k) for a selection made of k, see `leaves`."""
     error: NDArray[np.float64]
-    """(B,) bound on the error of the difference of two scores; infinite where the scores carry no order."""
+    """(B,) bound on the error of the difference of two scores; infinite where the scores carry no order. (B, k) for a
+    selection made of k, NaN for one of them that scores nothing."""
     status: NDArray[np.int64]
     """(B,) `spectral_sampler.fiedler.Status` bits."""
     matvecs: NDArray[np.int64]
@@ -43,9 +45,9 @@ class CandidateBatch(NamedTuple):
     indices: NDArray[np.int64]
     """(N,) dataset indices, unique."""
     scores: NDArray[np.float64] | None = None
-    """(N,), None for a selection that computes none."""
-    error: float = 0.0
-    """Bound on the error of the difference of two scores."""
+    """(N,), None for a selection that computes none; (N, k) for a selection made of k."""
+    error: Any = 0.0
+    """Bound on the error of the difference of two scores, a number; (k,) for a selection made of k."""
     losses: NDArray[np.float64] | None = None
     """(N,) losses of the reference model."""
     labels: NDArray[np.int64] | None = None
@@ -145,6 +147,10 @@ class Selection:
     """Whether `select` compares the candidates' reference features itself; `score` reads the store."""
     proposes = False
     """Whether it decides what is offered in an epoch, by `propose`."""
+    unbiased = False
+    """Whether the mean of weight times loss over its choice is unbiased for the mean loss of what it was offered."""
+    parts: tuple[Selection, ...] = ()
+    """The selections that it is made of."""
 
     def __init_subclass__(cls) -> None:
         cls.judges_all = cls.judges_all or cls.trained is not Selection.trained
@@ -193,6 +199,11 @@ class _Adapted(Selection):
 
     def __repr__(self) -> str:
         return repr(self._policy)
+
+
+def leaves(selection: Selection) -> list[Selection]:
+    """The selections that one is made of in the end, itself if of no others; scores have a column for each."""
+    return [leaf for part in selection.parts for leaf in leaves(part)] or [selection]
 
 
 _PARTS = ("score", "propose", "select", "trained", "facts", "state_dict", "load_state_dict")

@@ -29,6 +29,7 @@ class SpectralStrata(Selection):
 
     name = "spectral-strata"
     needs = frozenset({"features"})
+    unbiased = True
 
     def __init__(self, *, similarity: str = COSINE, laplacian: str = "unnormalised", k: int | None = None) -> None:
         self.graph = Graph(similarity, laplacian, k)

@@ -14,6 +14,7 @@ class Uniform(Selection):
     """``n`` of the N candidates at random, each subset equally likely."""
 
     name = "uniform"
+    unbiased = True
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
         """``budget`` draws without replacement."""
