@@ -13,6 +13,7 @@ from spectral_sampler.selection import (
     SALN,
     UDS,
     BayesianSelection,
+    Chain,
     DivBS,
     Forgetting,
     GradientNorm,
@@ -21,6 +22,7 @@ from spectral_sampler.selection import (
     KCentre,
     Leverage,
     LossWeighted,
+    Mix,
     PlausibleEven,
     PlausibleLearnable,
     RHOLoss,
@@ -106,6 +108,8 @@ POLICIES: dict[str, Callable[[], Selection]] = {
     BALANCED[PlausibleEven.name]: lambda: PlausibleEven(balance=1.0),
     BALANCED[PlausibleLearnable.name]: lambda: PlausibleLearnable(balance=1.0),
     "plausible-even-uncut": lambda: PlausibleEven(balance=0.0, label_noise=0.0),
+    "mix-plausible-even-rho-loss": lambda: Mix(PlausibleEven(balance=0.0), RHOLoss(), share=0.5),
+    "chain-saln-uniform": lambda: Chain(SALN(), Uniform(), share=0.7),
 }
 """A selection by name. `register` adds to it. Those that need the learner's view of the candidates get it through
 ``learner=``, those that need its losses through ``observe``, except `FRESH`."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from spectral_sampler.estimates.label_noise import known_label_noise
 from spectral_sampler.selection import GradientNorm, InfoBatch, Leverage, PlausibleEven, SensitivitySampling
+from spectral_sampler.selection.protocol import leaves
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +46,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
     orders = "" if len(run.order) == len(run.store) else f", {len(run.order)} in the order of an epoch"
     offered = str(run.plan.candidates) if run.plan.batch_size is None else _span(course.sizes)
     asks = "call sampler.observe_next(losses) after every step" if run.listens else "nothing"
-    if isinstance(run.selection, (InfoBatch, SensitivitySampling, GradientNorm, Leverage)):
+    weighing = (InfoBatch, SensitivitySampling, GradientNorm, Leverage)
+    if any(isinstance(leaf, weighing) for leaf in leaves(run.selection)):
         asks += "; multiply the losses by sampler.weights_for(indices)"
     rows = [
         ("selection", textwrap.shorten(repr(run.selection), _LONGEST, placeholder=" …")),
