@@ -14,6 +14,7 @@ from spectral_sampler.ops import explain, use_backend
 from spectral_sampler.sampler import SpectralBatchSampler
 from spectral_sampler.schedule import (
     AggressiveAIMD,
+    BanditSchedule,
     ConstantSchedule,
     GammaSchedule,
     LinearSchedule,
@@ -62,6 +63,7 @@ __all__ = [
     "AggressiveAIMD",
     "ArgumentError",
     "BackendUnavailable",
+    "BanditSchedule",
     "BayesianSelection",
     "Chain",
     "ConstantSchedule",

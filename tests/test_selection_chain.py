@@ -36,17 +36,17 @@ class ByIndex(Selection):
 def test_uniform_among_the_highest_fiedler_scores():
     """Against SALN alone, asked for as many as the filter keeps."""
     size = 17  # 0.7 · 24 = 16.8
-    kept = decisions(SALN(), keep_ratio=size / N, emit="shrink", multiple_of=1)
+    kept = decisions(SALN(), keep_ratio=size / N)
     both = decisions(Chain(SALN(), Uniform(), share=0.7), keep_ratio=0.25)
-    times = np.zeros(M)
+    others = 0
     for (indices, wide, _), (same, choice, _) in zip(kept, both, strict=True):
         assert indices.tolist() == same.tolist()
         assert len(wide.positions) == size
         assert len(choice.positions) == 6
         assert set(choice.positions) <= set(wide.positions)
         assert set(choice.kinds.tolist()) == {2}, "the kind says why it was selected in the end"
-        times[indices[choice.positions]] += 1
-    assert any(set(choice.positions) != set(wide.positions[:6]) for (_, wide, _), (_, choice, _) in zip(kept, both))
+        others += set(choice.positions) != set(wide.positions[:6])
+    assert others, "drawn, not ranked"
 
 
 @pytest.mark.parametrize("make", [SALN, LossWeighted, PlausibleEven, Uniform])
@@ -73,7 +73,7 @@ def test_the_filter_keeps_its_share_and_the_budget_at_least(share, size, budget,
 
 def test_weights_multiply():
     one, two = np.linspace(0.5, 2.0, N), np.linspace(3.0, 0.0, N)
-    batch, indices = CandidateBatch(np.random.default_rng(0).permutation(N)), None
+    batch = CandidateBatch(np.random.default_rng(0).permutation(N))
     for first, second, expected in (
         (ByIndex(1, one), ByIndex(-1), one),
         (ByIndex(1), ByIndex(-1, two), two),

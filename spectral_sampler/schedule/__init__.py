@@ -1,6 +1,7 @@
 """Schedules: how much of a candidate batch to keep, as a function of training progress."""
 
 from spectral_sampler.schedule.aimd import AdaptiveSchedule, AggressiveAIMD, MellowAIMD
+from spectral_sampler.schedule.bandit import BanditSchedule
 from spectral_sampler.schedule.fitted import ConstantSchedule, FittedSchedule
 from spectral_sampler.schedule.plan import RATIO_GROUPS, Ratios, plan_ratios
 from spectral_sampler.schedule.plateau import PlateauSchedule
@@ -16,6 +17,7 @@ __all__ = [
     "RATIO_GROUPS",
     "AdaptiveSchedule",
     "AggressiveAIMD",
+    "BanditSchedule",
     "ConstantSchedule",
     "FittedSchedule",
     "GammaSchedule",
