@@ -19,6 +19,7 @@ from spectral_sampler.experiment.ready import GIVEN, ready_store, resolved_refer
 from spectral_sampler.schedule import (
     AdaptiveSchedule,
     AggressiveAIMD,
+    BanditSchedule,
     ConstantSchedule,
     GammaSchedule,
     LinearSchedule,
@@ -46,6 +47,7 @@ SCHEDULES: dict[str, Callable[[float, float, float], Any]] = {
     "sinusoid": lambda low, high, mean: SinusoidSchedule(low, high, mean=mean),
     "mellow-aimd": lambda low, high, mean: MellowAIMD(low, high, mean=mean),
     "aggressive-aimd": lambda low, high, mean: AggressiveAIMD(low, high, mean=mean),
+    "bandit": lambda low, high, mean: BanditSchedule(low, high, mean=mean),
     "plateau": lambda low, high, mean: PlateauSchedule(low, high, mean=mean),
 }
 """Keep-ratio schedules by name, from (smallest, largest, mean)."""
