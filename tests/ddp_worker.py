@@ -12,6 +12,8 @@ from spectral_sampler import (
     GSTDS,
     JEST,
     SALN,
+    BanditSchedule,
+    Chain,
     DivBS,
     GradientNorm,
     Herding,
@@ -20,6 +22,7 @@ from spectral_sampler import (
     Leverage,
     LossWeighted,
     MellowAIMD,
+    Mix,
     PlateauSchedule,
     PlausibleEven,
     PlausibleLearnable,
@@ -69,6 +72,8 @@ RUNS = {
     "sensitivity-learner": lambda: {"selection": SensitivitySampling(8, losses="learner")},
     "mellow-aimd": lambda: {"selection": RHOLoss(), "keep_ratio": MellowAIMD(decrease=0.05)},
     "plateau": lambda: {"selection": Uniform(), "keep_ratio": PlateauSchedule(periods=6)},  # 8 batches each
+    "bandit": lambda: {"selection": Uniform(), "keep_ratio": BanditSchedule(periods=6)},
+    "hybrid": lambda: {"selection": Mix(Chain(SALN(), LossWeighted(), share=0.8), RHOLoss(), share=0.4)},
 }
 """What a run adds to the defaults. `BayesianSelection`, `UDS`, `Forgetting`, and `GradientNorm` with its gate, are not
 here: they learn from this rank's batches alone."""

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from spectral_sampler import GSTDS, ReferenceStore, SpectralBatchSampler, Uniform, curate
 from spectral_sampler.errors import ArgumentError
-from spectral_sampler.schedule import AggressiveAIMD, LinearSchedule, MellowAIMD, PlateauSchedule
+from spectral_sampler.schedule import AggressiveAIMD, BanditSchedule, LinearSchedule, MellowAIMD, PlateauSchedule
 from spectral_sampler.selection import (
     JEST,
     BayesianSelection,
@@ -439,7 +439,10 @@ def test_ranks_share_a_ratio_where_a_period_ends_within_their_step():
     assert len(set(ratios)) == 7
 
 
-@pytest.mark.parametrize("make_schedule", [MellowAIMD, AggressiveAIMD, lambda: PlateauSchedule(periods=9)])
+_ADAPTIVE = [MellowAIMD, AggressiveAIMD, lambda: PlateauSchedule(periods=9), lambda: BanditSchedule(periods=9)]
+
+
+@pytest.mark.parametrize("make_schedule", _ADAPTIVE)
 @pytest.mark.parametrize("stop", [1, 13, 27])
 def test_an_adaptive_ratio_resumes_at_every_batch(make_schedule, stop):
     losses = np.random.default_rng(1).exponential(size=60)
