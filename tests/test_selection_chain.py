@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from spectral_sampler import SALN, Chain, Mix, PlausibleEven, ReferenceStore, RHOLoss, SpectralBatchSampler, Uniform
+from spectral_sampler import (
+    SALN,
+    Chain,
+    MellowAIMD,
+    Mix,
+    PlausibleEven,
+    ReferenceStore,
+    RHOLoss,
+    SpectralBatchSampler,
+    Uniform,
+)
 from spectral_sampler.selection import CandidateBatch, Choice, LossWeighted, Selection
 
 M, N = 240, 24
@@ -98,3 +108,13 @@ def test_chains_of_chains():
     choice = chain.select(CandidateBatch(np.arange(24)), 4)
     # the 18 highest, of these the 12 lowest, of these the 4 highest
     assert choice.positions.tolist() == [17, 16, 15, 14]
+
+
+def test_the_description_says_where_the_filter_decides_alone():
+    def described(**options):
+        return SpectralBatchSampler(STORE, N, selection=Chain(SALN(), Uniform(), share=0.7), **options).describe()
+
+    assert "note        keeps up to 0.800: from 0.7 on saln decides alone" in described(keep_ratio=0.8)
+    assert "keeps up to 0.900: from 0.7 on saln" in described(keep_ratio=MellowAIMD(0.2, 0.9), epochs=2)
+    assert "decides alone" not in described(keep_ratio=0.7)
+    assert "decides alone" not in described(keep_ratio=MellowAIMD(0.2, 0.6), epochs=2)

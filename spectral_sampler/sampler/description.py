@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from spectral_sampler.estimates.label_noise import known_label_noise
-from spectral_sampler.selection import GradientNorm, InfoBatch, Leverage, PlausibleEven, SensitivitySampling
+from spectral_sampler.selection import Chain, GradientNorm, InfoBatch, Leverage, PlausibleEven, SensitivitySampling
 from spectral_sampler.selection.protocol import leaves
 
 if TYPE_CHECKING:
@@ -59,7 +59,11 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("next", run.announced(run.counter.epoch)),
         ("to report", asks),
     ]
-    return rows + [("note", note) for note in (_shrinking(run, course), _readmitting(run, course)) if note]
+    return rows + [("note", note) for note in _notes(run, course) if note]
+
+
+def _notes(run: Run, course: _Course) -> tuple[str | None, ...]:
+    return _shrinking(run, course), _readmitting(run, course), _deciding_alone(run, course)
 
 
 def text(run: Run) -> str:
@@ -198,6 +202,14 @@ def _readmitting(run: Run, course: _Course) -> str | None:
         f"{kept} from epoch {since} on, and {share:.3f} of the labels are suspected, who come back in above {cap}; "
         f"cap the keep ratio at {cap} (1 − label noise), or {cure}"
     )
+
+
+def _deciding_alone(run: Run, course: _Course) -> str | None:
+    """Where more is kept than a filter was to leave over."""
+    policy, most = run.selection, course.most.max() if run.adaptive is None else run.adaptive.max
+    if not isinstance(policy, Chain) or most <= policy.share + _ROUNDING:
+        return None
+    return f"keeps up to {most:.3f}: from {policy.share:g} on {policy.filter.name} decides alone"
 
 
 def _suspected(run: Run, policy: PlausibleEven) -> float | None:
