@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -20,6 +18,7 @@ from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment import own
 from spectral_sampler.experiment.corruption import corrupt_held_out
 from spectral_sampler.experiment.data import default_cache
+from spectral_sampler.experiment.kept import kept_arrays
 from spectral_sampler.experiment.learner import evaluate, forward
 from spectral_sampler.experiment.networks import network_for, weights_digest
 from spectral_sampler.experiment.ready import BUILT_IN, is_ready, ready_reference, ready_store
@@ -47,7 +46,10 @@ if TYPE_CHECKING:
     from spectral_sampler.experiment.samples import Task
     from spectral_sampler.experiment.settings import Settings
 
-__all__ = ["REFERENCES", "Reference", "encoded_features", "held_out_features", "prepare_features", "reference_for"]
+__all__ = [
+    "REFERENCES", "Reference", "encoded_features", "features_of_test", "held_out_features", "prepare_features",
+    "reference_for",
+]  # fmt: skip
 
 _SEED_OFFSET = 1_000_003  # the reference's first weights are not the learner's
 
@@ -156,14 +158,19 @@ def _are_pixels(samples: Samples) -> bool:
     return isinstance(samples, TensorSamples) and samples.scale is not None and samples.inputs.shape[1] in {1, 3}
 
 
-def prepare_features(settings: Settings, task: Task, cache: Path | None) -> None:
-    """Fills the cache with everything that no seed changes, which takes a minute for 12,000 images on one core."""
+def prepare_features(settings: Settings, task: Task, cache: Path | None, *, test: bool = False) -> None:
+    """Fills the cache with everything that no seed changes, which takes a minute for 12,000 images on one core; of the
+    test rows only if asked for."""
     if settings.reference in ENCODERS or own.is_function_name(settings.reference):
         _known_features(settings, task, "train", cache)
         if _uses_head(settings, task):
             _known_features(settings, task, "held_out", cache)
+        if test:
+            encoded_features(task.test, settings.reference, task.version, cache)
     elif is_ready(settings.reference):
         ready_reference(settings.reference, task)
+        if test:
+            raise _no_test_features(settings)
     elif settings.reference not in REFERENCES:
         raise argument_error(
             "reference", f"one of {', '.join(REFERENCES)}", repr(settings.reference), "held-out always works."
@@ -273,7 +280,9 @@ def _compute(settings: Settings, task: Task, corrupted: Corrupted, seed: int, ca
         losses = _twin_losses(settings, task, learner_rows, seed)
     clean, _ = evaluate(network, train)
     found = {"losses": losses.astype(np.float32), "accuracy": np.float64(clean), "logits": logits}
-    return found if known else {**found, "features": features}
+    if known:
+        return found
+    return {**found, "features": features, "test_features": _last_layer(network, task.test)[1]}
 
 
 def _gives_features(settings: Settings) -> bool:
@@ -298,27 +307,11 @@ def _finite(settings: Settings, found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _cached(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Arrays from ``path``, or computed and written there whole."""
-    if path.exists():
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    found = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-        np.savez(file, **found)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).chmod(0o644)  # temporary files are readable by their owner alone
-    Path(file.name).replace(path)
-    return found
-
-
 def _cache_key(settings: Settings, task: Task, seed: int) -> str:
     """Changes with whatever the losses of a seed hang on."""
     kept: tuple[Any, ...] = (
         settings.data, settings.train_size, tuple(settings.corruption), settings.reference, settings.image_size,
-        settings.reference_epochs, settings.learning_rate, settings.weight_decay, "logits",
+        settings.reference_epochs, settings.learning_rate, settings.weight_decay, "logits", "test",
     )  # fmt: skip
     if settings.learner:
         network = network_for(task, settings, seed + _SEED_OFFSET)
@@ -329,6 +322,34 @@ def _cache_key(settings: Settings, task: Task, seed: int) -> str:
         kept += (store.fingerprint,)
     key = hashlib.sha256(repr((kept, task.version, len(task.train), len(task.held_out))).encode()).hexdigest()
     return key[:16]
+
+
+def _found(settings: Settings, task: Task, corrupted: Corrupted, seed: int, cache: Path | None) -> dict[str, Any]:
+    """`_compute`, once."""
+    names = (task.name, re.sub(r"[^\w.-]", "_", Path(settings.reference).name), _cache_key(settings, task, seed))
+    path = (cache or default_cache()) / "references" / f"{'-'.join(names)}-seed{seed}.npz"
+    return kept_arrays(path, lambda: _finite(settings, _compute(settings, task, corrupted, seed, cache)))
+
+
+def _no_test_features(settings: Settings) -> ValueError:
+    rule = "one that has features of the test rows, for the probe"
+    return argument_error("reference", rule, settings.reference, "Leave the probe out, or name an encoder.")
+
+
+def features_of_test(
+    settings: Settings, task: Task, corrupted: Corrupted, seed: int, cache: Path | None
+) -> NDArray[Any]:
+    """Features (T, d) of the test rows from the reference of one seed.
+
+    Raises:
+        ArgumentError: a reference that was there before, which has none of them.
+    """
+    if is_ready(settings.reference):
+        raise _no_test_features(settings)
+    if _gives_features(settings):
+        return encoded_features(task.test, settings.reference, task.version, cache)
+    found: NDArray[Any] = _found(settings, task, corrupted, seed, cache)["test_features"]
+    return found
 
 
 def reference_for(settings: Settings, task: Task, corrupted: Corrupted, seed: int, cache: Path | None) -> Reference:
@@ -342,9 +363,7 @@ def reference_for(settings: Settings, task: Task, corrupted: Corrupted, seed: in
         ready = ready_reference(settings.reference, task)
         if ready.losses is not None:
             return _from_ready(settings, task, corrupted, ready.features[corrupted.rows], ready.losses[corrupted.rows])
-    names = (task.name, re.sub(r"[^\w.-]", "_", Path(settings.reference).name), _cache_key(settings, task, seed))
-    path = (cache or default_cache()) / "references" / f"{'-'.join(names)}-seed{seed}.npz"
-    found = _cached(path, lambda: _finite(settings, _compute(settings, task, corrupted, seed, cache)))
+    found = _found(settings, task, corrupted, seed, cache)
     if "features" in found:
         features = found["features"]
     else:
