@@ -21,8 +21,8 @@ def add(commands: Any) -> None:
     """The two commands and their options."""
     compare = commands.add_parser("compare", help="compare policies by training")
     options.add_data(compare, "digits")
-    compare.add_argument("--policies", metavar="A,B,…", help="full, full-equal-compute, uniform, loss-weighted "
-                         "are always included (default: these, saln, gstds and our own)")  # fmt: skip
+    compare.add_argument("--policies", metavar="A,B,…", help="beside everything, and equally many samples by the "
+                         "simplest means, which are always compared (default saln, gstds and our own)")  # fmt: skip
     compare.add_argument("--seeds", type=int, default=5, metavar="K")
     compare.add_argument("--first-seed", type=int, default=0, metavar="SEED")
     compare.add_argument("--out", type=Path, metavar="DIR", help="default results/NAME")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spectral_sampler.experiment.policies import CONTROLS
+from spectral_sampler.experiment.policies import CONTROLS, PROBE
 from spectral_sampler.experiment.report import by_policy, estimate, rows
 from spectral_sampler.optional import optional
 
@@ -101,7 +101,7 @@ def accuracy_figure(results: dict[str, Any], *, narrow: bool = False) -> Any:
     axes = figure.add_subplot()
     grouped = by_policy(results["cells"])
     curves: list[tuple[Any, Any]] = []
-    for policy in (policy for policy in results["policies"] if policy in grouped):
+    for policy in (policy for policy in results["policies"] if policy in grouped and policy != PROBE):
         samples, mean, half = _bands(list(grouped[policy].values()))
         style = _style(results, policy)
         if len(grouped[policy]) >= _FEWEST and not narrow:

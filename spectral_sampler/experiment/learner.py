@@ -246,7 +246,7 @@ def fit(
             if observe:
                 observe(rows, losses)
             seconds["training"] += time.perf_counter() - start
-            loop.counts[len(curve)][rows.numpy()] += 1
+            np.add.at(loop.counts[len(curve)], rows.numpy(), 1)  # a batch may hold a row twice
             if loop.step == loop.marks[len(curve)]:
                 curve.append(_checkpoint(loop, test))
                 report()

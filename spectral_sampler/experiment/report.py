@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.experiment.policies import FULL, FULL_EQUAL_COMPUTE
+from spectral_sampler.experiment.policies import CEILINGS, CONTROLS, FULL, FULL_EQUAL_COMPUTE
 from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _selections(lines: Sequence[Row]) -> list[Row]:
     """The lines that a selection made at uniform's number of samples."""
-    return [line for line in lines if line.difference is not None and line.policy not in {FULL, FULL_EQUAL_COMPUTE}]
+    return [line for line in lines if line.difference is not None and line.policy not in {*CONTROLS, *CEILINGS}]
 
 
 def leader(lines: Sequence[Row]) -> Row | None:
