@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import itertools
 import math
 import random
 import time
@@ -16,31 +15,31 @@ import torch
 
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
+from spectral_sampler.experiment.budgets import budgets, candidate_batches
 from spectral_sampler.experiment.confusions import with_partners
+from spectral_sampler.experiment.controls.cleaning import cleaning_record
 from spectral_sampler.experiment.corruption import Corrupted, corrupt
 from spectral_sampler.experiment.data import Source, load_task
-from spectral_sampler.experiment.learner import Recipe, evaluate, fit, flops_per_sample, predictions
+from spectral_sampler.experiment.learner import Recipe, Trace, evaluate, fit, flops_per_sample, predictions
 from spectral_sampler.experiment.networks import network_for, weights_digest
-from spectral_sampler.experiment.policies import CONTROLS, FRESH, FULL, FULL_EQUAL_COMPUTE, POLICIES
-from spectral_sampler.experiment.reference import Reference, reference_for
-from spectral_sampler.experiment.zero_shot import with_zero_shot
+from spectral_sampler.experiment.policies import CONTROLS, FULL, policy_named
+from spectral_sampler.experiment.policy import Material, candidates
+from spectral_sampler.experiment.reference import reference_for
 from spectral_sampler.modules import global_randomness_kept
-from spectral_sampler.sampler import SpectralBatchSampler
-from spectral_sampler.selection import KINDS, BayesianSelection, Uniform
-from spectral_sampler.selection.needs import forwards_candidates
+from spectral_sampler.selection import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import nn
 
-    from spectral_sampler.experiment.learner import Trace
+    from spectral_sampler.experiment.policy import Finished, Policy
     from spectral_sampler.experiment.samples import Samples, Task
     from spectral_sampler.experiment.settings import Settings
 
-__all__ = ["Cell", "Places", "budgets", "candidate_batches", "checkpoints", "load", "run_cell"]
+__all__ = ["Cell", "Places", "budgets", "candidate_batches", "checkpoints", "load", "prepare", "run_cell"]
 
 _PICTURED_BATCH = 13  # "Batch 14" of GSTDS Fig. 8
 _EXAMPLES = 24  # rows named in a result, of those trained on most and least
@@ -68,8 +67,8 @@ class Cell(NamedTuple):
     @property
     def key(self) -> str:
         """Changes with anything that the result depends on, except the code."""
-        factory = POLICIES.get(self.policy)
-        return self.settings.key(self.policy, self.seed, factory() if factory else "")
+        selection = policy_named(self.policy).selection
+        return self.settings.key(self.policy, self.seed, selection() if selection else "")
 
 
 @functools.lru_cache(maxsize=2)
@@ -90,27 +89,8 @@ def _prepared(settings: Settings, places: Places) -> Task:
     return with_partners(settings, task, places.cache) if settings.confusion_noise else task
 
 
-def candidate_batches(settings: Settings, rows: int) -> int:
-    """Candidate batches in an epoch; the incomplete one is dropped."""
-    return rows // settings.candidate_batch_size
-
-
-def budgets(settings: Settings, rows: int) -> NDArray[np.int64]:
-    """Samples kept from every candidate batch of the training, (epochs · batches,)."""
-    sampler = SpectralBatchSampler(
-        np.ones((rows, 1)), settings.candidate_batch_size, epochs=settings.epochs,
-        keep_ratio=settings.planned_ratio(), selection=Uniform(),
-    )  # fmt: skip
-    places = itertools.product(range(settings.epochs), range(candidate_batches(settings, rows)))
-    return np.array([len(sampler.selection_at(*place)[1].positions) for place in places])
-
-
 def _steps(cell: Cell, rows: int) -> int:
-    settings = cell.settings
-    full = settings.epochs * candidate_batches(settings, rows)
-    if cell.policy != FULL_EQUAL_COMPUTE:
-        return full
-    return max(1, round(int(budgets(settings, rows).sum()) / settings.candidate_batch_size))
+    return policy_named(cell.policy).steps(cell.settings, rows)
 
 
 def checkpoints(cell: Cell) -> int:
@@ -118,31 +98,73 @@ def checkpoints(cell: Cell) -> int:
     return cell.settings.epochs if cell.curve else 1
 
 
-def _batches(
-    cell: Cell, reference: Reference, *, reshuffle: bool, learner: tuple[nn.Module, Samples] | None = None
-) -> Any:
-    """The batch sampler of a policy; ``learner`` and its data for one that looks at the candidates through it."""
+def _material(cell: Cell, places: Places) -> Material:
     settings = cell.settings
-    whole = cell.policy in {FULL, FULL_EQUAL_COMPUTE}
-    selection = Uniform() if whole else POLICIES[cell.policy]()
-    if isinstance(selection, BayesianSelection) and not reference.logits.shape[1]:
-        rule, remedy = "one that predicts classes, for the Bayesian selection", "held-out does, and minilm for texts."
-        raise argument_error("reference", rule, settings.reference, remedy)
-    selection = with_zero_shot(selection, reference.logits)
-    forwarded: dict[str, Any] = {}
-    if learner is not None and (forwards_candidates(selection) or cell.policy in FRESH):
-        forwarded = {"learner": learner[0], "dataset": learner[1].plain()}
-    return SpectralBatchSampler(
-        reference.store,
-        candidate_batch_size=settings.candidate_batch_size,
-        epochs=settings.epochs,
-        keep_ratio=1.0 if whole else settings.ratio(),
-        selection=selection,
-        seed=cell.seed,
-        reshuffle=reshuffle,
-        backend=settings.backend,
-        **forwarded,
-    )
+    task = load(settings, places)
+    corrupted = corrupt(task.train.labels, settings.corruption, len(task.classes), cell.seed, task.known)
+    train = task.train.subset(corrupted.rows, corrupted.labels)
+    reference = reference_for(settings, task, corrupted, cell.seed, places.cache)
+    network = network_for(task, settings, cell.seed)
+    return Material(settings, cell.seed, task, corrupted, train, reference, network, places.cache)
+
+
+def prepare(settings: Settings, seed: int, policies: Iterable[str], places: Places) -> None:
+    """Fills the cache with one seed's reference, and what policies share, so that no two trainings compute it."""
+    material = _material(Cell(settings, FULL, seed), places)
+    for step in {policy_named(name).prepare for name in policies}:
+        if step is not None:
+            step(material)
+
+
+class _Trained(NamedTuple):
+    """A predictor, and what was done for it."""
+
+    network: nn.Module
+    train: Samples
+    test: Samples
+    trace: Trace
+    record: dict[str, Any]
+    """What the policy alone has to say."""
+
+
+def _train(cell: Cell, policy: Policy, material: Material, report: Callable[[], None]) -> _Trained:
+    """The material's network, trained."""
+    settings, network, train, test = cell.settings, material.network, material.train, material.task.test
+    recipe = Recipe(
+        _steps(cell, len(train)), settings.learning_rate, settings.weight_decay, checkpoints(cell), settings.device,
+        settings.optimizer, settings.momentum, settings.learning_rate_schedule,
+    )  # fmt: skip
+    started = time.perf_counter()
+    rows = policy.rows(material)
+    choosing = time.perf_counter() - started
+    batches = policy.batches(policy, material, rows)
+    with _seeded(cell.seed):
+        trace = fit(network, train, batches, recipe, test, report)
+    trace.seconds["selection"] += choosing
+    record: dict[str, Any] = {"selection": repr(getattr(batches, "selection", None))}
+    if policy.left_out is not None:
+        left_out = np.ones(len(train), dtype=np.bool_)
+        left_out[rows] = False
+        record["left_out"] = cleaning_record(left_out, material.corrupted.wrong)
+    return _Trained(network, train, test, trace, record)
+
+
+def _judge(
+    cell: Cell, make: Callable[[Material], Finished], material: Material, report: Callable[[], None]
+) -> _Trained:
+    """A predictor as it is: one point of a curve, at no samples."""
+    started = time.perf_counter()
+    made = make(material)
+    seconds = {"selection": 0.0, "data": 0.0, "training": time.perf_counter() - started}
+    accuracy, losses = evaluate(made.network, made.test)
+    training_loss = float(evaluate(made.network, made.train)[1].mean())
+    point = {"step": 0, "samples": 0, "training_loss": training_loss, "test_accuracy": accuracy,
+             "test_loss": float(losses.mean())}  # fmt: skip
+    for _ in range(checkpoints(cell)):
+        report()
+    trace = Trace([point], np.zeros((1, len(made.train)), dtype=np.int64), seconds, {})
+    seen = {"selection": "None", "wrong_label_share": float(material.corrupted.wrong.mean())}
+    return _Trained(made.network, made.train, made.test, trace, {**seen, **made.record})
 
 
 def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -151,47 +173,36 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
     The global generators of torch, NumPy and random, from which augmentation and dropout draw, are seeded by the cell's
     seed for the training and left as they were.
     """
-    settings, started = cell.settings, time.perf_counter()
-    task = load(settings, places)
-    corrupted = corrupt(task.train.labels, settings.corruption, len(task.classes), cell.seed, task.known)
-    train = task.train.subset(corrupted.rows, corrupted.labels)
-    reference = reference_for(settings, task, corrupted, cell.seed, places.cache)
-    network = network_for(task, settings, cell.seed)
-    initial, flops = weights_digest(network), flops_per_sample(network, train)
-    steps = _steps(cell, len(train))
-    recipe = Recipe(
-        steps, settings.learning_rate, settings.weight_decay, checkpoints(cell), settings.device,
-        settings.optimizer, settings.momentum, settings.learning_rate_schedule,
-    )  # fmt: skip
-    batches = _batches(cell, reference, reshuffle=settings.reshuffle, learner=(network, train))
-    with _seeded(cell.seed):
-        trace = fit(network, train, batches, recipe, task.test, report)
-    if not all(math.isfinite(value) for point in trace.curve for value in point.values()):
+    started = time.perf_counter()
+    material = _material(cell, places)
+    policy, corrupted, classes = policy_named(cell.policy), material.corrupted, len(material.task.classes)
+    initial = weights_digest(material.network)
+    flops = flops_per_sample(material.network, material.train)
+    if policy.finished is None:
+        trained = _train(cell, policy, material, report)
+    else:
+        trained = _judge(cell, policy.finished, material, report)
+    if not all(math.isfinite(value) for point in trained.trace.curve for value in point.values()):
         rule, remedy = "one at which training does not diverge", "Its losses are no longer finite: use a smaller one."
-        what = f"{settings.learning_rate} with {cell.policy}, seed {cell.seed}"
+        what = f"{cell.settings.learning_rate} with {cell.policy}, seed {cell.seed}"
         raise argument_error("learning-rate", rule, what, remedy)
     result = {
         "policy": cell.policy,
         "seed": cell.seed,
         "key": cell.key,
-        "selection": repr(getattr(batches, "selection", None)),
         "has_curve": cell.curve,
         "initial_weights": initial,
-        "steps": steps,
-        **_outcome(trace, flops, corrupted, len(task.classes)),
-        **_accuracies(network, task, train, trace),
-        "corruption": corrupted.record(len(task.classes)),
-        "reference": reference.record,
-        "statistics": trace.statistics,
+        "steps": _steps(cell, len(material.train)),
+        **_outcome(trained.trace, flops, corrupted, classes),
+        **trained.record,
+        **_accuracies(trained, material.task),
+        "corruption": corrupted.record(classes),
+        "reference": material.reference.record,
+        "statistics": trained.trace.statistics,
         "total_seconds": time.perf_counter() - started,
     }
-    if (
-        cell.curve
-        and cell.policy in POLICIES
-        and POLICIES[cell.policy]().needs <= {"features", "losses", "labels"}
-        and cell.policy not in CONTROLS
-    ):
-        result["pictured_batch"] = _pictured(cell, reference, train)
+    if cell.curve and cell.policy not in CONTROLS and _pictures(policy):
+        result["pictured_batch"] = _pictured(cell, policy, material)
     return result
 
 
@@ -204,16 +215,19 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _accuracies(network: nn.Module, task: Task, train: Samples, trace: Trace) -> dict[str, float | None]:
+def _accuracies(trained: _Trained, task: Task) -> dict[str, float | None]:
     """Of the trained network: on the rows that it was trained on, without augmentation and with the labels it saw; on
-    the validation part, None where none was cut; and on the test part the mean over its classes."""
-    seen = train.subset(np.flatnonzero(trace.selected.sum(0)))
-    predicted, _ = predictions(network, task.test)
-    right = predicted == task.test.labels
-    recalls = [right[task.test.labels == label].mean() for label in np.unique(task.test.labels)]
+    the validation part, None where none was cut or a finished predictor cannot read it; and on the test part the mean
+    over its classes."""
+    network, train, test, trace, _ = trained
+    rows = np.flatnonzero(trace.selected.sum(0))
+    predicted, _ = predictions(network, test)
+    right = predicted == test.labels
+    recalls = [right[test.labels == label].mean() for label in np.unique(test.labels)]
+    validation = task.validation if test is task.test else None
     return {
-        "train_accuracy": evaluate(network, seen)[0],
-        "validation_accuracy": None if task.validation is None else evaluate(network, task.validation)[0],
+        "train_accuracy": evaluate(network, train.subset(rows) if len(rows) else train)[0],
+        "validation_accuracy": None if validation is None else evaluate(network, validation)[0],
         "test_balanced_accuracy": float(np.mean(recalls)),
     }
 
@@ -224,6 +238,7 @@ def _outcome(trace: Trace, flops: tuple[float, float], corrupted: Corrupted, cla
     by_class = np.stack([np.bincount(corrupted.labels, weights=row, minlength=classes) for row in counts])
     return {
         "samples": samples,
+        "passes": samples / len(corrupted.rows),
         "distinct_samples": int(np.count_nonzero(counts.sum(0))),
         "learner_flops": flops[0] * forwarded + flops[1] * samples,  # looking at candidates costs a forward pass each
         "seconds": {name: round(value, 4) for name, value in trace.seconds.items()},
@@ -242,17 +257,24 @@ def _first(order: NDArray[np.int64], times: NDArray[np.int64]) -> list[list[int]
     return [[int(row), int(times[row])] for row in np.lexsort((ties, order))[:_EXAMPLES]]
 
 
-def _pictured(cell: Cell, reference: Reference, train: Samples) -> dict[str, Any]:
+def _pictures(policy: Policy) -> bool:
+    """Whether a batch of it can be looked at without a training."""
+    shown = {"features", "losses", "labels"}
+    return policy.batches is candidates and policy.selection is not None and policy.selection().needs <= shown
+
+
+def _pictured(cell: Cell, policy: Policy, material: Material) -> dict[str, Any]:
     """One candidate batch early and late in a fixed partition: principal components, and who was selected why."""
-    sampler = _batches(cell, reference, reshuffle=False)
+    train, reference = material.train, material.reference
+    sampler = candidates(policy, material, policy.rows(material), reshuffle=False, look=False)
     batch = min(_PICTURED_BATCH, candidate_batches(cell.settings, len(train)) - 1)
     moments = []
     for epoch in (min(1, cell.settings.epochs - 1), cell.settings.epochs - 1):
-        candidates, choice, ratio = sampler.selection_at(epoch, batch)
-        kinds = np.full(len(candidates), "rejected", dtype=object)
+        offered, choice, ratio = sampler.selection_at(epoch, batch)
+        kinds = np.full(len(offered), "rejected", dtype=object)
         kinds[choice.positions] = [KINDS[kind] for kind in choice.kinds]
         moments.append({"epoch": epoch + 1, "keep_ratio": float(ratio), "kinds": kinds.tolist()})
-    rows = reference.store.features[candidates].astype(np.float64)
+    rows = reference.store.features[offered].astype(np.float64)
     centred = rows - rows.mean(0)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)
     shares = values**2 / max(float((values**2).sum()), 1e-300)
@@ -260,6 +282,6 @@ def _pictured(cell: Cell, reference: Reference, train: Samples) -> dict[str, Any
         "batch": batch + 1,
         "points": np.round(left[:, :2] * values[:2], 4).tolist(),
         "variance_shares": [round(float(share), 4) for share in shares[:2]],
-        "labels": train.labels[candidates].tolist(),
+        "labels": train.labels[offered].tolist(),
         "moments": moments,
     }

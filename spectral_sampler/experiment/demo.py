@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spectral_sampler.experiment.cell import Places
 from spectral_sampler.experiment.page import write_page
-from spectral_sampler.experiment.policies import DEFAULT
+from spectral_sampler.experiment.policies import DEFAULT, FULL, FULL_EQUAL_COMPUTE
 from spectral_sampler.experiment.report import check_writable, headline, rows, table
 from spectral_sampler.experiment.runner import Comparison, compare
 from spectral_sampler.experiment.settings import Settings
@@ -20,6 +20,7 @@ __all__ = ["Condition", "conditions", "demo", "summary"]
 _SEEDS, _EPOCHS = 5, 30
 _QUICK_EPOCHS = 12
 _QUICK_POLICIES = ("gstds", "plausible-even")  # besides the controls
+_CONTROLS = (FULL, FULL_EQUAL_COMPUTE, "uniform", "small", "clean-once")  # of all the strongest few, for it is a minute
 
 
 class Condition(NamedTuple):
@@ -73,7 +74,7 @@ def demo(
     found = []
     for condition in chosen:
         comparison = Comparison(condition.settings, condition.policies, condition.seeds, out / condition.name, places,
-                                jobs, command=command, overwrite=True)  # fmt: skip
+                                jobs, command=command, overwrite=True, controls=_CONTROLS)  # fmt: skip
         results = compare(comparison, say)
         say(summary(condition.title, results))
         found.append((condition, results))

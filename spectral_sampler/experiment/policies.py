@@ -1,10 +1,23 @@
-"""The policies that can be compared, by name: two that take every candidate, and the selections."""
+"""The policies that can be compared, by name: the selections, and the controls that they have to beat."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.experiment.budgets import budgets
+from spectral_sampler.experiment.controls import (
+    balanced,
+    confidently_wrong,
+    linear_probe,
+    out_of_sample,
+    small,
+    suspected,
+    truly_wrong,
+)
+from spectral_sampler.experiment.policy import Policy
+from spectral_sampler.experiment.ready import is_ready
 from spectral_sampler.experiment.zero_shot import PLACEHOLDER
 from spectral_sampler.selection import (
     EL2N,
@@ -35,19 +48,26 @@ from spectral_sampler.selection import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from spectral_sampler.experiment.settings import Settings
     from spectral_sampler.selection import Selection
 
 __all__ = [
     "BALANCED",
+    "CEILINGS",
     "CONTROLS",
     "DEFAULT",
     "FRESH",
     "FULL",
     "FULL_EQUAL_COMPUTE",
     "POLICIES",
+    "PROBE",
     "chosen_policies",
+    "controls_for",
+    "policy_named",
     "register",
 ]
+
+_LOG = logging.getLogger("spectral_sampler.experiment")
 
 FULL = "full"
 """Every candidate batch, whole."""
@@ -55,8 +75,18 @@ FULL_EQUAL_COMPUTE = "full-equal-compute"
 """Whole candidate batches until as many samples were seen as the curated policies see, learning-rate schedule shortened
 to match: what the same compute buys without any selection."""
 
-CONTROLS = (FULL, FULL_EQUAL_COMPUTE, Uniform.name, LossWeighted.name)
-"""Always compared: without them a difference cannot be put down to the selection."""
+PROBE = "probe"
+"""A linear probe on the reference's features alone, judged on the test rows: what a learner has to be worth."""
+
+CONTROLS = (
+    FULL, FULL_EQUAL_COMPUTE, Uniform.name, "small", "balanced", "clean-once", "clean-once-balanced",
+    "confident-learning", "confident-learning-balanced", PROBE,
+)  # fmt: skip
+"""Always compared: without them a difference cannot be put down to the selection. The probe only where the reference
+has features of the test rows (`controls_for`)."""
+
+CEILINGS = ("oracle", "oracle-balanced")
+"""`small` and `balanced` without the rows whose labels were made wrong; compared where some were."""
 
 BALANCED = {name: f"{name}-balanced" for name in (PlausibleEven.name, PlausibleLearnable.name)}
 """Our selections, and the same with every class shown equally often."""
@@ -117,30 +147,80 @@ POLICIES: dict[str, Callable[[], Selection]] = {
 FRESH = frozenset({"plausible-learnable-fresh"})
 """Those that ask the learner for its losses of all candidates instead of going by the last observed ones."""
 
-DEFAULT = (*CONTROLS, SALN.name, GSTDS.name, PlausibleEven.name, PlausibleLearnable.name)
-"""What is compared when nothing is listed."""
+DEFAULT = (SALN.name, GSTDS.name, PlausibleEven.name, PlausibleLearnable.name)
+"""What is compared, beside the controls, when nothing is listed."""
 
 
-def register(name: str, factory: Callable[[], Selection]) -> None:
-    """Makes a selection available to ``--policies`` under ``name``.
+def _equal_compute(settings: Settings, rows: int) -> int:
+    return max(1, round(int(budgets(settings, rows).sum()) / settings.candidate_batch_size))
+
+
+_NAMED: dict[str, Policy] = {
+    FULL: Policy(),
+    FULL_EQUAL_COMPUTE: Policy(steps=_equal_compute),
+    "small": Policy(batches=small),
+    "balanced": Policy(batches=balanced),
+    "clean-once": Policy(left_out=suspected, batches=small),
+    "clean-once-balanced": Policy(left_out=suspected, batches=balanced),
+    "confident-learning": Policy(left_out=confidently_wrong, batches=small, prepare=out_of_sample),
+    "confident-learning-balanced": Policy(left_out=confidently_wrong, batches=balanced, prepare=out_of_sample),
+    "oracle": Policy(left_out=truly_wrong, batches=small),
+    "oracle-balanced": Policy(left_out=truly_wrong, batches=balanced),
+    PROBE: Policy(finished=linear_probe, steps=lambda _settings, _rows: 0, prepare=out_of_sample),
+}
+"""The policies that are more, or less, than a selection over candidate batches."""
+
+
+def register(name: str, policy: Callable[[], Selection] | Policy) -> None:
+    """Makes a policy available to ``--policies`` under ``name``: what makes a selection, or a `Policy`.
 
     Worker processes import the package anew, so a name registered in a script is known to them only if the module that
     registers it is imported there too (``spectral-sampler compare --plugin MODULE``).
+
+    Raises:
+        ArgumentError: a name that something else has.
     """
-    if name in {FULL, FULL_EQUAL_COMPUTE} or POLICIES.get(name, factory) is not factory:
+    known = _NAMED.get(name) or POLICIES.get(name)
+    if known is not None and known is not policy:
         raise argument_error("name", "new", repr(name), "That policy exists already.")
-    POLICIES[name] = factory
+    if isinstance(policy, Policy):
+        _NAMED[name] = policy
+    else:
+        POLICIES[name] = policy
 
 
-def chosen_policies(names: Iterable[str]) -> tuple[str, ...]:
+def policy_named(name: str) -> Policy:
+    """What ``name`` stands for.
+
+    Raises:
+        ArgumentError: nothing is registered under it.
+    """
+    if name in _NAMED:
+        return _NAMED[name]
+    if name not in POLICIES:
+        known = ", ".join(sorted({*_NAMED, *POLICIES}))
+        raise argument_error("policies", f"names out of {known}", repr(name), "Separate them by commas.")
+    return Policy(POLICIES[name], fresh=name in FRESH)
+
+
+def controls_for(settings: Settings) -> tuple[str, ...]:
+    """`CONTROLS`, and `CEILINGS` where labels are made wrong; without the probe, and a line in the log that says so,
+    where the reference has no features of the test rows."""
+    noisy = any(value > 0 for name, value in settings.corruption._asdict().items() if name.endswith("noise"))
+    found = (*CONTROLS, *(CEILINGS if noisy else ()))
+    if not is_ready(settings.reference):
+        return found
+    _LOG.warning("The probe is left out: the reference %s has no features of the test rows.", settings.reference)
+    return tuple(name for name in found if name != PROBE)
+
+
+def chosen_policies(names: Iterable[str], controls: Iterable[str] = CONTROLS) -> tuple[str, ...]:
     """The controls, then ``names`` in their order, each once.
 
     Raises:
         ArgumentError: a name that is neither a control nor registered.
     """
-    order = dict.fromkeys((*CONTROLS, *names))
+    order = tuple(dict.fromkeys((*controls, *names)))
     for name in order:
-        if name not in CONTROLS and name not in POLICIES:
-            known = ", ".join(sorted({*CONTROLS, *POLICIES}))
-            raise argument_error("policies", f"names out of {known}", repr(name), "Separate them by commas.")
-    return tuple(order)
+        policy_named(name)
+    return order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import multiprocessing
 import os
@@ -22,9 +23,9 @@ from spectral_sampler.errors import ArgumentError, argument_error
 from spectral_sampler.experiment import cell as cells
 from spectral_sampler.experiment.cell import Cell, Places
 from spectral_sampler.experiment.corruption import corrupt
-from spectral_sampler.experiment.policies import FULL, chosen_policies
+from spectral_sampler.experiment.policies import FULL, PROBE, chosen_policies, controls_for
 from spectral_sampler.experiment.progress import Progress
-from spectral_sampler.experiment.reference import prepare_features, reference_for
+from spectral_sampler.experiment.reference import prepare_features
 from spectral_sampler.experiment.report import check_writable, read_json, write_json
 from spectral_sampler.experiment.settings import Settings
 from spectral_sampler.schedule import plan_ratios
@@ -43,7 +44,7 @@ class Comparison(NamedTuple):
 
     settings: Settings
     policies: Sequence[str]
-    """Controls are added."""
+    """`controls` are added."""
     seeds: Sequence[int]
     out: Path
     places: Places = Places()
@@ -56,6 +57,8 @@ class Comparison(NamedTuple):
     """False tests every training at its end only, for tables without pictures."""
     overwrite: bool = False
     """Replace what another comparison left in ``out``."""
+    controls: Sequence[str] | None = None
+    """None for all that the settings call for (`controls_for`); others make a table that proves less."""
 
 
 def _start_worker(events: Any, plugins: tuple[str, ...]) -> None:
@@ -66,7 +69,7 @@ def _start_worker(events: Any, plugins: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     logging.getLogger("spectral_sampler").setLevel(logging.ERROR)  # every training would say the same; results count it
     for module in plugins:
-        __import__(module)
+        importlib.import_module(module)
 
 
 def _tick() -> None:
@@ -74,15 +77,15 @@ def _tick() -> None:
         _events.put(1)
 
 
-def _describe(settings: Settings, places: Places) -> dict[str, Any]:
-    """Fills the cache with encoder features; says what the data set is."""
+def _describe(settings: Settings, places: Places, *, probe: bool) -> dict[str, Any]:
+    """Fills the cache with encoder features, of the test rows for a ``probe``; says what the data set is."""
     try:
         torch.empty(0, device=settings.device)
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
         remedy = f"{str(error).splitlines()[0]}".rstrip(".") + "."
         raise argument_error("device", "one that torch can use here", repr(settings.device), remedy) from None
     task = cells.load(settings, places)
-    prepare_features(settings, task, places.cache)
+    prepare_features(settings, task, places.cache, test=probe)
     rows = len(corrupt(task.train.labels, settings.corruption, len(task.classes), 0, task.known).rows)
     if cells.candidate_batches(settings, rows) < 1:
         rule = f"at most the number of training rows ({rows})"
@@ -92,13 +95,6 @@ def _describe(settings: Settings, places: Places) -> dict[str, Any]:
         "classes": list(task.classes),
         "rows": {"train": rows, "held_out": len(task.held_out), "test": len(task.test)},
     }
-
-
-def _prepare_reference(settings: Settings, seed: int, places: Places) -> None:
-    """Fills the cache with one seed's reference, so that its trainings do not each compute it."""
-    task = cells.load(settings, places)
-    corrupted = corrupt(task.train.labels, settings.corruption, len(task.classes), seed, task.known)
-    reference_for(settings, task, corrupted, seed, places.cache)
 
 
 def _run(cell: Cell, places: Places, path: Path) -> None:
@@ -190,7 +186,10 @@ def compare(comparison: Comparison, say: Callable[[str], None] = lambda _: None)
         RuntimeError: a worker process died.
     """
     settings = comparison.settings.checked()
-    policies = chosen_policies(comparison.policies)
+    for module in comparison.places.plugins:
+        importlib.import_module(module)
+    controls = controls_for(settings) if comparison.controls is None else comparison.controls
+    policies = chosen_policies(comparison.policies, controls)
     folder = comparison.out / "cells"
     _claim(comparison)
     paths = {
@@ -277,15 +276,17 @@ def _execute(
     context = multiprocessing.get_context("spawn")
     events = context.Queue()
     jobs = comparison.jobs or available_cores()
+    probe = any(cell.policy == PROBE for cell in paths)
     # Full trainings take longest; begun last they would leave cores idle at the end.
     pending = sorted(pending, key=lambda cell: (cell.policy != FULL, cell.seed))
     with _one_thread_each(), ProcessPoolExecutor(jobs, context, _start_worker, (events, places.plugins)) as pool:
         progress = Progress(events, say)
         try:
-            described: dict[str, Any] = pool.submit(_describe, settings, places).result()
+            described: dict[str, Any] = pool.submit(_describe, settings, places, probe=probe).result()
             _begin(comparison)
             seeds = sorted({cell.seed for cell in pending})
-            references = [pool.submit(_prepare_reference, settings, seed, places) for seed in seeds]
+            named = {seed: {cell.policy for cell in pending if cell.seed == seed} for seed in seeds}
+            references = [pool.submit(cells.prepare, settings, seed, named[seed], places) for seed in seeds]
             progress.finish(references, "references", len(references), "reference")
             futures = [pool.submit(_run, cell, places, paths[cell]) for cell in pending]
             progress.finish(futures, "trainings", sum(map(cells.checkpoints, pending)), "epoch")
