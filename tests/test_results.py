@@ -43,7 +43,8 @@ def test_the_study_is_complete(name):
     assert result["circumstances"]["command"] == f"spectral-sampler {study.RUNS[name]}"
     arguments = parser().parse_args(shlex.split(study.RUNS[name]))
     assert result["settings"] == settings(arguments).record()
-    assert result["policies"] == list(chosen_policies(arguments.policies.split(",")))
+    asked = chosen_policies(arguments.policies.split(","), ())
+    assert [name for name in result["policies"] if name in asked] == list(asked), "controls may have come later"
     assert result["seeds"] == list(range(study.SEEDS))
     done = [(cell["policy"], cell["seed"]) for cell in result["cells"]]
     assert sorted(done) == sorted((policy, seed) for policy in result["policies"] for seed in result["seeds"])
