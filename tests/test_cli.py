@@ -15,7 +15,7 @@ import pytest
 import spectral_sampler
 from spectral_sampler import ReferenceStore
 from spectral_sampler.cli import main
-from spectral_sampler.experiment import Settings
+from spectral_sampler.experiment import CONTROLS, Settings
 
 
 def test_version_and_help(capsys):
@@ -254,7 +254,7 @@ def test_a_comparison_never_replaces_another_one_unasked(tmp_path, capsys):
     words = [*COMPARE, "--out", str(out), "--cache", str(tmp_path / "cache")]
     status, results, _ = answered(capsys, *words, "--epochs", 1)
     assert status == 0
-    assert [cell["seed"] for cell in results["cells"]] == [0] * 4
+    assert [cell["seed"] for cell in results["cells"]] == [0] * len(CONTROLS)
     before = {path: path.read_bytes() for path in out.rglob("*.json")}
     assert main([*words, "--epochs", "1"]) == 1
     assert "out must be an empty folder, got" in capsys.readouterr().err
@@ -266,9 +266,9 @@ def test_a_comparison_never_replaces_another_one_unasked(tmp_path, capsys):
         path: text for path, text in before.items() if path.name != "settings.json"
     }
     assert main([*words, "--epochs", "2", "--overwrite", "--first-seed", "7"]) == 0
-    assert {path.name for path in (out / "cells").iterdir()} == {
-        f"{policy}-seed7.json" for policy in ("full", "full-equal-compute", "uniform", "loss-weighted")
-    }, "nothing of the other one stays beside it"
+    assert {path.name for path in (out / "cells").iterdir()} == {f"{policy}-seed7.json" for policy in CONTROLS}, (
+        "nothing of the other one stays beside it"
+    )
 
 
 def test_a_plugin_is_found_in_the_current_folder(tmp_path, capsys, monkeypatch):
@@ -335,7 +335,7 @@ def test_in_a_file_a_long_comparison_is_seen_to_go_on_and_ctrl_c_ends_it(tmp_pat
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: the workers too
         assert process.wait(timeout=30) == 130
     said = log.read_text()
-    assert "0 of 4 trainings after" in said
+    assert f"0 of {len(CONTROLS)} trainings after" in said
     assert said.endswith("spectral-sampler: interrupted; finished trainings are kept, go on with --resume\n")
     assert "Traceback" not in said
 
@@ -380,7 +380,7 @@ def test_quick_demo_from_the_command_line(tmp_path):
     wrong = {}
     for name in ("clean-labels", "wrong-labels"):
         results = json.loads((tmp_path / name / "results.json").read_text())
-        assert {"full", "full-equal-compute", "uniform", "loss-weighted"} < set(results["policies"])
+        assert {"full", "full-equal-compute", "uniform", "small", "clean-once"} < set(results["policies"])
         assert len(results["seeds"]) >= 5
         full = [cell["test_accuracy"] for cell in results["cells"] if cell["policy"] == "full"]
         assert sum(full) / len(full) > 0.88

@@ -6,10 +6,12 @@ import torch
 
 from spectral_sampler import ReferenceStore
 from spectral_sampler.experiment import POLICIES, Cell, Places, Settings, run_cell
-from spectral_sampler.experiment.cell import _batches, budgets
-from spectral_sampler.experiment.policies import FRESH
+from spectral_sampler.experiment.cell import budgets
+from spectral_sampler.experiment.corruption import Corruption, corrupt
+from spectral_sampler.experiment.policies import FRESH, policy_named
+from spectral_sampler.experiment.policy import Material, candidates
 from spectral_sampler.experiment.reference import Reference
-from spectral_sampler.experiment.samples import TensorSamples, TextSamples
+from spectral_sampler.experiment.samples import Task, TensorSamples, TextSamples
 from spectral_sampler.experiment.settings import SCHEDULES
 from spectral_sampler.experiment.zero_shot import PLACEHOLDER, class_name_logits, with_zero_shot
 from spectral_sampler.selection import BayesianSelection, Uniform
@@ -48,8 +50,10 @@ def test_a_learner_looks_at_the_candidates_without_augmentation():
 
     inputs, labels = torch.randn(64, 5, generator=torch.Generator().manual_seed(0)), np.arange(64) % 3
     reference = Reference(ReferenceStore.from_arrays(inputs, labels=labels), {}, np.zeros((64, 3)))
-    learner = torch.nn.Linear(5, 3), Augmented(inputs, labels)
-    batches = _batches(Cell(SETTINGS, "gradient-norm", 0), reference, reshuffle=True, learner=learner)
+    train, corrupted = Augmented(inputs, labels), corrupt(labels, Corruption(), 3, 0)
+    task = Task("blobs", train, train, train, ("a", "b", "c"))
+    material = Material(SETTINGS, 0, task, corrupted, train, reference, torch.nn.Linear(5, 3))
+    batches = candidates(policy_named("gradient-norm"), material, np.arange(64))
     assert batches.statistics()["spectral/forwarded_total"] == 0
     list(batches)
     assert batches.statistics()["spectral/forwarded_total"] == 64

@@ -120,8 +120,9 @@ class _Trained(NamedTuple):
     """A predictor, and what was done for it."""
 
     network: nn.Module
+    task: Task
+    """Its test part as this predictor reads it."""
     train: Samples
-    test: Samples
     trace: Trace
     record: dict[str, Any]
     """What the policy alone has to say."""
@@ -129,7 +130,7 @@ class _Trained(NamedTuple):
 
 def _train(cell: Cell, policy: Policy, material: Material, report: Callable[[], None]) -> _Trained:
     """The material's network, trained."""
-    settings, network, train, test = cell.settings, material.network, material.train, material.task.test
+    settings, network, train = cell.settings, material.network, material.train
     recipe = Recipe(
         _steps(cell, len(train)), settings.learning_rate, settings.weight_decay, checkpoints(cell), settings.device,
         settings.optimizer, settings.momentum, settings.learning_rate_schedule,
@@ -139,14 +140,14 @@ def _train(cell: Cell, policy: Policy, material: Material, report: Callable[[], 
     choosing = time.perf_counter() - started
     batches = policy.batches(policy, material, rows)
     with _seeded(cell.seed):
-        trace = fit(network, train, batches, recipe, test, report)
+        trace = fit(network, train, batches, recipe, material.task.test, report)
     trace.seconds["selection"] += choosing
     record: dict[str, Any] = {"selection": repr(getattr(batches, "selection", None))}
     if policy.left_out is not None:
         left_out = np.ones(len(train), dtype=np.bool_)
         left_out[rows] = False
         record["left_out"] = cleaning_record(left_out, material.corrupted.wrong)
-    return _Trained(network, train, test, trace, record)
+    return _Trained(network, material.task, train, trace, record)
 
 
 def _judge(
@@ -164,7 +165,8 @@ def _judge(
         report()
     trace = Trace([point], np.zeros((1, len(made.train)), dtype=np.int64), seconds, {})
     seen = {"selection": "None", "wrong_label_share": float(material.corrupted.wrong.mean())}
-    return _Trained(made.network, made.train, made.test, trace, {**seen, **made.record})
+    task = material.task._replace(test=made.test, validation=None)  # whose rows it cannot read
+    return _Trained(made.network, task, made.train, trace, {**seen, **made.record})
 
 
 def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -195,7 +197,7 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
         "steps": _steps(cell, len(material.train)),
         **_outcome(trained.trace, flops, corrupted, classes),
         **trained.record,
-        **_accuracies(trained, material.task),
+        **_accuracies(*trained[:4]),
         "corruption": corrupted.record(classes),
         "reference": material.reference.record,
         "statistics": trained.trace.statistics,
@@ -215,19 +217,17 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _accuracies(trained: _Trained, task: Task) -> dict[str, float | None]:
-    """Of the trained network: on the rows that it was trained on, without augmentation and with the labels it saw; on
-    the validation part, None where none was cut or a finished predictor cannot read it; and on the test part the mean
-    over its classes."""
-    network, train, test, trace, _ = trained
+def _accuracies(network: nn.Module, task: Task, train: Samples, trace: Trace) -> dict[str, float | None]:
+    """Of the trained network: on the rows that it was trained on, all where no step was, without augmentation and with
+    the labels it saw; on the validation part, None where none was cut; and on the test part the mean over its classes.
+    """
     rows = np.flatnonzero(trace.selected.sum(0))
-    predicted, _ = predictions(network, test)
-    right = predicted == test.labels
-    recalls = [right[test.labels == label].mean() for label in np.unique(test.labels)]
-    validation = task.validation if test is task.test else None
+    predicted, _ = predictions(network, task.test)
+    right = predicted == task.test.labels
+    recalls = [right[task.test.labels == label].mean() for label in np.unique(task.test.labels)]
     return {
         "train_accuracy": evaluate(network, train.subset(rows) if len(rows) else train)[0],
-        "validation_accuracy": None if validation is None else evaluate(network, validation)[0],
+        "validation_accuracy": None if task.validation is None else evaluate(network, task.validation)[0],
         "test_balanced_accuracy": float(np.mean(recalls)),
     }
 

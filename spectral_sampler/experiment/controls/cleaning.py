@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.estimates.label_noise import suspects
 from spectral_sampler.experiment.controls.confident_learning import label_issues
-from spectral_sampler.experiment.controls.linear_probe import FOLDS, out_of_sample
+from spectral_sampler.experiment.controls.probe import FOLDS, out_of_sample
 
 if TYPE_CHECKING:
     import numpy as np
