@@ -15,13 +15,23 @@ pytest.importorskip("tqdm")
 from spectral_sampler import PlausibleEven, ReferenceStore, suspects
 from spectral_sampler.cli import main
 from spectral_sampler.errors import ArgumentError
-from spectral_sampler.experiment import CONTROLS, Cell, Comparison, Places, Settings, compare, register, run_cell
+from spectral_sampler.experiment import (
+    CONTROLS,
+    Cell,
+    Comparison,
+    Places,
+    Policy,
+    Settings,
+    compare,
+    register,
+    run_cell,
+)
 from spectral_sampler.experiment import cell as cells
 from spectral_sampler.experiment import policies as named
 from spectral_sampler.experiment.budgets import budgets, even_sizes
 from spectral_sampler.experiment.corruption import Corrupted
 from spectral_sampler.experiment.policies import CEILINGS, FULL, FULL_EQUAL_COMPUTE, PROBE, controls_for, policy_named
-from spectral_sampler.experiment.policy import Material, Policy
+from spectral_sampler.experiment.policy import Material
 from spectral_sampler.experiment.reference import Reference
 from spectral_sampler.experiment.samples import Task, TensorSamples
 from spectral_sampler.experiment.shuffles import Listed, Passes, balanced_order, passes
@@ -278,9 +288,8 @@ def test_a_short_list_of_controls_is_asked_for(tmp_path, places):
 PLUGIN = """
 import numpy as np
 from spectral_sampler import Uniform
-from spectral_sampler.experiment import register
+from spectral_sampler.experiment import Policy, register
 from spectral_sampler.experiment.controls import small
-from spectral_sampler.experiment.policy import Policy
 
 def even(material):
     return material.train.labels % 2 == 1

@@ -101,7 +101,7 @@ def test_without_curves_the_trainings_are_the_same(results, folder, tmp_path):
     assert said[0] == "10 of 10 trainings are finished already."
     said.clear()
     compare(quick._replace(policies=[], curves=True), said.append)
-    assert said == [], "curves are wanted, and these have none"
+    assert not any("finished already" in line for line in said), "curves are wanted, and these have none"
 
 
 def test_other_settings_do_not_reuse_trainings(results, folder):

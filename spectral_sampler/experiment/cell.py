@@ -142,7 +142,7 @@ def _train(cell: Cell, policy: Policy, material: Material, report: Callable[[], 
     with _seeded(cell.seed):
         trace = fit(network, train, batches, recipe, material.task.test, report)
     trace.seconds["selection"] += choosing
-    record: dict[str, Any] = {"selection": repr(getattr(batches, "selection", None))}
+    record: dict[str, Any] = {"selection": repr(batches.selection)} if hasattr(batches, "selection") else {}
     if policy.left_out is not None:
         left_out = np.ones(len(train), dtype=np.bool_)
         left_out[rows] = False
@@ -164,7 +164,7 @@ def _judge(
     for _ in range(checkpoints(cell)):
         report()
     trace = Trace([point], np.zeros((1, len(made.train)), dtype=np.int64), seconds, {})
-    seen = {"selection": "None", "wrong_label_share": float(material.corrupted.wrong.mean())}
+    seen = {"wrong_label_share": float(material.corrupted.wrong.mean())}
     task = material.task._replace(test=made.test, validation=None)  # whose rows it cannot read
     return _Trained(made.network, task, made.train, trace, {**seen, **made.record})
 

@@ -61,7 +61,7 @@ def _fitted(
     two = len(names) == 2  # for which scikit-learn has the logit of the second class alone
     weights[names] = np.concatenate([np.zeros_like(model.coef_), model.coef_]) if two else model.coef_
     intercepts[names] = np.concatenate([np.zeros(1), model.intercept_]) if two else model.intercept_
-    return weights, intercepts, 4.0 * rows.size * classes * float(model.n_iter_.max())
+    return weights, intercepts, 4.0 * rows.size * len(model.coef_) * float(model.n_iter_.max())
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
