@@ -175,7 +175,7 @@ def test_the_page_shows_the_numbers_of_the_comparison(tmp_path):
     assert ("td", "class", "gain") in page.attributes
     classes = next(made for made in page.tables if made[0][0] == "class")
     assert [line[0] for line in classes[1:]] == ["dog", "cat"]
-    assert classes[1][2:] == ["125 %", "125 %", "125 %"]
+    assert classes[1][2:] == ["125 %"] * 4, "uniform and three selections"
     assert len(page.images()) == 4  # differences, accuracy, keep ratio, one batch
     for image in page.images():
         drawn = base64.b64decode(image.removeprefix("data:image/svg+xml;base64,"))

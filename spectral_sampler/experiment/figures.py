@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spectral_sampler.experiment.policies import CONTROLS, PROBE
+from spectral_sampler.experiment.policies import CEILINGS, CONTROLS, PROBE
 from spectral_sampler.experiment.report import by_policy, estimate, rows
 from spectral_sampler.optional import optional
 
@@ -253,7 +253,7 @@ def save_figures(results: dict[str, Any], folder: Path) -> list[Path]:
     pictures = {"accuracy": accuracy_figure(results), "keep-ratio": schedule_figure(results)}
     grouped = by_policy(results["cells"])
     for policy in results["policies"]:
-        if policy in CONTROLS or policy not in grouped:
+        if policy in {*CONTROLS, *CEILINGS} or policy not in grouped:
             continue
         pictures[f"classes-{policy}"] = class_figure(results, policy)
         batch = pictured_batch_figure(results, policy)

@@ -20,7 +20,7 @@ from spectral_sampler.experiment.page.markup import (
     table,
 )
 from spectral_sampler.experiment.page.samples import gallery
-from spectral_sampler.experiment.policies import CONTROLS, FULL, FULL_EQUAL_COMPUTE
+from spectral_sampler.experiment.policies import CEILINGS, CONTROLS, FULL, FULL_EQUAL_COMPUTE
 from spectral_sampler.experiment.report import by_policy, estimate, footnote, headline, leader, pays, rows, verdict
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _classes(page: _Page) -> Html | None:
         return None
     shares = {}
     for policy in page.policies:
-        if policy not in CONTROLS or policy == "uniform":
+        if policy not in {*CONTROLS, *CEILINGS} or policy == "uniform":
             selected, offered = figures.class_counts(page.results, policy)
             shares[policy] = selected.sum(0) / (offered * len(selected))
     order = np.argsort(-shares[page.best if page.best in shares else "uniform"], kind="stable").tolist()
