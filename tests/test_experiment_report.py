@@ -275,15 +275,7 @@ def test_saved_pictures_are_not_empty(tmp_path, results):
     from spectral_sampler.experiment import figures
 
     paths = figures.save_figures(results, tmp_path)
-    names = [
-        "accuracy",
-        "keep-ratio",
-        "classes-loss-weighted",
-        "classes-saln",
-        "batch-saln",
-        "classes-gstds",
-        "batch-gstds",
-    ]
+    selections = ["classes-loss-weighted", "classes-saln", "batch-saln", "classes-gstds", "batch-gstds"]
     assert [path.stem for path in paths] == ["accuracy", "keep-ratio", *selections]
     for path in paths:
         with image.open(path) as picture:
