@@ -5,9 +5,9 @@
     python -m benchmarks.arena digits-clean --redo jest 3       # one training anew, beside the committed one
     python -m benchmarks.arena --list                           # names and commands
 
-A comparison is one call of ``spectral-sampler compare``, and anybody's policy enters it by that command and
-``--plugin MODULE``. What it writes stays in a working folder, so that an interrupted arena goes on where it stopped; what
-the documents need of it is committed as ``benchmarks/results/arena/NAME.json``.
+A comparison is one call of ``spectral-sampler compare``, and anybody's policy enters it by that command and ``--plugin
+MODULE``. What it writes stays in a working folder, so that an interrupted arena goes on where it stopped; what the
+documents need of it is committed as ``benchmarks/results/arena/NAME.json``.
 """
 
 import argparse

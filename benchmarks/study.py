@@ -115,13 +115,24 @@ def _ablations() -> dict[str, str]:
 RUNS = {**_grid(), **_ablations()}
 """Name and command of every comparison."""
 
-_KEPT = ("policy", "seed", "key", "selection", "commit", "steps", "samples", "distinct_samples", "learner_flops",
+_KEPT = ("policy", "seed", "key", "commit", "steps", "samples", "distinct_samples", "learner_flops",
          "seconds", "test_accuracy", "wrong_label_share", "reference", "total_seconds")  # fmt: skip
+_KEPT_WHERE_THERE = (
+    "selection",
+    "test_balanced_accuracy",
+    "looking_flops",
+    "reference_flops",
+    "probe_flops",
+    "left_out",
+)
 
 
 def condensed(result: dict[str, Any], name: str) -> dict[str, Any]:
     """What the documents need: no curves, no counts per class, no pictures."""
-    cells = [{field: cell[field] for field in _KEPT} for cell in result["cells"]]
+    cells = [
+        {field: cell[field] for field in (*_KEPT, *(name for name in _KEPT_WHERE_THERE if name in cell))}
+        for cell in result["cells"]
+    ]
     kept = {field: result[field] for field in ("settings", "policies", "seeds", "rows")}
     circumstances = {**result["circumstances"], "command": f"spectral-sampler {RUNS[name]}"}
     return {**kept, "circumstances": circumstances, "cells": cells}

@@ -17,7 +17,7 @@ from spectral_sampler.experiment import CONTROLS, Comparison, Places, Settings, 
 from spectral_sampler.experiment.report import read_json
 
 SETTINGS = Settings.of("digits", epochs=2, train_size=128, schedule="constant")
-WALL_CLOCK = ("seconds", "total_seconds", "statistics")
+WALL_CLOCK = ("seconds", "clock", "total_seconds", "statistics")
 
 
 def outcome(results):

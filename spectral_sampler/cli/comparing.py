@@ -28,6 +28,7 @@ def add(commands: Any) -> None:
     compare.add_argument("--out", type=Path, metavar="DIR", help="default results/NAME")
     options.add_training(compare)
     options.add_ratio(compare)
+    options.add_equal(compare)
     compare.add_argument("--fixed-batches", dest="reshuffle", action="store_false", default=None,
                          help="the same candidate batches in every epoch")  # fmt: skip
     run = compare.add_argument_group("run")
@@ -79,6 +80,7 @@ def _finished(comparison: Any, say: Callable[[str], None]) -> Answer:
     from spectral_sampler.experiment import compare, rows, table, verdict
     from spectral_sampler.experiment.figures import save_figures
     from spectral_sampler.experiment.page import write_page
+    from spectral_sampler.experiment.report import costs, not_compared
 
     started = time.monotonic()
     results = compare(comparison, say)
@@ -86,7 +88,8 @@ def _finished(comparison: Any, say: Callable[[str], None]) -> Answer:
     pictures = save_figures(results, comparison.out) if comparison.curves else []
     page = write_page(comparison.out / "index.html", results, comparison.places) if comparison.curves else "none"
     text = [
-        f"{table(lines)}\n\n{verdict(lines)}\n",
+        f"{table(lines)}\n\n{costs(lines)}\n\n{verdict(lines)}",
+        "\n".join([*not_compared(results["cells"]), ""]),
         f"Numbers: {comparison.out / 'results.json'}\nPictures: {', '.join(map(str, pictures)) or 'none'}",
         f"{len(results['cells'])} trainings, {time.monotonic() - started:.0f} s.\nPage: {page}",
     ]

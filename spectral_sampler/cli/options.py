@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_data", "add_ratio", "add_training", "places", "settings", "title"]
+__all__ = ["add_data", "add_equal", "add_ratio", "add_training", "places", "settings", "title"]
 
 _CHANGES = ("preset", "train_size", "label_noise", "imbalance", "duplicate", "reference", "reference_epochs", "epochs",
             "candidate_batch_size", "schedule", "keep_ratio", "keep_min", "keep_max", "reshuffle", "learning_rate",
             "image_size", "backend", "device", "pretrained", "learner", "optimizer", "learning_rate_schedule",
-            "weight_decay", "momentum", "validation", "test_split", "confusion_noise",
-            "overlap", "test_data", "label_column", "text_column")  # fmt: skip
+             "weight_decay", "momentum", "validation", "confusion_noise", "overlap", "equal", "runs_per_reference",
+             "test_split", "test_data", "label_column", "text_column")  # fmt: skip
 
 
 def add_data(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -81,6 +81,15 @@ def add_ratio(parser: argparse.ArgumentParser, default: str = "sigmoid") -> None
     ratio.add_argument("--keep-ratio", type=float, metavar="MEAN", help="mean over the training (default 0.30)")
     ratio.add_argument("--keep-min", type=float, metavar="RATIO", help="default 0.18")
     ratio.add_argument("--keep-max", type=float, metavar="RATIO", help="default 0.88")
+
+
+def add_equal(parser: argparse.ArgumentParser) -> None:
+    """What the trainings of a comparison have in common."""
+    equal = parser.add_argument_group("what is equal")
+    equal.add_argument("--equal", metavar="WHAT", help="samples (default), or flops: every policy stops at what "
+                       "uniform spends; looking at candidates and the reference count")  # fmt: skip
+    equal.add_argument("--runs-per-reference", type=int, metavar="K", help="trainings that share the reference, each "
+                       "charged a K-th of it (default 1)")  # fmt: skip
 
 
 def settings(arguments: argparse.Namespace) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import math
@@ -20,11 +21,13 @@ from spectral_sampler.experiment.confusions import with_partners
 from spectral_sampler.experiment.controls.cleaning import cleaning_record
 from spectral_sampler.experiment.corruption import Corrupted, corrupt
 from spectral_sampler.experiment.data import Source, load_task
+from spectral_sampler.experiment.equal_compute import Allotment, allot, overspent
 from spectral_sampler.experiment.learner import Recipe, Trace, evaluate, fit, flops_per_sample, predictions
 from spectral_sampler.experiment.networks import network_for, weights_digest
 from spectral_sampler.experiment.policies import CONTROLS, FULL, policy_named
 from spectral_sampler.experiment.policy import Material, candidates
 from spectral_sampler.experiment.reference import reference_for
+from spectral_sampler.experiment.reference_cost import reference_cost
 from spectral_sampler.modules import global_randomness_kept
 from spectral_sampler.selection import KINDS
 
@@ -89,10 +92,6 @@ def _prepared(settings: Settings, places: Places) -> Task:
     return with_partners(settings, task, places.cache) if settings.confusion_noise else task
 
 
-def _steps(cell: Cell, rows: int) -> int:
-    return policy_named(cell.policy).steps(cell.settings, rows)
-
-
 def checkpoints(cell: Cell) -> int:
     """How often `run_cell` calls ``report``."""
     return cell.settings.epochs if cell.curve else 1
@@ -128,11 +127,12 @@ class _Trained(NamedTuple):
     """What the policy alone has to say."""
 
 
-def _train(cell: Cell, policy: Policy, material: Material, report: Callable[[], None]) -> _Trained:
+def _train(cell: Cell, policy: Policy, material: Material, allotted: Allotment, report: Callable[[], None]) -> _Trained:
     """The material's network, trained."""
+    material = _for(material, allotted)
     settings, network, train = cell.settings, material.network, material.train
     recipe = Recipe(
-        _steps(cell, len(train)), settings.learning_rate, settings.weight_decay, checkpoints(cell), settings.device,
+        allotted.steps, settings.learning_rate, settings.weight_decay, checkpoints(cell), settings.device,
         settings.optimizer, settings.momentum, settings.learning_rate_schedule,
     )  # fmt: skip
     started = time.perf_counter()
@@ -150,6 +150,11 @@ def _train(cell: Cell, policy: Policy, material: Material, report: Callable[[], 
     return _Trained(network, material.task, train, trace, record)
 
 
+def _for(material: Material, allotted: Allotment) -> Material:
+    """The same with a keep-ratio schedule over the epochs that are allotted."""
+    return material._replace(settings=dataclasses.replace(material.settings, epochs=allotted.epochs))
+
+
 def _judge(
     cell: Cell, make: Callable[[Material], Finished], material: Material, report: Callable[[], None]
 ) -> _Trained:
@@ -163,7 +168,7 @@ def _judge(
              "test_loss": float(losses.mean())}  # fmt: skip
     for _ in range(checkpoints(cell)):
         report()
-    trace = Trace([point], np.zeros((1, len(made.train)), dtype=np.int64), seconds, {})
+    trace = Trace([point], np.zeros((1, len(made.train)), dtype=np.int64), seconds, {}, [])
     seen = {"wrong_label_share": float(material.corrupted.wrong.mean())}
     task = material.task._replace(test=made.test, validation=None)  # whose rows it cannot read
     return _Trained(made.network, task, made.train, trace, {**seen, **made.record})
@@ -180,31 +185,35 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
     policy, corrupted, classes = policy_named(cell.policy), material.corrupted, len(material.task.classes)
     initial = weights_digest(material.network)
     flops = flops_per_sample(material.network, material.train)
+    cost = reference_cost(cell.settings, material.task, len(material.train), flops)
+    allotted = allot(policy, cell.settings, len(material.train), flops, cost)
+    result: dict[str, Any] = {"policy": cell.policy, "seed": cell.seed, "key": cell.key, "has_curve": cell.curve,
+                              "initial_weights": initial, "reference": material.reference.record,
+                              **allotted.record()}  # fmt: skip
+    if allotted.not_compared:
+        return {**result, "not_compared": allotted.not_compared}
     if policy.finished is None:
-        trained = _train(cell, policy, material, report)
+        trained = _train(cell, policy, material, allotted, report)
     else:
         trained = _judge(cell, policy.finished, material, report)
     if not all(math.isfinite(value) for point in trained.trace.curve for value in point.values()):
         rule, remedy = "one at which training does not diverge", "Its losses are no longer finite: use a smaller one."
         what = f"{cell.settings.learning_rate} with {cell.policy}, seed {cell.seed}"
         raise argument_error("learning-rate", rule, what, remedy)
-    result = {
-        "policy": cell.policy,
-        "seed": cell.seed,
-        "key": cell.key,
-        "has_curve": cell.curve,
-        "initial_weights": initial,
-        "steps": _steps(cell, len(material.train)),
+    result |= {
+        "steps": allotted.steps,
         **_outcome(trained.trace, flops, corrupted, classes),
         **trained.record,
         **_accuracies(*trained[:4]),
         "corruption": corrupted.record(classes),
-        "reference": material.reference.record,
+        "clock": {"seconds": trained.trace.clock},
         "statistics": trained.trace.statistics,
         "total_seconds": time.perf_counter() - started,
     }
+    if reason := overspent(allotted, result["learner_flops"] + result["looking_flops"]):
+        result["not_compared"] = reason
     if cell.curve and cell.policy not in CONTROLS and _pictures(policy):
-        result["pictured_batch"] = _pictured(cell, policy, material)
+        result["pictured_batch"] = _pictured(policy, _for(material, allotted))
     return result
 
 
@@ -240,7 +249,8 @@ def _outcome(trace: Trace, flops: tuple[float, float], corrupted: Corrupted, cla
         "samples": samples,
         "passes": samples / len(corrupted.rows),
         "distinct_samples": int(np.count_nonzero(counts.sum(0))),
-        "learner_flops": flops[0] * forwarded + flops[1] * samples,  # looking at candidates costs a forward pass each
+        "learner_flops": flops[1] * samples,
+        "looking_flops": flops[0] * forwarded,
         "seconds": {name: round(value, 4) for name, value in trace.seconds.items()},
         "test_accuracy": trace.curve[-1]["test_accuracy"],
         "curve": trace.curve,
@@ -263,13 +273,13 @@ def _pictures(policy: Policy) -> bool:
     return policy.batches is candidates and policy.selection is not None and policy.selection().needs <= shown
 
 
-def _pictured(cell: Cell, policy: Policy, material: Material) -> dict[str, Any]:
+def _pictured(policy: Policy, material: Material) -> dict[str, Any]:
     """One candidate batch early and late in a fixed partition: principal components, and who was selected why."""
-    train, reference = material.train, material.reference
+    train, reference, settings = material.train, material.reference, material.settings
     sampler = candidates(policy, material, policy.rows(material), reshuffle=False, look=False)
-    batch = min(_PICTURED_BATCH, candidate_batches(cell.settings, len(train)) - 1)
+    batch = min(_PICTURED_BATCH, candidate_batches(settings, len(train)) - 1)
     moments = []
-    for epoch in (min(1, cell.settings.epochs - 1), cell.settings.epochs - 1):
+    for epoch in (min(1, settings.epochs - 1), settings.epochs - 1):
         offered, choice, ratio = sampler.selection_at(epoch, batch)
         kinds = np.full(len(offered), "rejected", dtype=object)
         kinds[choice.positions] = [KINDS[kind] for kind in choice.kinds]

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spectral_sampler.experiment.policies import CEILINGS, CONTROLS, PROBE
-from spectral_sampler.experiment.report import by_policy, estimate, rows
+from spectral_sampler.experiment.outcomes import BASELINE, by_policy, estimate, rows, strongest
+from spectral_sampler.experiment.policies import CEILINGS, CONTROLS
 from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "AXES",
     "accuracy_figure",
+    "axes_of",
     "class_counts",
     "class_figure",
     "difference_figure",
@@ -79,52 +81,96 @@ def _style(results: dict[str, Any], policy: str) -> dict[str, Any]:
     }
 
 
-def _bands(runs: list[dict[str, Any]]) -> tuple[Any, Any, Any]:
-    """Mean samples, mean accuracy and half-width of its 95 % interval at every checkpoint, in per cent; NaN where the
-    interval is too wide to say anything."""
-    samples = np.mean([[point["samples"] for point in run["curve"]] for run in runs], axis=0)
-    curves = np.array([[point["test_accuracy"] for point in run["curve"]] for run in runs])
+AXES = {
+    "samples": "samples trained on",
+    "flops": "GFLOP, looking and reference counted",
+    "seconds": "seconds, without the reference",
+}
+"""What accuracy can be drawn against."""
+
+
+def axes_of(results: dict[str, Any]) -> list[str]:
+    """Those of `AXES` that every training has numbers for; seconds only where each ran alone on the machine."""
+    runs = [run for found in by_policy(results["cells"]).values() for run in found.values() if run["samples"]]
+    flops = all("reference_flops" in run for run in runs)
+    alone = all(run.get("clock", {}).get("jobs") == 1 for run in runs)
+    return [name for name, known in (("samples", True), ("flops", flops), ("seconds", alone)) if known]
+
+
+def _spent(run: dict[str, Any], against: str) -> list[float]:
+    """What a training had taken of something at each checkpoint."""
+    if against == "seconds":
+        return [float(value) for value in run["clock"]["seconds"]]
+    if against == "samples":
+        return [float(point["samples"]) for point in run["curve"]]
+    a_sample, a_look = run["learner_flops"] / run["samples"], run.get("looking_flops", 0.0) / run["curve"][-1]["step"]
+    reference = run["reference_flops"]
+    return [(reference + a_sample * point["samples"] + a_look * point["step"]) / 1e9 for point in run["curve"]]
+
+
+def _bands(runs: list[dict[str, Any]], against: str) -> tuple[Any, Any, Any]:
+    """Mean of what was spent, mean accuracy and half-width of its 95 % interval at every checkpoint, in per cent; NaN
+    where the interval is too wide to say anything."""
+    common = min(len(run["curve"]) for run in runs)  # trainings of a few steps have fewer
+    spent = np.mean([_spent(run, against)[-common:] for run in runs], axis=0)
+    curves = np.array([[point["test_accuracy"] for point in run["curve"][-common:]] for run in runs])
     estimates = [estimate(column.tolist()) for column in curves.T]
     mean = np.array([100 * value.mean for value in estimates])
-    return samples, mean, np.array([np.nan if value.too_wide else 100 * value.half_width for value in estimates])
+    return spent, mean, np.array([np.nan if value.too_wide else 100 * value.half_width for value in estimates])
 
 
-def accuracy_figure(results: dict[str, Any], *, narrow: bool = False) -> Any:
-    """Test accuracy against samples seen, one line and one band of ± the 95 % half-width for every policy.
+def accuracy_figure(results: dict[str, Any], *, narrow: bool = False, against: str = "samples") -> Any:
+    """Test accuracy against what was spent, one line and one band of ± the 95 % half-width for every policy; a level
+    line for what trained on nothing.
 
     Bands end at 0 and 100 %, and are missing where seeds are too few: two give intervals that cover each other.
 
     Args:
         narrow: for a small screen, with the legend beneath and without bands.
+        against: one of `AXES`.
     """
     figure = _figure(5.4, 5.6) if narrow else _figure(8.5, 5.0)
     axes = figure.add_subplot()
     grouped = by_policy(results["cells"])
     curves: list[tuple[Any, Any]] = []
-    for policy in (policy for policy in results["policies"] if policy in grouped and policy != PROBE):
-        samples, mean, half = _bands(list(grouped[policy].values()))
-        style = _style(results, policy)
-        if len(grouped[policy]) >= _FEWEST and not narrow:
+    final = []
+    for policy in (policy for policy in results["policies"] if policy in grouped):
+        runs, style = list(grouped[policy].values()), _style(results, policy)
+        final.append(100 * float(np.mean([run["test_accuracy"] for run in runs])))
+        if not all(run["samples"] for run in runs):
+            axes.axhline(final[-1], label=_plain(policy), linewidth=1.2, **{**style, "marker": None})
+            continue
+        spent, mean, half = _bands(runs, against)
+        if len(runs) >= _FEWEST and not narrow:
             low, high = (np.clip(edge, 0.0, 100.0) for edge in (mean - half, mean + half))
-            axes.fill_between(samples, low, high, color=style["color"], alpha=0.12, linewidth=0)
+            axes.fill_between(spent, low, high, color=style["color"], alpha=0.12, linewidth=0)
         every = max(1, len(mean) // 8)
-        axes.plot(samples, mean, label=_plain(policy), markersize=4.5, markevery=every, linewidth=1.6, **style)
-        curves.append((samples, mean))
+        axes.plot(spent, mean, label=_plain(policy), markersize=4.5, markevery=every, linewidth=1.6, **style)
+        curves.append((spent, mean))
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(optional("matplotlib.ticker").FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.xaxis.set_minor_formatter(optional("matplotlib.ticker").NullFormatter())
+    _plain_numbers(axes)
     # The end of training is what differs; the first steps from chance would squeeze it into a line.
-    final = [mean[-1] for _, mean in curves]
     margin = max(max(final) - min(final), 2.0)
     bottom = max(0.0, min(final) - margin)
     axes.set_ylim(bottom, min(100.0, max(final) + 0.3 * margin))
-    axes.set_xlim(left=0.8 * min(samples[np.argmax(mean >= bottom)] for samples, mean in curves))
-    _tidy(axes, "samples trained on (log scale)", "test accuracy, %", _accuracy_title(results, narrow=narrow))
+    if curves:
+        axes.set_xlim(left=0.8 * min(spent[np.argmax(mean >= bottom)] for spent, mean in curves))
+    _tidy(axes, f"{AXES[against]} (log scale)", "test accuracy, %", _accuracy_title(results, narrow=narrow))
     if narrow:
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
     else:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
+
+
+def _plain_numbers(axes: Any) -> None:
+    """No powers of ten along a logarithmic axis."""
+    ticker = optional("matplotlib.ticker")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))  # a training may span less than a decade
+    axes.xaxis.set_major_formatter(
+        ticker.FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    )
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _accuracy_title(results: dict[str, Any], *, narrow: bool) -> str:
@@ -135,8 +181,15 @@ def _accuracy_title(results: dict[str, Any], *, narrow: bool) -> str:
 
 
 def difference_figure(results: dict[str, Any]) -> Any:
-    """Accuracy minus uniform's, paired by seed, a point and its 95 % interval for every other policy."""
-    lines = [line for line in rows(results["cells"], results["policies"]) if line.difference]
+    """Accuracy minus that of the strongest control, paired by seed, a point and its 95 % interval for every other
+    policy; of uniform where it is the strongest."""
+    found = rows(results["cells"], results["policies"])
+    control = strongest(found) or BASELINE
+    lines = [
+        line if control == BASELINE else line._replace(difference=line.margin)
+        for line in found
+        if (line.difference if control == BASELINE else line.margin)
+    ]
     figure = _figure(5.4, 1.1 + 0.34 * max(len(lines), 1))
     axes = figure.add_subplot()
     for place, line in enumerate(reversed(lines)):
@@ -151,7 +204,8 @@ def difference_figure(results: dict[str, Any]) -> Any:
     axes.set_yticks(range(len(lines)), [_plain(line.policy) for line in reversed(lines)])
     axes.set_ylim(-0.6, max(len(lines), 1) - 0.4)
     axes.margins(x=0.12)
-    _tidy(axes, "points above or below uniform selection, 95 % interval", "")
+    name = "uniform selection, 95 % interval" if control == BASELINE else _plain(control)
+    _tidy(axes, f"points above or below {name}", "")
     axes.grid(visible=False, axis="y")
     return figure
 
@@ -184,7 +238,8 @@ def class_figure(results: dict[str, Any], policy: str) -> Any:
     names = [_plain(name) for name in results["classes"]]
     figure = _figure(10.5, 4.2)
     curves, bars = figure.subplots(1, 2)
-    epochs = (np.arange(len(selected)) + 1) * results["settings"]["epochs"] / len(selected)
+    runs = list(by_policy(results["cells"])[policy].values())
+    epochs = (np.arange(len(selected)) + 1) * _epochs(results, runs) / len(selected)
     for place, colour, marker, word in ((0, "#D55E00", "o", "most"), (-1, "#0072B2", "s", "least")):
         label = order[place]
         share = 100 * selected[:, label] / offered[label]
@@ -213,9 +268,20 @@ def class_counts(results: dict[str, Any], policy: str) -> tuple[Any, Any]:
     """Times (checkpoints, C) each class was selected by ``policy`` and times (C,) it was offered at each checkpoint,
     means over seeds."""
     runs = list(by_policy(results["cells"])[policy].values())
-    selected = np.mean([run["selected_per_class"] for run in runs], axis=0)
+    most = max(len(run["selected_per_class"]) for run in runs)
+    blank = [[0] * len(results["classes"])]  # trainings of a few steps have fewer checkpoints
+    counts = [blank * (most - len(run["selected_per_class"])) + run["selected_per_class"] for run in runs]
     offered = np.mean([run["corruption"]["rows_per_class"] for run in runs], axis=0)
-    return selected, np.maximum(offered * results["settings"]["epochs"] / len(selected), 1e-12)
+    return np.mean(counts, axis=0), np.maximum(offered * _epochs(results, runs) / most, 1e-12)
+
+
+def _epochs(results: dict[str, Any], runs: list[dict[str, Any]]) -> float:
+    """Times that every row was offered; at equal FLOPs a policy stops when it has spent its own."""
+    settings = results["settings"]
+    if settings.get("equal", "samples") == "samples":
+        return float(settings["epochs"])
+    offered = [run["steps"] * settings["candidate_batch_size"] / run["corruption"]["rows"] for run in runs]
+    return float(np.mean(offered))
 
 
 def pictured_batch_figure(results: dict[str, Any], policy: str, *, narrow: bool = False) -> Any | None:
@@ -250,7 +316,11 @@ def pictured_batch_figure(results: dict[str, Any], policy: str, *, narrow: bool 
 def save_figures(results: dict[str, Any], folder: Path) -> list[Path]:
     """All pictures of ``results`` as PNG files in ``folder``; classes and one batch for each selection that is no
     control."""
-    pictures = {"accuracy": accuracy_figure(results), "keep-ratio": schedule_figure(results)}
+    pictures = {
+        "accuracy" if name == "samples" else f"accuracy-{name}": accuracy_figure(results, against=name)
+        for name in axes_of(results)
+    }
+    pictures["keep-ratio"] = schedule_figure(results)
     grouped = by_policy(results["cells"])
     for policy in results["policies"]:
         if policy in {*CONTROLS, *CEILINGS} or policy not in grouped:

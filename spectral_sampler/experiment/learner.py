@@ -105,6 +105,8 @@ class Trace(NamedTuple):
     """Waiting for index lists, reading samples, training."""
     statistics: dict[str, float]
     """The batch sampler's own, over all epochs: sums of counts and seconds, means of shares."""
+    clock: list[float]
+    """Seconds of the three kinds together up to each checkpoint."""
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
@@ -230,6 +232,7 @@ def fit(
     network.to(recipe.device).train()
     loop = _Loop(network, recipe, len(samples))
     curve: list[dict[str, float]] = []
+    clock: list[float] = []
     timed, seconds = Timed(batches), {"selection": 0.0, "data": 0.0, "training": 0.0}
     observe, weigh = _listeners(batches)
     loader = DataLoader(Rows(samples), batch_sampler=timed, collate_fn=_as_it_is, generator=_unused())
@@ -248,6 +251,7 @@ def fit(
             seconds["training"] += time.perf_counter() - start
             np.add.at(loop.counts[len(curve)], rows.numpy(), 1)  # a batch may hold a row twice
             if loop.step == loop.marks[len(curve)]:
+                clock.append(round(seconds["data"] + seconds["training"], 4))
                 curve.append(_checkpoint(loop, test))
                 report()
             if loop.step == recipe.steps:
@@ -258,7 +262,7 @@ def fit(
         _add_statistics(statistics, batches)
     seconds["selection"] = timed.seconds
     seconds["data"] -= timed.seconds  # the loader's wait contains the sampler's
-    return Trace(curve, loop.counts, seconds, _summarised(statistics))
+    return Trace(curve, loop.counts, seconds, _summarised(statistics), clock)
 
 
 def _listeners(batches: Any) -> tuple[Callable[[Any, Any], None] | None, Callable[[Any], torch.Tensor | None] | None]:

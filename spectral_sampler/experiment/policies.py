@@ -164,8 +164,8 @@ _NAMED: dict[str, Policy] = {
     "clean-once-balanced": Policy(left_out=suspected, batches=balanced),
     "confident-learning": Policy(left_out=confidently_wrong, batches=small, prepare=out_of_sample),
     "confident-learning-balanced": Policy(left_out=confidently_wrong, batches=balanced, prepare=out_of_sample),
-    "oracle": Policy(left_out=truly_wrong, batches=small),
-    "oracle-balanced": Policy(left_out=truly_wrong, batches=balanced),
+    "oracle": Policy(left_out=truly_wrong, batches=small, reads=frozenset()),
+    "oracle-balanced": Policy(left_out=truly_wrong, batches=balanced, reads=frozenset()),
     PROBE: Policy(finished=linear_probe, steps=lambda _settings, _rows: 0, prepare=out_of_sample),
 }
 """The policies that are more, or less, than a selection over candidate batches."""

@@ -84,7 +84,7 @@ def candidates(
         raise argument_error("reference", rule, settings.reference, remedy)
     selection = with_zero_shot(selection, reference.logits)
     forwarded: dict[str, Any] = {}
-    if look and (forwards_candidates(selection) or policy.fresh):
+    if look and policy.looks:
         forwarded = {"learner": material.network, "dataset": material.train.plain()}
     if len(rows) < len(material.train):
         forwarded["sampler"] = Passes(rows, len(material.train), material.seed)
@@ -124,6 +124,15 @@ class Policy:
     """Fills the cache with what several policies of a seed share, before any of them trains."""
     fresh: bool = False
     """The selection asks the learner for its losses of all candidates instead of going by the last observed ones."""
+
+    reads: frozenset[str] | None = None
+    """What ``left_out`` or ``finished`` reads of the reference ("features", "losses"), which is charged for; None for
+    the features, where there is either."""
+
+    @property
+    def looks(self) -> bool:
+        """Whether the learner looks at all candidates before each step."""
+        return self.fresh or (self.selection is not None and forwards_candidates(self.selection()))
 
     def rows(self, material: Material) -> NDArray[np.int64]:
         """(n,) the training rows that are not left out, ascending.

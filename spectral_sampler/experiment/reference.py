@@ -47,9 +47,18 @@ if TYPE_CHECKING:
     from spectral_sampler.experiment.settings import Settings
 
 __all__ = [
-    "REFERENCES", "Reference", "encoded_features", "features_of_test", "held_out_features", "prepare_features",
+    "REFERENCES",
+    "Reference",
+    "encoded_features",
+    "features_of_test",
+    "fit_plan",
+    "gives_features",
+    "held_out_features",
+    "one_batch",
+    "prepare_features",
     "reference_for",
-]  # fmt: skip
+    "uses_head",
+]
 
 _SEED_OFFSET = 1_000_003  # the reference's first weights are not the learner's
 
@@ -134,6 +143,14 @@ def _module_digest(module: nn.Module) -> str:
     return hashlib.sha256(f"{module!r}{weights_digest(module)}".encode()).hexdigest()[:16]
 
 
+def one_batch(name: str, samples: Samples, places: list[int]) -> tuple[nn.Module, tuple[Any, torch.Tensor]]:
+    """The encoder ``name``, or somebody's module, and the samples at ``places`` as it reads them."""
+    known = name in ENCODERS
+    module = ENCODERS[name][1]() if known else _module(name)
+    encodable = _Encodable(samples) if known else _Plain(samples)
+    return module, _collated([encodable[place] for place in places])
+
+
 def encoded_features(samples: Samples, name: str, version: str, cache: Path | None) -> NDArray[Any]:
     """Features (M, d) of the encoder ``name``, or of somebody's module, from the cache or computed now."""
     folder = (cache or default_cache()) / "features"
@@ -163,7 +180,7 @@ def prepare_features(settings: Settings, task: Task, cache: Path | None, *, test
     test rows only if asked for."""
     if settings.reference in ENCODERS or own.is_function_name(settings.reference):
         _known_features(settings, task, "train", cache)
-        if _uses_head(settings, task):
+        if uses_head(settings, task):
             _known_features(settings, task, "held_out", cache)
         if test:
             encoded_features(task.test, settings.reference, task.version, cache)
@@ -188,10 +205,10 @@ def _known_features(
 
 def held_out_features(settings: Settings, task: Task, cache: Path | None) -> NDArray[Any] | None:
     """Features (n, d) of the held-out rows, or None where no encoder, store or data gives any."""
-    return _known_features(settings, task, "held_out", cache) if _gives_features(settings) else None
+    return _known_features(settings, task, "held_out", cache) if gives_features(settings) else None
 
 
-def _uses_head(settings: Settings, task: Task) -> bool:
+def uses_head(settings: Settings, task: Task) -> bool:
     """Held-out photographs or texts are too few to train a network on, but enough for a classifier on the features; and
     what somebody's own features are worth is what a classifier makes of them."""
     return settings.reference not in ENCODERS or isinstance(task.train, (TextSamples, ImageSamples))
@@ -238,9 +255,14 @@ def _last_layer(network: nn.Module, samples: Samples) -> tuple[NDArray[np.float6
     return losses.numpy(), torch.cat(features).numpy(), outputs.numpy()
 
 
+def fit_plan(settings: Settings, rows: int) -> tuple[int, int]:
+    """Epochs and batch size of a reference that is trained on ``rows`` rows."""
+    return settings.reference_epochs or _epochs(rows), min(128, 1 + rows // 16)
+
+
 def _fit(network: nn.Module, samples: Samples, settings: Settings, seed: int) -> None:
-    epochs = settings.reference_epochs or _epochs(len(samples))
-    train_reference(network, samples, epochs=epochs, batch_size=min(128, 1 + len(samples) // 16), seed=seed)
+    epochs, batch_size = fit_plan(settings, len(samples))
+    train_reference(network, samples, epochs=epochs, batch_size=batch_size, seed=seed)
 
 
 def _twin_losses(settings: Settings, task: Task, rows: Samples, seed: int) -> NDArray[np.float64]:
@@ -257,12 +279,12 @@ def _compute(settings: Settings, task: Task, corrupted: Corrupted, seed: int, ca
     reference's test accuracy."""
     classes = len(task.classes)
     train, held_out = task.train.plain(), task.held_out.plain()
-    known = _gives_features(settings)
+    known = gives_features(settings)
     if own.is_function_name(settings.reference):
         clean_logits = _own_logits(settings.reference, train, classes)
         if clean_logits is not None:
             return _said(clean_logits, train.labels, corrupted)
-    if known and _uses_head(settings, task):
+    if known and uses_head(settings, task):
         parts = [_known_features(settings, task, part, cache) for part in ("train", "held_out")]
         train, held_out = (
             TensorSamples(torch.from_numpy(np.array(rows, dtype=np.float32)), part.labels)
@@ -285,7 +307,8 @@ def _compute(settings: Settings, task: Task, corrupted: Corrupted, seed: int, ca
     return {**found, "features": features, "test_features": _last_layer(network, task.test)[1]}
 
 
-def _gives_features(settings: Settings) -> bool:
+def gives_features(settings: Settings) -> bool:
+    """Whether they come from something that nothing here trains."""
     return not (settings.reference in REFERENCES and settings.reference not in ENCODERS) or is_ready(settings.reference)
 
 
@@ -346,7 +369,7 @@ def features_of_test(
     """
     if is_ready(settings.reference):
         raise _no_test_features(settings)
-    if _gives_features(settings):
+    if gives_features(settings):
         return encoded_features(task.test, settings.reference, task.version, cache)
     found: NDArray[Any] = _found(settings, task, corrupted, seed, cache)["test_features"]
     return found

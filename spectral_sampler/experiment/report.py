@@ -1,4 +1,4 @@
-"""From finished trainings to a table, a verdict in words, and a JSON file that can be read back."""
+"""From numbers to a table, a verdict in words, and a JSON file that can be read back."""
 
 from __future__ import annotations
 
@@ -6,159 +6,94 @@ import json
 import math
 import os
 import tempfile
-from collections import defaultdict
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.errors import argument_error
-from spectral_sampler.experiment.policies import CEILINGS, CONTROLS, FULL, FULL_EQUAL_COMPUTE
-from spectral_sampler.optional import optional
+from spectral_sampler.experiment.outcomes import (
+    BASELINE,
+    SECONDS,
+    STRONGEST,
+    WIDEST,
+    Estimate,
+    Row,
+    at_equal_flops,
+    by_policy,
+    estimate,
+    leader,
+    margin,
+    not_compared,
+    pays,
+    rows,
+    selections,
+    strongest,
+)
+from spectral_sampler.experiment.policies import CEILINGS, FULL, FULL_EQUAL_COMPUTE, PROBE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 __all__ = [
+    "STRONGEST",
     "WIDEST",
     "Estimate",
     "Row",
     "by_policy",
     "check_writable",
+    "cost_columns",
+    "cost_note",
+    "costs",
     "estimate",
     "footnote",
     "headline",
     "leader",
+    "not_compared",
     "pays",
     "read_json",
     "rows",
+    "strongest",
     "table",
     "verdict",
     "write_json",
     "write_text",
 ]
 
-BASELINE = "uniform"
-"""The control that isolates the selection: as many samples of the same candidates, chosen at random."""
 
-
-WIDEST = 0.25
-"""Half-width from which an interval is not printed: on a scale from 0 to 100 % it says nothing but that seeds lack."""
-
-
-class Estimate(NamedTuple):
-    """A mean over seeds with the half-width of its 95 % t-interval, NaN for a single seed."""
-
-    mean: float
-    half_width: float
-
-    @property
-    def clear_of_zero(self) -> bool:
-        """The interval does not contain zero."""
-        return abs(self.mean) > self.half_width  # false for NaN
-
-    @property
-    def too_wide(self) -> bool:
-        """There is no interval, or one so wide that it says nothing: too few seeds."""
-        return not self.half_width <= WIDEST  # true for NaN
-
-    def percent(self, *, signed: bool = False) -> str:
-        """In per cent (or points), such as ``87.82 ± 0.05``, or ``87.82 ± –`` where the interval is `too_wide`."""
-        mean = f"{100 * self.mean:+.2f}" if signed else f"{100 * self.mean:.2f}"
-        return f"{mean} ± –" if self.too_wide else f"{mean} ± {100 * self.half_width:.2f}"
-
-
-class Row(NamedTuple):
-    """One line of the table: a policy over its seeds."""
-
-    policy: str
-    seeds: int
-    accuracy: Estimate
-    difference: Estimate | None
-    """Accuracy minus uniform's with the same seed; None for uniform itself."""
-    samples: float
-    samples_ratio: float
-    """To full training."""
-    flops: float
-    seconds: dict[str, float]
-    wrong_label_share: float
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and ``t_{.975, K−1} · s / √K`` of K values, s with K − 1 in the denominator."""
-    count = len(values)
-    mean = float(np.mean(values))
-    if count < 2:
-        return Estimate(mean, math.nan)
-    quantile = float(optional("scipy.stats").t.ppf(0.975, count - 1))
-    return Estimate(mean, quantile * float(np.std(values, ddof=1)) / math.sqrt(count))
-
-
-def by_policy(cells: Iterable[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
-    """Finished trainings by policy, then seed, seeds ascending."""
-    grouped: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-    for cell in sorted(cells, key=lambda cell: int(cell["seed"])):
-        grouped[cell["policy"]][int(cell["seed"])] = cell
-    return dict(grouped)
-
-
-def _mean(cells: Iterable[dict[str, Any]], name: str) -> float:
-    return float(np.mean([cell[name] for cell in cells]))
-
-
-def rows(cells: Iterable[dict[str, Any]], policies: Sequence[str]) -> list[Row]:
-    """The lines of the table in the order of ``policies``; differences over the seeds that both have."""
-    grouped = by_policy(cells)
-    baseline = grouped.get(BASELINE, {})
-    full = _mean(grouped[FULL].values(), "samples") if FULL in grouped else math.nan
-    lines = []
-    for policy in policies:
-        finished = grouped.get(policy)
-        if not finished:
-            continue
-        runs = list(finished.values())
-        paired = [
-            run["test_accuracy"] - baseline[seed]["test_accuracy"] for seed, run in finished.items() if seed in baseline
-        ]
-        samples = _mean(runs, "samples")
-        parts = ("selection", "data", "training")
-        lines.append(
-            Row(
-                policy,
-                len(runs),
-                estimate([run["test_accuracy"] for run in runs]),
-                estimate(paired) if paired and policy != BASELINE else None,
-                samples,
-                samples / full,
-                _mean(runs, "learner_flops"),
-                {part: float(np.mean([run["seconds"][part] for run in runs])) for part in parts},
-                _mean(runs, "wrong_label_share"),
-            )
-        )
-    return lines
+def _aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table; a title breaks at its line break."""
+    titles = [title.partition("\n")[::2] for title in header]
+    top, bottom = ([title[place] for title in titles] for place in (0, 1))
+    shown = [top, *([bottom] if any(bottom) else []), *body]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(header))]
+    text = ["  ".join(cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in
+                      enumerate(zip(row, widths, strict=True))) for row in shown]  # fmt: skip
+    text.insert(len(shown) - len(body), "  ".join("-" * width for width in widths))
+    return text
 
 
 def table(lines: Sequence[Row]) -> str:
-    """The table as text. Seconds are a description of this run, not a benchmark."""
-    noisy = any(line.wrong_label_share > 0 for line in lines)
-    header = ["policy", "test accuracy %", "minus uniform", "samples", "of full", "GFLOP", "selection s", "data s",
-              "training s"]  # fmt: skip
-    body = []
-    for line in lines:
-        seconds = [f"{line.seconds[part]:.2f}" for part in ("selection", "data", "training")]
-        body.append(
-            [line.policy, line.accuracy.percent(), line.difference.percent(signed=True) if line.difference else "",
-             f"{line.samples:,.0f}", f"{100 * line.samples_ratio:.1f} %", f"{line.flops / 1e9:,.2f}", *seconds]
-        )  # fmt: skip
-        if noisy:
-            body[-1].append(f"{100 * line.wrong_label_share:.1f} %")
-    if noisy:
-        header.append("wrong labels")
-    widths = [max(len(row[column]) for row in [header, *body]) for column in range(len(header))]
-    text = ["  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in
-                      enumerate(zip(row, widths, strict=True))) for row in [header, *body]]  # fmt: skip
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*text, footnote(lines)])
+    """How every policy came out, as text."""
+    noisy, control = any(line.wrong_label_share > 0 for line in lines), strongest(lines)
+    columns = {
+        "policy": [line.policy for line in lines],
+        "test\naccuracy %": [line.accuracy.percent() for line in lines],
+        "balanced\naccuracy %": [line.balanced.percent() if line.balanced else "" for line in lines],
+        "minus\nuniform": [line.difference.percent(signed=True) if line.difference else "" for line in lines],
+        "minus\nstrongest": [line.margin.percent(signed=True) if line.margin else "" for line in lines],
+        "samples": [f"{line.samples:,.0f}" for line in lines],
+        "of full": ["" if math.isnan(line.samples_ratio) else f"{100 * line.samples_ratio:.1f} %" for line in lines],
+        "wrong\nlabels": [f"{100 * line.wrong_label_share:.1f} %" for line in lines],
+    }
+    hidden = {
+        "balanced\naccuracy %": not any(line.balanced for line in lines),
+        "minus\nstrongest": control in {None, BASELINE},
+        "of full": any(line.equal_flops is not None for line in lines),
+        "wrong\nlabels": not noisy,
+    }
+    shown = {title: values for title, values in columns.items() if not hidden.get(title)}
+    body = [list(entries) for entries in zip(*shown.values(), strict=True)]
+    return "\n".join([*_aligned(list(shown), body), footnote(lines)])
 
 
 def footnote(lines: Sequence[Row]) -> str:
@@ -166,81 +101,134 @@ def footnote(lines: Sequence[Row]) -> str:
     counts = sorted({line.seeds for line in lines})
     seeds = f"{'/'.join(map(str, counts))} seed{'' if counts == [1] else 's'}"
     text = f"Means over {seeds}, ± half of the 95 % t-interval; differences are paired by seed."
-    estimates = [value for line in lines for value in (line.accuracy, line.difference) if value]
+    if (control := strongest(lines)) not in {None, BASELINE}:
+        text += f" Strongest: {control}, {_picked(lines)}."
+    if any(line.wrong_label_share > 0 for line in lines):
+        text += " Last column: wrong labels among the samples trained on."
+    estimates = [value for line in lines for value in (line.accuracy, line.difference, line.margin) if value]
     if any(value.too_wide for value in estimates):
         text += f" ± –: too few seeds for an interval within ± {100 * WIDEST:.0f} points; more seeds narrow it."
     return text
+
+
+def _picked(lines: Sequence[Row]) -> str:
+    count = sum(line.policy in STRONGEST for line in lines)
+    return f"the best of {count} controls by its mean over the same seeds, which is conservative for the policies"
+
+
+def costs(lines: Sequence[Row]) -> str:
+    """What one training cost, as text: GFLOP, and seconds where they mean anything."""
+    titles, body = cost_columns(lines)
+    return "\n".join([*_aligned(titles, body), textwrap.fill(cost_note(lines), 120)])
+
+
+def cost_columns(lines: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Titles and entries of the table of costs; without seconds unless every training ran alone."""
+    alone = all(line.alone for line in lines)
+    titles = ["policy", "samples", "training\nGFLOP", "looking\nGFLOP", "reference\nGFLOP", "together\nGFLOP"]
+    titles += [*(f"{part}\ns" for part in SECONDS), "together\ns"] if alone else []
+    body = []
+    for line in lines:
+        known = (line.flops - line.looking, line.looking, line.reference, line.flops + (line.reference or 0.0))
+        flops = ["" if value is None else f"{value / 1e9:,.2f}" for value in known]
+        seconds = [*(line.seconds[part] for part in SECONDS), sum(line.seconds.values())] if alone else []
+        body.append([line.policy, f"{line.samples:,.0f}", *flops, *(f"{value:.2f}" for value in seconds)])
+    return titles, body
+
+
+def cost_note(lines: Sequence[Row]) -> str:
+    """What was counted, and why there are no seconds where there are none."""
+    text = "Of one training: forward and backward of its samples, forwards for looking at candidates, its share of the "
+    text += "reference that it needs."
+    if any(line.ready_made for line in lines):
+        text += " This reference was there before: what it took to make counts as 0."
+    if any(line.reference is None for line in lines):
+        text += " Older trainings did not count the reference."
+    if all(line.alone for line in lines):
+        return f"{text} Seconds: without the reference; selection is how long training waited for it."
+    return f"{text} No seconds: these trainings did not each have the machine to themselves (--jobs 1)."
 
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _selections(lines: Sequence[Row]) -> list[Row]:
-    """The lines that a selection made at uniform's number of samples."""
-    return [line for line in lines if line.difference is not None and line.policy not in {*CONTROLS, *CEILINGS}]
-
-
-def leader(lines: Sequence[Row]) -> Row | None:
-    """The selection furthest above uniform: of those clear of zero where there are any; None without a selection."""
-    compared = _selections(lines)
-    clear = [
-        line for line in compared if line.difference and line.difference.mean > 0 and line.difference.clear_of_zero
-    ]
-    return max(clear or compared, key=lambda line: line.difference.mean if line.difference else 0.0, default=None)
-
-
-def pays(lines: Sequence[Row]) -> bool:
-    """A selection is above uniform with an interval clear of zero."""
-    best = leader(lines)
-    return (
-        best is not None and best.difference is not None and best.difference.mean > 0 and best.difference.clear_of_zero
-    )
-
-
 def headline(lines: Sequence[Row]) -> str:
-    """Two sentences: whether a selection beats as many samples at random, and what training on everything reaches."""
-    best = leader(lines)
-    if best is None or best.difference is None:
-        return "Nothing was compared with uniform selection."
-    points = f"{best.difference.percent(signed=True)} points"
-    text = f"{best.policy} beats as many samples chosen at random here: {points}."
+    """Whether a selection beats the strongest control, what training on everything reaches, and whether a linear probe
+    does better than all of it."""
+    best, control = leader(lines), strongest(lines)
+    if best is None:
+        return " ".join(["Nothing was compared with uniform selection.", *_probe(lines)])
+    points = f"{margin(best).percent(signed=True)} points"
+    at_random = "samples chosen at random for as many FLOPs" if at_equal_flops(lines) else (
+        "as many samples chosen at random")  # fmt: skip
+    what = at_random if control in {None, BASELINE} else f"{control}, the strongest control,"
+    text = f"{best.policy} beats {what} here: {points}."
     if not pays(lines):
-        text = f"No selection clearly beats as many samples chosen at random here (best: {best.policy}, {points})."
+        text = f"No selection clearly beats {what} here (best: {best.policy}, {points})."
     full = next((line for line in lines if line.policy == FULL), None)
-    if full is None:
-        return text
-    numbers = f"{100 * best.accuracy.mean:.1f} % with {100 * best.samples_ratio:.0f} % of the samples"
-    return f"{text} It reaches {numbers}; all of them give {100 * full.accuracy.mean:.1f} %."
+    if full is not None and not at_equal_flops(lines):
+        numbers = f"{100 * best.accuracy.mean:.1f} % with {100 * best.samples_ratio:.0f} % of the samples"
+        text = f"{text} It reaches {numbers}; all of them give {100 * full.accuracy.mean:.1f} %."
+    return " ".join([text, *_probe(lines, alone=True)])
 
 
 def verdict(lines: Sequence[Row]) -> str:
-    """Who beats or loses to uniform selection with an interval clear of zero, in plain words."""
-    compared = _selections(lines)
-    sentences = []
-    for word, sign in (("beat", 1), ("lose to", -1)):
-        clear = [line for line in compared if line.difference and line.difference.clear_of_zero
-                 and math.copysign(1, line.difference.mean) == sign]  # fmt: skip
-        if clear:
-            listed = _listed([f"{line.policy} ({line.difference.percent(signed=True)} points)" for line in clear
-                              if line.difference])  # fmt: skip
-            verb = word if len(clear) > 1 else {"beat": "beats", "lose to": "loses to"}[word]
-            sentences.append(f"{listed} {verb} uniform selection at the same number of samples.")
-        else:
-            sentences.append(
-                f"No policy {'beats' if sign > 0 else 'loses to'} uniform selection with an interval clear of zero."
-            )
-    unclear = [line.policy for line in compared if line.difference and not line.difference.clear_of_zero]
-    if unclear:
-        sentences.append(f"Not decided by these seeds: {_listed(unclear)}.")
+    """Who beats or loses to uniform selection and the strongest control with an interval clear of zero, and what the
+    ceiling is, in plain words."""
+    control = strongest(lines)
+    equal = "FLOPs" if at_equal_flops(lines) else "number of samples"
+    sentences = _against("uniform selection", {line.policy: line.difference for line in selections(lines)}, equal)
+    if control not in {None, BASELINE}:
+        name = f"{control}, the strongest control,"
+        sentences += _against(
+            name, {line.policy: line.margin for line in selections(lines)}, equal, f" against {control}"
+        )
+        sentences.append(f"That control is {_picked(lines)}.")
+    elif sum(line.policy in STRONGEST for line in lines) > 1:
+        sentences.append("No control is stronger than uniform here.")
     for policy, what in (
         (FULL, "Training on everything"),
         (FULL_EQUAL_COMPUTE, "Ordinary training stopped at equal compute"),
     ):
         difference = next((line.difference for line in lines if line.policy == policy), None)
-        if difference:
+        if difference and not (policy == FULL and at_equal_flops(lines)):  # where it stops as early as the other
             sentences.append(f"{what} differs from uniform by {difference.percent(signed=True)} points.")
-    return "\n".join(sentences)
+    oracle = max((line for line in lines if line.policy in CEILINGS), key=lambda line: line.accuracy.mean, default=None)
+    if oracle is not None:
+        reached = oracle.accuracy.percent()
+        sentences.append(f"The ceiling: {oracle.policy}, which knows the true labels, reaches {reached} %.")
+    return "\n".join([*sentences, *_probe(lines)])
+
+
+def _against(name: str, differences: dict[str, Estimate | None], equal: str, whom: str = "") -> list[str]:
+    """Who beats, who loses to, and who cannot be told from what ``name`` names."""
+    compared = {policy: value for policy, value in differences.items() if value is not None}
+    sentences = []
+    for word, sign in (("beat", 1), ("lose to", -1)):
+        clear = {policy: value for policy, value in compared.items()
+                 if value.clear_of_zero and math.copysign(1, value.mean) == sign}  # fmt: skip
+        if clear:
+            listed = _listed([f"{policy} ({value.percent(signed=True)} points)" for policy, value in clear.items()])
+            verb = word if len(clear) > 1 else {"beat": "beats", "lose to": "loses to"}[word]
+            sentences.append(f"{listed} {verb} {name} at the same {equal}.")
+        else:
+            sentences.append(f"No policy {'beats' if sign > 0 else 'loses to'} {name} with an interval clear of zero.")
+    unclear = [policy for policy, value in compared.items() if not value.clear_of_zero]
+    return [*sentences, *([f"Not decided by these seeds{whom}: {_listed(unclear)}."] if unclear else [])]
+
+
+def _probe(lines: Sequence[Row], *, alone: bool = False) -> list[str]:
+    """What the linear probe reaches, and whether that is more than any training does; only the latter ``alone``."""
+    probe = next((line for line in lines if line.policy == PROBE), None)
+    trained = [line for line in lines if line.policy not in {PROBE, *CEILINGS}]
+    if probe is None or not trained:
+        return []
+    best = max(trained, key=lambda line: line.accuracy.mean)
+    reached = f"A linear probe on the reference features alone reaches {100 * probe.accuracy.mean:.1f} %"
+    if probe.accuracy.mean > best.accuracy.mean and margin(probe).clear_of_zero:
+        return [f"{reached}: train that (the best training, {best.policy}: {100 * best.accuracy.mean:.1f} %)."]
+    return [] if alone else [f"{reached}; the best training ({best.policy}) {100 * best.accuracy.mean:.1f} %."]
 
 
 def check_writable(folder: Path, ours: str = "") -> None:

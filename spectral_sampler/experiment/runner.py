@@ -23,6 +23,7 @@ from spectral_sampler.errors import ArgumentError, argument_error
 from spectral_sampler.experiment import cell as cells
 from spectral_sampler.experiment.cell import Cell, Places
 from spectral_sampler.experiment.corruption import corrupt
+from spectral_sampler.experiment.outcomes import rows, standings
 from spectral_sampler.experiment.policies import FULL, PROBE, chosen_policies, controls_for
 from spectral_sampler.experiment.progress import Progress
 from spectral_sampler.experiment.reference import prepare_features
@@ -97,9 +98,12 @@ def _describe(settings: Settings, places: Places, *, probe: bool) -> dict[str, A
     }
 
 
-def _run(cell: Cell, places: Places, path: Path) -> None:
+def _run(cell: Cell, places: Places, path: Path, jobs: int) -> None:
     torch.manual_seed(cell.seed)  # for the augmentation of photographs; this process is ours
-    write_json(path, {**cells.run_cell(cell, places, _tick), "commit": _commit()})
+    result = cells.run_cell(cell, places, _tick)
+    if "clock" in result:
+        result["clock"]["jobs"] = jobs  # seconds of trainings that share the machine are worth nothing
+    write_json(path, {**result, "commit": _commit()})
 
 
 @contextlib.contextmanager
@@ -201,6 +205,7 @@ def compare(comparison: Comparison, say: Callable[[str], None] = lambda _: None)
     if len(pending) < len(paths):
         say(f"{len(paths) - len(pending)} of {len(paths)} trainings are finished already.")
     described = _execute(comparison, pending, paths, say)
+    finished = [read_json(path) for path in paths.values()]
     results = {
         "settings": settings.record(),
         "policies": list(policies),
@@ -208,7 +213,8 @@ def compare(comparison: Comparison, say: Callable[[str], None] = lambda _: None)
         **described,
         "circumstances": circumstances(comparison.command),
         "keep_ratios": _keep_ratios(settings, described["rows"]["train"]),
-        "cells": [read_json(path) for path in paths.values()],
+        "table": standings(rows(finished, policies)),
+        "cells": finished,
     }
     write_json(comparison.out / "results.json", results)
     return results
@@ -288,7 +294,7 @@ def _execute(
             named = {seed: {cell.policy for cell in pending if cell.seed == seed} for seed in seeds}
             references = [pool.submit(cells.prepare, settings, seed, named[seed], places) for seed in seeds]
             progress.finish(references, "references", len(references), "reference")
-            futures = [pool.submit(_run, cell, places, paths[cell]) for cell in pending]
+            futures = [pool.submit(_run, cell, places, paths[cell], jobs) for cell in pending]
             progress.finish(futures, "trainings", sum(map(cells.checkpoints, pending)), "epoch")
         except BrokenProcessPool as error:
             raise RuntimeError(

@@ -33,7 +33,7 @@ from spectral_sampler.schedule import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DEFAULTS", "NAMED_LEARNERS", "OPTIMIZERS", "PRESETS", "SCHEDULES", "Settings"]
+__all__ = ["DEFAULTS", "EQUAL", "NAMED_LEARNERS", "OPTIMIZERS", "PRESETS", "SCHEDULES", "Settings"]
 
 NAMED_LEARNERS = ("", "resnet18")
 """Learners by name; "" is the one that fits the data."""
@@ -100,8 +100,12 @@ sizes, and a tenth for validation, are what its counts of FLOPs come to; momentu
 taken as constant. A fifth is held out besides, for a reference with losses. ``pretrained=False`` with
 ``reference="resnet50-random"`` needs no download and says nothing about the paper."""
 
+EQUAL = ("samples", "flops")
+"""What the trainings of a comparison have in common; see `Settings.equal`."""
+
 _LATER = {"learner", "optimizer", "momentum", "learning_rate_schedule", "validation", "label_column", "text_column",
-          "test_data", "test_split", "content", "reference_content", "confusion_noise", "overlap"}  # fmt: skip
+          "test_data", "test_split", "content", "reference_content", "confusion_noise", "overlap", "equal",
+          "runs_per_reference"}  # fmt: skip
 
 
 def _own_defaults(data: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +191,11 @@ class Settings:
     """Share of each class labelled as the one that it is taken for most often; see `confusions.with_partners`."""
     overlap: float = 0.0
     """Share of the classes split into two that cannot be told apart; see `overlap.overlapping`."""
+    equal: str = "samples"
+    """Every policy sees as many samples as uniform (``full`` excepted); or "flops": every policy stops at what uniform
+    spends, with what it looks at and its reference counted, see `equal_compute`."""
+    runs_per_reference: int = 1
+    """Trainings that share one reference, each of which is charged an equal part of it."""
 
     @classmethod
     def of(cls, data: str | Path | None = None, preset: str | None = None, **changes: Any) -> Settings:
@@ -250,8 +259,17 @@ class Settings:
         if not 0.0 < self.learning_rate < float("inf"):
             raise argument_error("learning-rate", "positive", self.learning_rate, "AdamW; 0.002 is a good start.")
         self._check_training()
-        self.ratio()
+        self._check_equal()
         return self
+
+    def _check_equal(self) -> None:
+        if self.equal not in EQUAL:
+            raise argument_error("equal", f"one of {', '.join(EQUAL)}", repr(self.equal), "See the first one.")
+        if self.runs_per_reference < 1:
+            raise argument_error("runs-per-reference", "at least 1", self.runs_per_reference, "1 charges all of it.")
+        if isinstance(self.ratio(), AdaptiveSchedule) and self.equal == "flops":
+            rule, remedy = "one whose ratios are known beforehand, at equal FLOPs", "Or compare at equal samples."
+            raise argument_error("schedule", rule, repr(self.schedule), remedy)
 
     def _check_training(self) -> None:
         names = (("optimizer", OPTIMIZERS), ("learning_rate_schedule", LEARNING_RATE_SCHEDULES))

@@ -7,6 +7,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from spectral_sampler.experiment import figures
+from spectral_sampler.experiment.outcomes import (
+    at_equal_flops,
+    by_policy,
+    estimate,
+    leader,
+    margin,
+    not_compared,
+    pays,
+    rows,
+    strongest,
+)
 from spectral_sampler.experiment.page.examples import Training, often, suspicion, training
 from spectral_sampler.experiment.page.markup import (
     Html,
@@ -21,13 +32,13 @@ from spectral_sampler.experiment.page.markup import (
 )
 from spectral_sampler.experiment.page.samples import gallery
 from spectral_sampler.experiment.policies import CEILINGS, CONTROLS, FULL, FULL_EQUAL_COMPUTE
-from spectral_sampler.experiment.report import by_policy, estimate, footnote, headline, leader, pays, rows, verdict
+from spectral_sampler.experiment.report import cost_columns, cost_note, footnote, headline, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from spectral_sampler.experiment.cell import Places
-    from spectral_sampler.experiment.report import Estimate, Row
+    from spectral_sampler.experiment.outcomes import Estimate, Row
 
 __all__ = ["comparison", "made", "overview"]
 
@@ -57,6 +68,13 @@ _WORDS = {
 }
 
 
+_CHEAPER = {
+    "samples": "Further left is cheaper: the same accuracy from fewer samples.",
+    "flops": "The same with everything counted: looking at candidates, and the reference before the first step.",
+    "seconds": "The same on the clock of this machine, where each training ran alone.",
+}
+
+
 class _Page(NamedTuple):
     """What every section reads."""
 
@@ -83,7 +101,7 @@ def comparison(results: dict[str, Any], places: Places | None, anchor: str) -> H
     page = _Page(results, lines, by_policy(results["cells"]), best and best.policy, anchor)
     found = training(results, places) if places is not None else None
     return joined(
-        _answer(lines),
+        _answer(lines, not_compared(results["cells"])),
         _accuracy(page),
         _classes(page),
         _kept(page, found),
@@ -93,8 +111,8 @@ def comparison(results: dict[str, Any], places: Places | None, anchor: str) -> H
     )
 
 
-def _answer(lines: list[Row]) -> Html:
-    said = element("ul", *(element("li", line) for line in verdict(lines).split("\n")))
+def _answer(lines: list[Row], missing: list[str]) -> Html:
+    said = element("ul", *(element("li", line) for line in [*verdict(lines).split("\n"), *missing]))
     kind = "yes" if pays(lines) else "no"
     return element("div", element("p", headline(lines), class_="answer"), said, class_=f"verdict {kind}")
 
@@ -110,28 +128,46 @@ def _difference(value: Estimate | None) -> Html:
 def overview(conditions: Sequence[tuple[Html, dict[str, Any]]]) -> Html:
     """Several conditions, by what names them, a line each."""
     body: list[list[object]] = []
-    for name, results in conditions:
-        lines = rows(results["cells"], results["policies"])
+    found = [(name, rows(results["cells"], results["policies"])) for name, results in conditions]
+    named = any(strongest(lines) not in {None, "uniform"} for _, lines in found)
+    equal = "Uniform and the best selection train on equally many samples."
+    if any(at_equal_flops(lines) for _, lines in found):
+        equal = "Uniform and the best selection spend as many FLOPs."
+    for name, lines in found:
         reached = {line.policy: line.accuracy.percent() for line in lines}
-        best = leader(lines)
-        ahead = [_difference(best.difference), best.policy, best.accuracy.percent()] if best else ["", "", ""]
-        body.append([name, *ahead, reached.get("uniform", ""), reached.get(FULL, "")])
-    header = ["condition", "best minus uniform", "best selection", "its accuracy, %", "uniform, %", "everything, %"]
-    note = "Uniform and the best selection train on equally many samples. Bold: the 95 % interval is clear of zero."
+        best, control = leader(lines), strongest(lines)
+        ahead = [_difference(margin(best)), best.policy, best.accuracy.percent()] if best else ["", "", ""]
+        strong = "" if control in {None, "uniform"} else f"{control} {reached[control or '']}"
+        body.append([name, *ahead, reached.get("uniform", ""), *([strong] if named else []), reached.get(FULL, "")])
+    header = ["condition", "best minus strongest control" if named else "best minus uniform", "best selection",
+              "its accuracy, %", "uniform, %", *(["strongest, %"] if named else []), "everything, %"]  # fmt: skip
+    note = f"{equal} Bold: the 95 % interval is clear of zero."
     return table("Test accuracy", header, body, note)
 
 
 def _accuracy(page: _Page) -> Html:
-    noisy = any(line.wrong_label_share > 0 for line in page.lines)
-    header = ["policy", "test accuracy, %", "minus uniform, points", "samples", "of full", "seeds"]
-    body: list[list[object]] = [
-        [line.policy, line.accuracy.percent(), _difference(line.difference), f"{line.samples:,.0f}",
-         "" if np.isnan(line.samples_ratio) else f"{100 * line.samples_ratio:.1f} %", str(line.seeds),
-         *([f"{100 * line.wrong_label_share:.1f} %"] if noisy else [])]
-        for line in page.lines
-    ]  # fmt: skip
-    numbers = table("Accuracy on the test part at the end of training",
-                    [*header, *(["wrong labels"] if noisy else [])], body, footnote(page.lines))  # fmt: skip
+    lines, control = page.lines, strongest(page.lines)
+    columns: dict[str, list[object]] = {
+        "policy": [line.policy for line in lines],
+        "test accuracy, %": [line.accuracy.percent() for line in lines],
+        "minus uniform, points": [_difference(line.difference) for line in lines],
+        "minus strongest, points": [_difference(line.margin) for line in lines],
+        "balanced accuracy, %": [line.balanced.percent() if line.balanced else "" for line in lines],
+        "samples": [f"{line.samples:,.0f}" for line in lines],
+        "of full": ["" if np.isnan(line.samples_ratio) else f"{100 * line.samples_ratio:.1f} %" for line in lines],
+        "seeds": [str(line.seeds) for line in lines],
+        "wrong labels": [f"{100 * line.wrong_label_share:.1f} %" for line in lines],
+    }
+    hidden = {
+        "minus strongest, points": control in {None, "uniform"},
+        "balanced accuracy, %": not any(line.balanced for line in lines),
+        "of full": at_equal_flops(lines),
+        "seeds": len({line.seeds for line in lines}) == 1,  # the note has it
+        "wrong labels": not any(line.wrong_label_share > 0 for line in lines),
+    }
+    shown = {title: entries for title, entries in columns.items() if not hidden.get(title)}
+    body = [list(entries) for entries in zip(*shown.values(), strict=True)]
+    numbers = table("Accuracy on the test part at the end of training", list(shown), body, footnote(lines))
     return joined(
         page.section("accuracy", "Accuracy", numbers, _charts(page), _parts(page)),
         element("details", element("summary", "What the policies are"), definitions(_policies(page))),
@@ -163,22 +199,29 @@ def _policies(page: _Page) -> dict[str, object]:
     found: dict[str, object] = {}
     for policy in page.policies:
         run = next(iter(page.runs[policy].values()))
-        arguments = element("span", f" {run.get('selection', '')}", class_="soft")
-        found[policy] = joined(_WORDS.get(policy, ""), arguments if policy not in {FULL, FULL_EQUAL_COMPUTE} else None)
+        arguments = element("span", f" {run.get('selection')}", class_="soft")
+        plain = policy in {FULL, FULL_EQUAL_COMPUTE} or run.get("selection") in {None, "None"}
+        found[policy] = joined(_WORDS.get(policy, ""), None if plain else arguments)
     return found
 
 
 def _charts(page: _Page) -> Html:
     results, shown = page.results, []
     ends = ", ".join(f"{line.policy} {100 * line.accuracy.mean:.1f} %" for line in page.lines)
-    differences = [f"{line.policy} {line.difference.percent(signed=True)}" for line in page.lines if line.difference]
+    control = strongest(page.lines) or "uniform"
+    to = {line.policy: line.difference if control == "uniform" else line.margin for line in page.lines}
+    differences = [f"{policy} {value.percent(signed=True)}" for policy, value in to.items() if value]
     if differences:
-        alt = f"Points above uniform selection: {', '.join(differences)}."
-        shown.append(picture(figures.difference_figure(results), alt, "Clear of the dashed line means decided."))
+        alt = f"Points above {control} selection: {', '.join(differences)}."
+        shown.append(
+            picture(figures.difference_figure(results), alt, "95 % intervals; clear of the dashed line means decided.")
+        )
     if all(run.get("has_curve", True) for runs in page.runs.values() for run in runs.values()):
-        alt = f"Accuracy against samples trained on; at the end {ends}."
-        caption = "Further left is cheaper: the same accuracy from fewer samples."
-        shown.append(picture(figures.accuracy_figure(results, narrow=True), alt, caption, "chart tall"))
+        known = figures.axes_of(results)
+        for name in known:
+            alt = f"Accuracy against {figures.AXES[name]}; at the end {ends}."
+            drawn = figures.accuracy_figure(results, narrow=True, against=name)
+            shown.append(picture(drawn, alt, _CHEAPER[name], "chart" if known[1:] else "chart tall"))
     ratios = np.asarray(results["keep_ratios"], dtype=float)
     alt = f"Keep ratio over the training, from {ratios[0]:.2f} to {ratios[-1]:.2f}, mean {ratios.mean():.2f}."
     caption = "How many of the candidates a selection keeps; full keeps all of them."
@@ -244,20 +287,15 @@ def _suspected(page: _Page, found: Training | None, places: Places | None) -> Ht
 
 
 def _cost(page: _Page) -> Html:
-    parts = ("selection", "data", "training")
-    body = []
+    titles, body = cost_columns(page.lines)
+    distinct = []
     for line in page.lines:
-        runs = page.runs[line.policy].values()
-        distinct = np.mean([run.get("distinct_samples", np.nan) for run in runs])
-        body.append([line.policy, f"{line.samples:,.0f}", "" if np.isnan(distinct) else f"{distinct:,.0f}",
-                     f"{line.flops / 1e9:,.2f}", *(f"{line.seconds[part]:.2f}" for part in parts),
-                     f"{sum(line.seconds[part] for part in parts):.2f}"])  # fmt: skip
-    header = ["policy", "samples", "distinct", "learner GFLOP", *(f"{part}, s" for part in parts), "together, s"]
-    note = (
-        "Means of one training. Seconds describe this run, whose trainings shared the machine; they are no benchmark. "
-        "Selection: how long training waited for it. Extracting the reference's features comes once and is not in it."
-    )
-    return page.section("cost", "What it cost", table("Cost of one training", header, body, note))
+        counts = [run["distinct_samples"] for run in page.runs[line.policy].values() if "distinct_samples" in run]
+        distinct.append(f"{np.mean(counts):,.0f}" if counts else "")
+    header = [titles[0], titles[1], "distinct", *(title.replace("\n", ", ") for title in titles[2:])]
+    lines = [[*line[:2], count, *line[2:]] for line, count in zip(body, distinct, strict=True)]
+    made_table = table("Cost of one training", header, lines, cost_note(page.lines))
+    return page.section("cost", "What it cost", made_table)
 
 
 def made(results: dict[str, Any]) -> Html:
