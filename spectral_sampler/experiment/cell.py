@@ -168,7 +168,7 @@ def _judge(
              "test_loss": float(losses.mean())}  # fmt: skip
     for _ in range(checkpoints(cell)):
         report()
-    trace = Trace([point], np.zeros((1, len(made.train)), dtype=np.int64), seconds, {}, [])
+    trace = Trace([point], np.zeros((1, len(made.train)), dtype=np.int64), seconds, {})
     seen = {"wrong_label_share": float(material.corrupted.wrong.mean())}
     task = material.task._replace(test=made.test, validation=None)  # whose rows it cannot read
     return _Trained(made.network, task, made.train, trace, {**seen, **made.record})

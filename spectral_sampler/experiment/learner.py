@@ -18,7 +18,7 @@ from spectral_sampler.indexed import Indexed
 from spectral_sampler.modules import frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -105,7 +105,7 @@ class Trace(NamedTuple):
     """Waiting for index lists, reading samples, training."""
     statistics: dict[str, float]
     """The batch sampler's own, over all epochs: sums of counts and seconds, means of shares."""
-    clock: list[float]
+    clock: Sequence[float] = ()
     """Seconds of the three kinds together up to each checkpoint."""
 
 
