@@ -17,12 +17,13 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TIES", "TURN", "mixed", "permutation", "permuted", "recurring", "uniforms"]
+__all__ = ["FOURIER", "TIES", "TURN", "mixed", "permutation", "permuted", "recurring", "uniforms"]
 
 _GOLDEN = 0x9E3779B97F4A7C15
 TURN = (5.0**0.5 - 1.0) / 2.0  # no other step fills (0, 1) more evenly
 _MASK = (1 << 64) - 1
 TIES = 0x7165  # the stream that ranks equals, so that ties say nothing about other draws
+FOURIER = 0x464F5552  # the stream of random frequencies
 _PERMUTATION_STREAM = 0x5045524D  # keeps the candidate order independent of every draw inside a batch
 _SORTED, _ROUNDS, _CHUNK = 1 << 14, 8, 1 << 18  # items that are sorted; of the network; positions that stay in cache
 
