@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import threading
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +11,8 @@ import numpy as np
 
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
-from spectral_sampler.estimates.leave_one_out import leave_one_out
+from spectral_sampler.estimates import transitions
+from spectral_sampler.estimates.leave_one_out import most_telling, some
 from spectral_sampler.store import derived
 from spectral_sampler.validation import within
 
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelNoise", "estimate", "known_label_noise", "label_noise", "labelled", "labels_of", "suspects"]
 
-_NAME, _VERSION = "derived-label-noise", 1
+_NAME, _VERSION = "derived-label-noise", 2
 """Beside a store; the version rises whenever `estimate` or `leave_one_out` would answer otherwise."""
-_QUANTILE = 0.7
 _FEWEST = 5  # samples of a class, below which its labels are not judged: too little is known of them
 _STANDARD_ERRORS = 3.0
+_BLOCK = 4096  # rows
+_NUMBERS = 1 << 20  # scores that the transitions are fitted to
 
 
 class LabelNoise(NamedTuple):
@@ -36,25 +37,35 @@ class LabelNoise(NamedTuple):
     share: float
     """Estimated share of wrong labels among distinct labelled samples, in [0, 1]."""
     doubts: NDArray[np.float64]
-    """(M,) how much the features of the others contradict a label; −inf in a class of fewer than five, or without."""
+    """(M,) log of how much likelier the features are if the label is wrong than if it is right; −inf in a class of
+    fewer than five, or without a label."""
     accuracy: float
     """Share of the judged labels that the features of the others predict."""
     informative: bool
     """They predict more of them than the most frequent class would; without it the share means nothing."""
     first: NDArray[np.int64]
     """(M,) the first row of which a row is a copy, label included, mostly its own; −1 without a label."""
+    joint: NDArray[np.float64]
+    """(C, C) estimated shares of the judged samples that are of class c and labelled a, classes ascending: its
+    diagonal is what is right. zeros where nothing was
+    estimated, (0, 0) with more than 2,048 classes."""
 
     def suspects(self, share: float | None = None) -> NDArray[np.bool_]:
         """(M,) the ``share`` of the distinct labelled samples with the most doubtful labels, and their copies; never
-        one whose label the features predict. None takes the estimate, nobody where features are not informative."""
-        if share is None:
-            share = self.share if self.informative else 0.0
+        one for whose label the features speak. None takes those whose labels are more likely wrong than right at the
+        estimated share, nobody where features are not informative."""
         distinct = np.flatnonzero(self.first == np.arange(len(self.first)))
-        doubts = self.doubts[distinct]
+        doubts, least, most = self.doubts[distinct], 0.0, len(distinct)
+        if share is not None:
+            most = round(share * len(doubts))
+        elif self.informative and self.share > 0.0:
+            least = max(0.0, math.log(1.0 - self.share) - math.log(self.share)) if self.share < 1.0 else 0.0
+        else:
+            most = 0
         ties = draws.uniforms(0, 0, 0, distinct, draws.TIES)  # not by row: the first ones would always be accused
-        most = np.lexsort((ties, -doubts))[: round(share * len(doubts))]
+        chosen = np.lexsort((ties, -doubts))[:most]
         found = np.zeros(len(self.first) + 1, dtype=np.bool_)  # the last is what −1 asks for
-        found[distinct[most]] = doubts[most] > 0.0
+        found[distinct[chosen]] = doubts[chosen] > least
         return np.asarray(found[self.first])
 
 
@@ -65,39 +76,50 @@ def labelled(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _copies(features: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(M,) the first row that has the same features and the same label."""
-    seen: dict[bytes, int] = {}
-    first = np.empty(len(labels), dtype=np.int64)
-    for row, label in enumerate(labels.tolist()):
-        salt = label.to_bytes(8, "little", signed=True)
-        key = hashlib.blake2b(features[row].tobytes(), digest_size=16, salt=salt).digest()
-        first[row] = seen.setdefault(key, row)
-    return first
+    """(M,) the first row that has the same features, byte by byte, and the same label."""
+    keys = draws.mixed(labels.astype(np.uint64))
+    for start in range(0, len(labels), _BLOCK):
+        words = (
+            np.ascontiguousarray(features[start : start + _BLOCK])
+            .view(np.uint8)
+            .reshape(len(keys[start:][:_BLOCK]), -1)
+        )
+        words = np.pad(words, ((0, 0), (0, -words.shape[1] % 4))).view(np.uint32).astype(np.uint64)
+        odd = draws.mixed(np.arange(1, words.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
+        keys[start : start + _BLOCK] += (words * odd).sum(axis=1, dtype=np.uint64)
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    found = np.asarray(first[inverse], dtype=np.int64)
+    later = np.flatnonzero(found != np.arange(len(found)))
+    for start in range(0, len(later), _BLOCK):  # a hash is no proof
+        rows = later[start : start + _BLOCK]
+        pair = [
+            np.ascontiguousarray(features[one]).view(np.uint8).reshape(len(rows), -1) for one in (rows, found[rows])
+        ]
+        other = (pair[0] != pair[1]).any(axis=1) | (labels[rows] != labels[found[rows]])
+        found[rows[other]] = rows[other]
+    return found
 
 
 def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> LabelNoise:
     """Share of wrong labels from features (M, d) of a model that never saw them, and a doubt for every label.
 
-    A linear probe on the features of all other samples (`leave_one_out`) gives every label a doubt: the margin of the
-    best other class over it, as in confident learning (Northcutt et al. 2021), without probabilities that would have to
-    be calibrated. A wrong label c, if it may be that of any sample, is doubted like c *on any other sample*, and what
-    that looks like is known: these are the alternatives. With t_c the 70 % quantile of the doubts of c as an
-    alternative, doubts above it are left to wrong labels as far as right ones are never doubted so much, and
+    A probe on the features of all other samples scores every sample (`leave_one_out.most_telling`), and a model of
+    three parts explains the labels by the scores (`transitions`): classes overlap where scores are near each other, a
+    class is taken for another in a share of its samples *however clear their scores are*, or a label is that of any
+    class. By Bayes every label is wrong with the chance
 
-        ρ = P(doubt > t_y) / P(alternative > t),    share = ρ / (1 + ρ / (C − 1)),
+        P(wrong | y, s) = Σ_{c ≠ y} P(c | s) T[c, y] / Σ_c P(c | s) T[c, y],    share = their mean,
 
-    the latter because one in C − 1 of the alternatives of a wrong label is the right one. This is mixture proportion
-    estimation (Blanchard, Lee and Scott 2010) at one threshold, or Storey's (2002) share of true null hypotheses. It
-    holds for unsure probes too; it errs upwards by the right labels that are doubted that much, up to (C − 1) / C for
-    features that know nothing of the labels.
+    and suspected above one half, so that of those suspected fewer are right than wrong as far as the model holds.
+    ``doubts`` are the log of its odds less those of ``share``. Where overlap explains the labels as well, nobody is.
 
     Exact copies do not vouch for each other, and classes of fewer than five samples are not judged. Rows without a
-    label take no part. Wrong labels that are not spread over the classes, such as two classes that are taken for each
-    other, are found less often. Where classes are uneven *and* labels wrong, most samples labelled with a rare class
-    are in truth of others: the share errs upwards with few classes, and much of what is right in the rarest classes is
-    accused with the rest. **Overlap looks like noise**: of labels that are right it accuses a sixth where the classes
-    are five overlapping levels along one direction, and in few dimensions a tenth to a half of a small class that is
-    made of several clusters. The combination is our own.
+    label take no part. Where classes have few samples, single pairs of classes cannot be told from chance and count as
+    any class. What the features cannot see, they cannot find: a wrong label between classes that overlap, and classes
+    that are mixed alike in every place (two separate places with a fifth of the other's label each are noise here,
+    whatever made them so). The combination is our own; T is the noise layer of Goldberger and Ben-Reuven (2017).
+
+    Costs `most_telling`'s O(M d² + M d C + d³) and 150 rounds of O(S C²), S ≤ 2²⁰ / C random samples, C² at most.
 
     Args:
         features: (M, d), finite.
@@ -111,19 +133,47 @@ def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> Label
     judged = counts[classes] >= _FEWEST
     everywhere = np.full(len(labels) + 1, -np.inf)  # the last is what −1 asks for
     if len(names) < 2 or not judged.any():
-        return LabelNoise(0.0, everywhere[:-1], 1.0, informative=False, first=first)
-    found = leave_one_out(features, rows, classes)
-    doubts, size = np.where(judged, found.margins, -np.inf), int(judged.sum())
-    thresholds = np.nanquantile(found.alternatives, _QUANTILE, axis=0)
-    above = np.nanmean(np.where(np.isnan(found.alternatives), np.nan, found.alternatives > thresholds), axis=0)
-    expected = above[classes[judged]].sum()
-    ratio = min(1.0, np.count_nonzero(doubts > thresholds[classes]) / expected) if expected > 0 else 0.0
-    share = ratio / (1.0 + ratio / (len(names) - 1)) * size / len(rows)
-    accuracy = float(np.count_nonzero(doubts[judged] < 0.0) / size)
-    guess = counts.max() / size
+        return LabelNoise(
+            0.0, everywhere[:-1], 1.0, informative=False, first=first, joint=np.zeros((_paired(len(names)),) * 2)
+        )
+    odds, joint, right = _judge(features, rows, classes, judged)
+    size = int(judged.sum())
+    share = float(_probability(odds[judged]).sum() / len(rows))
+    accuracy, guess = right / size, counts.max() / size
     informative = accuracy > guess + _STANDARD_ERRORS * math.sqrt(guess * max(0.0, 1.0 - guess) / size)
-    everywhere[rows] = doubts
-    return LabelNoise(float(share), everywhere[first], accuracy, bool(informative), first)
+    prior = min(max(share, 1.0 / (2 * len(rows))), 0.5)
+    everywhere[rows] = np.where(judged, odds - math.log(prior / (1.0 - prior)), -np.inf)
+    return LabelNoise(share, everywhere[first], accuracy, bool(informative), first, joint)
+
+
+def _paired(classes: int) -> int:
+    return classes if classes <= transitions.MOST_CLASSES else 0
+
+
+def _probability(odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(0.5 + 0.5 * np.tanh(odds / 2.0))
+
+
+def _judge(
+    features: NDArray[np.floating], rows: NDArray[np.int64], classes: NDArray[np.int64], judged: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """(M,) log-odds that a label is wrong, the joint of `LabelNoise`, and how many judged labels are predicted."""
+    number = int(classes.max()) + 1
+    found = most_telling(features, rows, classes, number)
+    sample = some(len(rows), _NUMBERS // number)
+    model = transitions.fit(np.concatenate([scores for _, scores in found.scores(sample)]), classes[sample])
+    odds, right = np.empty(len(rows)), 0
+    joint = np.zeros((_paired(number),) * 2)
+    for places, scores in found.scores(np.arange(len(rows))):
+        labels, own = classes[places], np.arange(len(places))
+        right += np.count_nonzero((scores.argmax(axis=1) == labels) & judged[places])
+        logs = model.likelihoods(scores, labels)
+        if joint.size and judged[places].any():
+            joint += transitions.totals(transitions.posterior(logs)[judged[places]], labels[judged[places]])
+        kept = logs[own, labels]
+        logs[own, labels] = -np.inf
+        odds[places] = np.logaddexp.reduce(logs, axis=1) - kept
+    return odds, joint / max(1, int(judged.sum())), right
 
 
 _KNOWN: WeakKeyDictionary[ReferenceStore, LabelNoise] = WeakKeyDictionary()
@@ -141,12 +191,18 @@ def labels_of(store: ReferenceStore) -> NDArray[np.int64]:
 def known_label_noise(store: ReferenceStore) -> LabelNoise | None:
     """What `label_noise` has found, here or in the process that kept it beside the store, without computing it."""
     if store not in _KNOWN:
-        each = (len(store),)
-        layout = {"numbers": ("float64", (3,)), "doubts": ("float64", each), "first": ("int64", each)}
+        labels = getattr(store, "labels", None)
+        if labels is None:
+            return None
+        each, pair = (len(store),), (_paired(len(np.unique(labels[labelled(labels)]))),) * 2
+        layout = {
+            "numbers": ("float64", (3,)), "joint": ("float64", pair), "doubts": ("float64", each),
+            "first": ("int64", each),
+        }  # fmt: skip
         if (kept := derived.kept(store, _NAME, _VERSION, layout)) is None:
             return None
-        (share, accuracy, informative), doubts, first = kept.values()
-        _KNOWN[store] = LabelNoise(float(share), doubts, float(accuracy), bool(informative), first)
+        (share, accuracy, informative), joint, doubts, first = kept.values()
+        _KNOWN[store] = LabelNoise(float(share), doubts, float(accuracy), bool(informative), first, joint)
     return _KNOWN[store]
 
 
@@ -164,7 +220,7 @@ def label_noise(store: ReferenceStore) -> LabelNoise:
         if found is None:
             found = _KNOWN[store] = estimate(store.features, labels)
             numbers = np.array([found.share, found.accuracy, found.informative])
-            arrays = {"numbers": numbers, "doubts": found.doubts, "first": found.first}
+            arrays = {"numbers": numbers, "joint": found.joint, "doubts": found.doubts, "first": found.first}
             derived.keep(store, _NAME, _VERSION, arrays)
         return found
 
