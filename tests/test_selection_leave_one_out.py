@@ -1,14 +1,29 @@
 """The closed form of a probe's leave-one-out scores against fitting it anew without each sample."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
 from spectral_sampler.estimates import leave_one_out as module
 
 
+class Found(NamedTuple):
+    scores: np.ndarray
+    margins: np.ndarray
+    penalty: float
+
+
+def ask(features, rows, labels):
+    """Scores (M, C) of all rows, and the margin of the best other class over the label."""
+    probe = module.leave_one_out(features, rows, labels, int(labels.max()) + 1)
+    scores = np.concatenate([scores for _, scores in probe.scores(np.arange(len(labels)))])
+    return Found(scores, margins(scores, labels), probe.penalty)
+
+
 def leave_one_out(features, labels):
     """Of all rows."""
-    return module.leave_one_out(features, np.arange(len(labels)), labels)
+    return ask(features, np.arange(len(labels)), labels)
 
 
 def problem(rows=60, width=7, classes=4, seed=0, imbalance=1.0):
@@ -53,14 +68,7 @@ def test_it_is_as_if_every_sample_had_been_left_out(monkeypatch, rows, width, cl
     assert found.penalty == min(errors, key=errors.get)
     scores = fitted_anew(features, labels, found.penalty)
     assert found.margins == pytest.approx(margins(scores, labels), abs=1e-3 if width > rows else 2e-5)
-    others = np.stack([margins(scores, np.full(rows, one)) for one in range(classes)], axis=1)
-    assert found.alternatives == pytest.approx(
-        np.where(np.eye(classes)[labels], np.nan, others), abs=1e-3 if width > rows else 2e-5, nan_ok=True
-    )
-    monkeypatch.setattr(module, "_ALTERNATIVES", rows * classes // 4)
-    quarter = module._some(rows, rows // 4)
-    assert len(quarter) == rows // 4
-    assert np.array_equal(leave_one_out(features, labels).alternatives, found.alternatives[quarter], equal_nan=True)
+    assert found.scores == pytest.approx(scores, abs=1e-3 if width > rows else 2e-5)
     unlike = margins(fitted_anew(features, labels, found.penalty * 10), labels)
     assert np.abs(unlike - found.margins).max() > 5e-3, "another penalty is another probe"
 
@@ -81,7 +89,7 @@ def test_a_sample_does_not_vouch_for_itself():
 def test_only_the_rows_that_are_named_take_part():
     features, labels = problem(80)
     rows = np.setdiff1d(np.arange(80), [20, 30, 31])
-    found = module.leave_one_out(features, rows, labels[rows])
+    found = ask(features, rows, labels[rows])
     assert np.array_equal(found.margins, leave_one_out(features[rows], labels[rows]).margins)
     assert not np.array_equal(found.margins, leave_one_out(features, labels).margins[rows])
 
@@ -91,11 +99,8 @@ def test_some_rows_stand_for_all_whatever_the_order_of_the_labels(monkeypatch, l
     features = np.random.default_rng(3).normal(size=(240, 5)) + 3 * np.eye(4, 5)[labels]
     everything = leave_one_out(features, labels)
     monkeypatch.setattr(module, "_JUDGES", 60)
-    monkeypatch.setattr(module, "_ALTERNATIVES", 240)
     found = leave_one_out(features, labels)
-    assert found.alternatives.shape == (60, 4)
-    assert (~np.isnan(found.alternatives)).sum(0).min() > 30, "every class is met as an alternative"
-    judges, errors = module._some(240, 60), {}
+    judges, errors = module.some(240, 60), {}
     assert len(set(labels[judges])) == 4
     for penalty in module._PENALTIES:
         scores = fitted_anew(features, labels, penalty)
@@ -122,4 +127,19 @@ def test_scale_dtype_and_blocks_do_not_matter():
 def test_degenerate_features_have_scores(features):
     found = leave_one_out(features, np.array([0, 0, 0, 1, 1, 2]))
     assert np.isfinite(found.margins).all()
-    assert np.isnan(found.alternatives).sum() == 6
+    assert np.isfinite(found.scores).all()
+
+
+def test_rings_are_told_apart_and_lines_are_left_linear():
+    generator = np.random.default_rng(0)
+    labels, angle = np.arange(600) % 3, generator.uniform(0, 2 * np.pi, 600)
+    rings = (labels + 1 + 0.1 * generator.normal(size=600))[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
+    features, classes = problem(300, 12, 5)
+    for rows, names, linear in ((rings, labels, False), (3 * np.eye(5, 12)[classes] + features, classes, True)):
+        every = np.arange(len(names))
+        found = module.most_telling(rows, every, names, int(names.max()) + 1)
+        scores = np.concatenate([scores for _, scores in found.scores(every)])
+        assert np.mean(scores.argmax(axis=1) == names) > 0.95
+        plain = module.leave_one_out(rows, every, names, int(names.max()) + 1)
+        assert found.error <= plain.error
+        assert linear or np.mean(leave_one_out(rows, names).margins < 0) < 0.5

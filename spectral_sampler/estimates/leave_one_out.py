@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
-    View = Callable[[NDArray[np.floating]], NDArray[np.float32]]
+    View = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 __all__ = ["LeaveOneOut", "leave_one_out", "most_telling", "some"]
 

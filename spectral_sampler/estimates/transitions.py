@@ -16,13 +16,13 @@ __all__ = ["MOST_CLASSES", "Transitions", "fit", "posterior", "totals"]
 
 MOST_CLASSES = 2048
 """With more classes pairs of them are not told apart: C² numbers would be too many, and their rows too few."""
-_ROUNDS = 150
+_ROUNDS, _FEWER_ROUNDS = 150, 60  # with A, and without
 _START = 0.05  # share of wrong labels that the rounds begin with
 _FLOOR = 1e-4  # of a probability
 _STEEP = 8.0  # slope to begin with: what is wrong is first taken for noise, then for overlap where that fits better
 _FASTEST = 8.0  # steps of the bound
-_RIDGE = 10.0
-_SHRINK = 10.0  # rows
+_RIDGE = 20.0
+_SHRINK = 5.0  # rows
 _STEEPEST = 100.0
 
 
@@ -72,9 +72,10 @@ def totals(own: Array, labels: Labels) -> Array:
 
 
 def _usual(background: float, rows: Array) -> Array:
-    """How many rows of a pair chance alone brings: a standard error above the background, and one row."""
+    """How many rows of a pair chance brings: the background, a standard error and one row, these two times log₁₀ C, for
+    the largest of many pairs is higher by chance."""
     expected = background * rows
-    return np.asarray(expected + np.sqrt(expected) + 1.0)
+    return np.asarray(expected + np.log10(len(rows)) * (np.sqrt(expected) + 1.0))
 
 
 def _excess(counts: Array, background: float, rows: Array) -> Array:
@@ -127,14 +128,11 @@ class _Logits:
         curvature = float((before * self.standard**2).sum() - (means**2).sum())
         change = np.clip(slant / (curvature + 1e-3), -self.slope / 2.0, self.slope / 2.0)
         self.slope = float(np.clip(self.slope + change, 1e-3, _STEEPEST))
-        now = np.exp(self.values())
         if self.bends:
+            now = np.exp(self.values())
             self.step = min(_FASTEST, 1.3 * self.step) if value >= self.best else 1.0
             self.best = value
             self.matrix += self.step * self.inverse @ (self.inputs.T @ (wanted - now) - self.ridge * self.matrix)
-        else:
-            self.matrix[-1] += np.log((wanted.sum(axis=0) + 0.5) / (now.sum(axis=0) + 0.5))
-            self.matrix[-1] -= self.matrix[-1].mean()
 
 
 def fit(scores: Array, labels: Labels) -> Transitions:
@@ -142,9 +140,10 @@ def fit(scores: Array, labels: Labels) -> Transitions:
 
     P(c | s) is the softmax of β s + A s + b. β is found by Newton's method and A, which bends the scores where classes
     lie on a line or are unequally wide, with a ridge, by steps along Böhning's (1992) bound; with fewer than C² rows
-    there is no A. T[c, a] is what the background brings and, per row of class c, what a pair has beyond a standard
-    error and one row above it; the background is the mean of the pairs that have no more. The rounds begin with a steep
-    β, which takes for noise what A may explain as overlap later. Costs 150 rounds of O(S C²), or O(S C) without A.
+    there is neither A nor b, which could let one class swallow another. T[c, a] is what the background brings and, per
+    row of class c, what a pair has beyond `_usual`; the background is the mean rate of pairs, each counted up to that.
+    The rounds begin with a steep β, which takes for noise what A may explain as overlap later. Costs 150 rounds of
+    O(S C²), or 60 of O(S C) without A.
     """
     size, classes = scores.shape
     width, pairs = float(scores.std()) or 1.0, classes <= MOST_CLASSES
@@ -152,7 +151,7 @@ def fit(scores: Array, labels: Labels) -> Transitions:
     none, start = np.zeros((classes if pairs else 0,) * 2), _START / (classes - 1)
     model = Transitions(0.0, none, start, none, np.bincount(labels, minlength=classes).astype(np.float64))
     own = np.zeros((size, classes))
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS if logits.bends else _FEWER_ROUNDS):
         values = logits.values()
         joint = values + np.log(_leave_one_out(model, labels, own))
         value, own = float(np.logaddexp.reduce(joint, axis=1).sum()), posterior(joint)

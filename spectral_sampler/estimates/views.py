@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Fourier(NamedTuple):
     frequencies: NDArray[np.float64]
     """(d, D / 2), standardisation and kernel width included."""
 
-    def __call__(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    def __call__(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """(n, D) cosines and sines of rows (n, d)."""
         angles = (rows.astype(np.float64) - self.mean) @ self.frequencies
         return np.hstack([np.cos(angles), np.sin(angles)]).astype(np.float32)
