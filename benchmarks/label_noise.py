@@ -5,7 +5,8 @@
 
 For every data set, fault and seed: the estimated and the true share of wrong labels, and of those that
 `spectral_sampler.estimates.label_noise` accuses how many are wrong (precision), of the wrong ones how many it accuses
-(recall). Beside the study's faults there is noise between classes that look alike. The features are those that the study's selections see.
+(recall). Beside the study's faults there is noise between classes that look alike. The features are those
+that the study's selections see.
 """
 
 import argparse

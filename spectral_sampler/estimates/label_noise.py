@@ -143,7 +143,7 @@ def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> Label
     informative = accuracy > guess + _STANDARD_ERRORS * math.sqrt(guess * max(0.0, 1.0 - guess) / size)
     prior = min(max(share, 1.0 / (2 * len(rows))), 0.5)
     everywhere[rows] = np.where(judged, odds - math.log(prior / (1.0 - prior)), -np.inf)
-    return LabelNoise(share, everywhere[first], accuracy, bool(informative), first, joint)
+    return LabelNoise(share, everywhere[first], float(accuracy), bool(informative), first, joint)
 
 
 def _paired(classes: int) -> int:

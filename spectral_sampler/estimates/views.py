@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.asarray(found / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
-class Fourier(NamedTuple):
+@dataclass(frozen=True)
+class Fourier:
     """Random Fourier features (Rahimi and Recht 2007): inner products approximate a Gaussian kernel."""
 
     mean: NDArray[np.float64]
