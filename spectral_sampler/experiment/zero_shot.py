@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from spectral_sampler.experiment.samples import TextSamples
-from spectral_sampler.selection import BayesianSelection
+from spectral_sampler.selection import BayesianSelection, Guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,4 +43,7 @@ def with_zero_shot(selection: Selection, logits: NDArray[np.float32]) -> Selecti
     """A Bayesian selection with its predictor in place; any other as it is."""
     if isinstance(selection, BayesianSelection) and selection.zero_shot is PLACEHOLDER:
         return BayesianSelection(logits)
+    if isinstance(selection, Guarded):
+        inner = with_zero_shot(selection.selection, logits)
+        return Guarded(inner, selection.floor, level=selection.level, balance=selection.balance)
     return selection

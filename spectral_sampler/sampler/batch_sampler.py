@@ -287,7 +287,7 @@ class SpectralBatchSampler(BatchSampler):
     def _decide(self, epoch: int, candidates: Candidates) -> tuple[Candidates, Decision]:
         slot = self._run.due(epoch, candidates.slot, len(candidates.indices))
         candidates = candidates._replace(slot=slot)
-        return candidates, choose(self.selection, self.store, candidates, self._run.view(epoch, slot))
+        return candidates, choose(self._run.acting, self.store, candidates, self._run.view(epoch, slot))
 
     # To look at it
 

@@ -39,14 +39,16 @@ class Deliveries:
         self._missed = 0  # went out of the queue without a report
         self._place = 0  # of the last batch whose weights were asked for
 
-    def add(self, indices: NDArray[np.int64], *factors: NDArray[np.float64] | None) -> None:
-        """A batch goes out with the product of ``factors``, (n,) each or None."""
+    def add(self, indices: NDArray[np.int64], *factors: NDArray[np.float64] | None) -> Delivery:
+        """A batch goes out with the product of ``factors``, (n,) each or None; as it is remembered."""
         given = [factor for factor in factors if factor is not None]
         if len(self._queue) == _DEPTH:
             self._missed += self._unreported == _DEPTH
             self._place = max(0, self._place - 1)
-        self._queue.append(Delivery(indices, np.prod(given, axis=0).astype(np.float32) if given else None))
+        added = Delivery(indices, np.prod(given, axis=0).astype(np.float32) if given else None)
+        self._queue.append(added)
         self._unreported = min(_DEPTH, self._unreported + 1)
+        return added
 
     def clear(self) -> None:
         """Another pass begins: what an earlier one read ahead is never trained on."""

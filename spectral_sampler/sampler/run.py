@@ -15,6 +15,7 @@ from spectral_sampler.sampler.choosing import Decision, View
 from spectral_sampler.sampler.deliveries import Deliveries
 from spectral_sampler.sampler.observed import ObservedLosses
 from spectral_sampler.sampler.statistics import Statistics
+from spectral_sampler.selection.guarded import Guarded
 from spectral_sampler.selection.offered import learnt
 from spectral_sampler.selection.protocol import EpochRequest, Proposal
 
@@ -73,6 +74,9 @@ class Run:
         self._heard = self._due = 0  # samples reported since the latest pass began, and delivered in the one before
         self._warned = False
         self._left = (-1, 0)  # the epoch that was only looked at last, and how often
+        self._guard = selection if isinstance(selection, Guarded) else None
+        self._by_reports = self._guard is not None and settings.num_replicas > 1
+        """Whether the guard goes by what all ranks report: a rank's own batches are not all that was trained on."""
 
     def __getstate__(self) -> dict[str, Any]:
         self._catch_up()
@@ -82,7 +86,12 @@ class Run:
     def listens(self) -> bool:
         """Does anything follow from `hear`?"""
         asked = self.learner is None or self.selection.proposes
-        return self.adaptive is not None or ("learner_losses" in self.selection.needs and asked)
+        return self.adaptive is not None or self._by_reports or ("learner_losses" in self.selection.needs and asked)
+
+    @property
+    def acting(self) -> Selection:
+        """Who selects at this moment: the selection, or what its guard put in its place."""
+        return self.selection if self._guard is None else self._guard.acting
 
     # A pass
 
@@ -94,6 +103,9 @@ class Run:
         begun = self.counter.begin(position)
         self.order.tell(begun.epoch)
         self._catch_up()
+        if self._guard is not None and self._by_reports and self._due and not self._heard:
+            self._guard.unheard(begun.epoch)
+        self._compare(begun.epoch)
         self._check_heard()
         if self.counter.alone:
             self.deliveries.clear()
@@ -171,13 +183,16 @@ class Run:
         proposal, proposed = which.proposal, None
         if proposal is not None and proposal.weights is not None:
             proposed = proposal.weights[candidates.slot.number][choice.positions]
-        self.deliveries.add(selected, choice.weights, proposed)
+        delivery = self.deliveries.add(selected, choice.weights, proposed)
         stale = 0
         if offered is not None and offered.learner_losses is not None and self.learner is None:
             stale = self.observed.stale(candidates.indices)
         self.statistics.add(candidates, decision, stale, waited, selecting)
         if offered is not None:
-            learnt(self.selection, offered, choice)
+            learnt(self.acting, offered, choice)
+        if self._guard is not None and not self._by_reports:
+            self._guard.shown(selected, delivery.weights, which.epoch)
+            self._compare(which.epoch)
         self.counter.delivered(which)
         self._delivered += 1
         self.observed.now = self._delivered // self.plan.steps
@@ -236,8 +251,18 @@ class Run:
             if own is not None:
                 self.deliveries.reported(*own())
             self._heard += len(rows)
+            if self._guard is not None and self._by_reports:
+                self._guard.shown(rows, None, self.statistics.epoch)
+                self._compare(self.statistics.epoch)
             if self.adaptive is not None and len(values):
                 self.adaptive.observe(float(values.mean()))
+
+    def _compare(self, epoch: int) -> None:
+        """The comparisons that the guard owes before the next choice, which is one of ``epoch``."""
+        while self._guard is not None and self._guard.due(epoch):
+            own = self.order.source is None
+            pool = np.arange(len(self.store)) if own else np.unique(self.order.whole(epoch))
+            self._guard.compare(self.store, pool, self.settings.seed, epoch)
 
     def weights_for(self, indices: Any) -> torch.Tensor:
         """(n,) the factors with which the samples ``indices`` (n,) went out."""

@@ -7,6 +7,7 @@ from spectral_sampler.selection.el2n import EL2N
 from spectral_sampler.selection.forgetting import Forgetting
 from spectral_sampler.selection.gradient_norm import GradientNorm
 from spectral_sampler.selection.gstds import GSTDS
+from spectral_sampler.selection.guarded import Guarded
 from spectral_sampler.selection.herding import Herding
 from spectral_sampler.selection.infobatch import InfoBatch
 from spectral_sampler.selection.jest import JEST
@@ -39,6 +40,7 @@ __all__ = [
     "DivBS",
     "Forgetting",
     "GradientNorm",
+    "Guarded",
     "Herding",
     "InfoBatch",
     "KCentre",
