@@ -241,7 +241,7 @@ def lead(
         for arm in range(2):
             taught = np.where(here, 0.0, shown[arm])
             right[arm, here] = _predicted(features, classes, len(names), taught, here) == classes[here]
-    importance = np.bincount(classes[judges], minlength=len(names))[classes[judges]] ** -balance
+    importance = np.bincount(classes[judges])[classes[judges]] ** -float(balance)
     # Sums of equal terms in one order, so that probes that answer alike tie exactly.
     return float(importance @ (right[0] - right[1])[judges] / importance.sum())
 
