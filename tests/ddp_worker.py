@@ -16,6 +16,7 @@ from spectral_sampler import (
     Chain,
     DivBS,
     GradientNorm,
+    Guarded,
     Herding,
     InfoBatch,
     KCentre,
@@ -71,6 +72,7 @@ RUNS = {
     "sensitivity": lambda: {"selection": SensitivitySampling(8)},
     "sensitivity-learner": lambda: {"selection": SensitivitySampling(8, losses="learner")},
     "mellow-aimd": lambda: {"selection": RHOLoss(), "keep_ratio": MellowAIMD(decrease=0.05)},
+    "guarded": lambda: {"selection": Guarded(SALN(), level=0.5)},  # gives way in the second pass
     "plateau": lambda: {"selection": Uniform(), "keep_ratio": PlateauSchedule(periods=6)},  # 8 batches each
     "bandit": lambda: {"selection": Uniform(), "keep_ratio": BanditSchedule(periods=6)},
     "hybrid": lambda: {"selection": Mix(Chain(SALN(), LossWeighted(), share=0.8), RHOLoss(), share=0.4)},

@@ -15,6 +15,7 @@ from spectral_sampler.selection import (
     DivBS,
     Forgetting,
     GradientNorm,
+    Guarded,
     Herding,
     InfoBatch,
     KCentre,
@@ -61,6 +62,7 @@ SELECTIONS = {
     "sensitivity": lambda: SensitivitySampling(6),
     "sensitivity-learner": lambda: SensitivitySampling(6, losses="learner"),
     "plausible-even": PlausibleEven,
+    "guarded": lambda: Guarded(SensitivitySampling(6)),
     "plausible-learnable": PlausibleLearnable,
     "spectral-strata": SpectralStrata,
 }

@@ -47,7 +47,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     offered = str(run.plan.candidates) if run.plan.batch_size is None else _span(course.sizes)
     asks = "call sampler.observe_next(losses) after every step" if run.listens else "nothing"
     weighing = (InfoBatch, SensitivitySampling, GradientNorm, Leverage)
-    if any(isinstance(leaf, weighing) for leaf in leaves(run.selection)):
+    if any(isinstance(leaf, weighing) for leaf in leaves(run.acting)):
         asks += "; multiply the losses by sampler.weights_for(indices)"
     rows = [
         ("selection", textwrap.shorten(repr(run.selection), _LONGEST, placeholder=" …")),
@@ -184,7 +184,7 @@ def _shrinking(run: Run, course: _Course) -> str | None:
 
 def _readmitting(run: Run, course: _Course) -> str | None:
     """Where more is kept than there are labels to be believed."""
-    policy, adaptive = run.selection, run.adaptive
+    policy, adaptive = run.acting, run.adaptive
     if not isinstance(policy, PlausibleEven) or policy.label_noise == 0:
         return None
     most = course.most if adaptive is None else np.maximum(course.most, adaptive.max)

@@ -105,6 +105,7 @@ class Run:
         self._catch_up()
         if self._guard is not None and self._by_reports and self._due and not self._heard:
             self._guard.unheard(begun.epoch)
+            self._warned = True
         self._compare(begun.epoch)
         self._check_heard()
         if self.counter.alone:
@@ -170,7 +171,8 @@ class Run:
         """What a choice may depend on at this moment."""
         self._catch_up()
         place = {"seed": self.settings.seed, "epoch": epoch, **self.plan.place(epoch, slot)}
-        return View(self.observed.of, self.learner, place)
+        fallen = self._guard is not None and self._guard.since is not None
+        return View(self.observed.of, None if fallen else self.learner, place)
 
     def commit(
         self, which: Pass, candidates: Candidates, decision: Decision, waited: float, selecting: float

@@ -11,6 +11,7 @@ import torch
 from spectral_sampler.errors import argument_error
 from spectral_sampler.likelihood import cross_entropy
 from spectral_sampler.schedule import AdaptiveSchedule, plan_ratios
+from spectral_sampler.selection.guarded import Guarded
 from spectral_sampler.selection.needs import FORWARDED, check_needs, in_store, required
 from spectral_sampler.selection.offered import chosen, learnt, offered, whole_numbers
 from spectral_sampler.selection.protocol import Scores, as_selection
@@ -62,6 +63,9 @@ class OnlineSelection:
         ignore_index: int | None = None,
     ) -> None:
         policy = as_selection(policy, "policy")
+        if isinstance(policy, Guarded):
+            remedy = "Pass it to a SpectralBatchSampler, which knows all that is on offer, or pass policy.selection."
+            raise argument_error("policy", "one without a guard", repr(policy), remedy)
         if policy.proposes:
             raise argument_error(
                 "policy", "one that selects from the candidates it is given", repr(policy),
