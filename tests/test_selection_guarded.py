@@ -136,8 +136,8 @@ def told(leads, monkeypatch, **options):
     monkeypatch.setattr(guarded, "lead", lambda *_, **__: next(answers))
     for epoch in range(len(leads)):
         guard.shown(EVERY[:40], None, epoch)
-        assert not guard.due(epoch)
-        if guard.due(epoch + 1):
+        assert not guard.due(M, epoch)
+        if guard.due(M, epoch + 1):
             guard.compare(STORE, EVERY, 0, epoch + 1)
     return guard
 
@@ -275,6 +275,24 @@ def test_long_passes_are_compared_within():
     assert found[change:] == floor[change:]
     assert found[:change] == passes(make(Starving(), store), 1)[0][:change]
     assert len(trained) > 5 * 512
+
+
+def test_large_data_are_compared_less_often_and_drawn_without_an_order_of_all():
+    copies = 40_000 // M
+    store = ReferenceStore.from_arrays(np.tile(FEATURES, (copies, 1)), labels=np.tile(CLEAN, copies))
+    guard, rows = Guarded(Starving()), np.tile(EVERY[CLEAN < 2], 10)
+    guard.shown(rows[:624], None, 0)
+    assert not guard.due(40_000, 0)
+    guard.shown(rows[:10], None, 0)
+    assert guard.due(40_000, 0)
+    guard.compare(store, None, 0, 0)
+    assert (guard.lost, len(guard._rows)) == (1, 634 - len(store) // 64)
+    for pool in (None, np.arange(len(store))[::2]):
+        drawn = guarded._drawn(len(store), pool, 3000, (1, 2), 7)
+        assert len(set(drawn.tolist())) == 3000
+        assert pool is None or not (drawn % 2).any()
+        assert 0.45 < (drawn < len(store) / 2).mean() < 0.55
+        assert drawn.tolist() != guarded._drawn(len(store), pool, 3000, (1, 3), 7).tolist()
 
 
 def test_what_a_selection_proposed_is_used_up_and_then_all_data_are_offered():

@@ -27,8 +27,10 @@ __all__ = ["Guarded", "lead"]
 
 _log = logging.getLogger("spectral_sampler")
 _BLOCK, _LEAST = 512, 32  # samples of a comparison, at most and at least
+_EVERY = 64  # comparisons while as many samples as the store has rows are trained on, at most: they cost time
 _JUDGES = 2048  # rows that two probes are compared on, at most
 _FOLDS = 4
+_SORTED = 1 << 14  # rows up to which sorting hashes is as fast as an order that is never formed
 _WIDEST = 512  # columns of features; wider ones are projected
 _PENALTY = 0.05  # λ over the Frobenius norm of the second moment
 _STAKES = {0.9: 0.75, 0.5: 0.25}  # share of the wealth that is bet on every comparison, and that bettor's weight
@@ -38,12 +40,13 @@ _FLOOR_STREAM, _JUDGE_STREAM, _FOLD_STREAM, _PROJECTION = 0x47464C52, 0x474A4447
 class Guarded(Selection):
     """``selection``, until it is shown to teach less than ``floor``, then ``floor`` for the rest of the training.
 
-    The test runs beside the training and costs it no sample. A *comparison* is made at the end of every pass (of long
-    ones, of every 512 samples): one linear probe on the reference features learns from the samples that went out, with
-    the weights with which they did, another from as many drawn uniformly from what is on offer. Both then predict up to
-    2048 random rows, without having learnt from them (four folds), and the share Z of right answers of the first less
-    that of the second says which pass taught more. A label that is wrong by chance is as wrong for either: under
-    symmetric noise the better probe stays ahead on noisy labels (Ghosh et al. 2017, arXiv 1712.09482, of 0-1 loss).
+    The test runs beside the training and costs it no sample. A *comparison* is made at the end of every pass, and
+    within long ones (of 512 samples, every 512 or every 64th of the store's rows, whichever is more): one linear probe
+    on the reference features learns from the samples that went out, with the weights with which they did, another from
+    as many drawn uniformly from what is on offer. Both then predict up to 2048 random rows, without having learnt from
+    them (four folds), and the share Z of right answers of the first less that of the second says which taught more. A
+    label that is wrong by chance is as wrong for either: under symmetric noise the better probe stays ahead on noisy
+    labels (Ghosh et al. 2017, arXiv 1712.09482, of 0-1 loss).
 
     *Evidence* is the wealth of one who begins with 1 and bets, at even odds, that the selection loses the next
     comparison (Z < 0; ties do not count)::
@@ -58,12 +61,13 @@ class Guarded(Selection):
     ``guard_comparisons``, ``guard_lost`` and ``guard_fallen``.
 
     What it does not see: the probe is not the learner. A selection that shows what a linear probe on these features
-    learns from, and the learner does not, passes; so does one whose harm is not visible within a pass.
+    learns from, and the learner does not, passes; so does one whose harm is not visible within a pass. What was trained
+    on until the evidence sufficed stays trained on.
 
-    With several ranks the samples of all of them are compared, as the loop reports them to ``observe``: every rank
-    decides alike. Where a whole pass is not reported the guard cannot judge, says so once and gives way to ``floor``.
-    With one process nothing needs to be reported. A pass that a selection proposes (InfoBatch, SensitivitySampling)
-    ends as it was proposed: ``floor`` draws from that, then from all the data.
+    With several ranks the samples of all of them are compared, as the loop reports them to ``observe``, each with
+    weight one: every rank decides alike. Where a whole pass is not reported the guard cannot judge, says so once and
+    gives way to ``floor``. With one process nothing needs to be reported. A pass that a selection proposes (InfoBatch,
+    SensitivitySampling) ends as it was proposed: ``floor`` draws from that, then from all the data.
 
     Args:
         selection: any, but for another guard.
@@ -140,17 +144,17 @@ class Guarded(Selection):
             self._rows, self._weights = np.append(self._rows, rows), np.append(self._weights, given)
             self.epoch = epoch
 
-    def due(self, epoch: int) -> bool:
-        """Is a comparison due before the next choice in ``epoch``?"""
-        least = _BLOCK if epoch == self.epoch else _LEAST
+    def due(self, samples: int, epoch: int) -> bool:
+        """Is a comparison due before the next choice in ``epoch``, of a store of so many samples?"""
+        least = max(_BLOCK, samples // _EVERY) if epoch == self.epoch else _LEAST
         return self.since is None and len(self._rows) >= least
 
-    def compare(self, store: ReferenceStore, pool: NDArray[np.int64], seed: int, epoch: int) -> None:
-        """One comparison of what was shown, with rows drawn from ``pool``, all that is on offer, keyed by ``seed``; and
-        the consequence, from the next choice on, which is one of ``epoch``."""
-        within_pass = epoch == self.epoch
-        rows, self._rows = self._rows[:_BLOCK], self._rows[_BLOCK:]
-        weights, self._weights = self._weights[:_BLOCK], self._weights[_BLOCK:]
+    def compare(self, store: ReferenceStore, pool: NDArray[np.int64] | None, seed: int, epoch: int) -> None:
+        """One comparison of what was shown, with rows drawn from ``pool``, all that is on offer, None for all rows,
+        keyed by ``seed``; and the consequence, from the next choice on, which is one of ``epoch``."""
+        within_pass, done = epoch == self.epoch, max(_BLOCK, len(store) // _EVERY)
+        rows, self._rows = self._rows[:_BLOCK], self._rows[done:]
+        weights, self._weights = self._weights[:_BLOCK], self._weights[done:]
         z = lead(store, rows, weights, pool, seed=seed, number=self.comparisons, balance=self.balance)
         self.comparisons += 1
         self.lost += z < 0
@@ -204,8 +208,8 @@ class Guarded(Selection):
 
 
 def lead(
-    store: ReferenceStore, rows: NDArray[np.int64], weights: Array, pool: NDArray[np.int64], *, seed: int, number: int,
-    balance: float = 0.0,
+    store: ReferenceStore, rows: NDArray[np.int64], weights: Array, pool: NDArray[np.int64] | None, *, seed: int,
+    number: int, balance: float = 0.0,
 ) -> float:  # fmt: skip
     """Z in [−1, 1]: how much better a probe that learnt from ``rows`` predicts than one that learnt from as many of
     ``pool``, drawn without replacement.
@@ -213,13 +217,13 @@ def lead(
     Args:
         store: with labels; rows labelled −1 beside others take no part.
         rows, weights: (n,) samples, repeated where they are shown again, and the factors of their losses, at least 0.
-        pool: (P,) distinct rows on offer.
+        pool: (P,) distinct rows on offer; None for all.
         seed, number: of the draws, and of the comparison.
         balance: b of the weights ``n_y^(−b)`` of the rows that are predicted.
     """
-    count = min(len(rows), len(pool))
+    count = min(len(rows), len(store) if pool is None else len(pool))
     drawn, judges = (
-        pool[np.argsort(draws.uniforms(seed, number, 0, pool, stream), kind="stable")[:size]]
+        _drawn(len(store), pool, size, (seed, number), stream)
         for stream, size in ((_FLOOR_STREAM, count), (_JUDGE_STREAM, _JUDGES))
     )
     known = labelled(labels_of(store))
@@ -244,6 +248,18 @@ def lead(
     importance = np.bincount(classes[judges])[classes[judges]] ** -float(balance)
     # Sums of equal terms in one order, so that probes that answer alike tie exactly.
     return float(importance @ (right[0] - right[1])[judges] / importance.sum())
+
+
+def _drawn(
+    samples: int, pool: NDArray[np.int64] | None, size: int, key: tuple[int, int], stream: int
+) -> NDArray[np.int64]:
+    """``size`` rows of ``pool``, None for all ``samples``, without replacement; all where there are fewer."""
+    among = samples if pool is None else len(pool)
+    if among <= _SORTED:
+        rows = np.arange(samples) if pool is None else pool
+        return np.asarray(rows[np.argsort(draws.uniforms(*key, 0, rows, stream), kind="stable")[:size]])
+    places = draws.permuted(key[0] ^ stream, key[1], among, np.arange(min(size, among)))
+    return places if pool is None else pool[places]
 
 
 def _features(store: ReferenceStore, rows: NDArray[np.int64]) -> Array:
