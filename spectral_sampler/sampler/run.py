@@ -261,9 +261,8 @@ class Run:
 
     def _compare(self, epoch: int) -> None:
         """The comparisons that the guard owes before the next choice, which is one of ``epoch``."""
-        while self._guard is not None and self._guard.due(epoch):
-            own = self.order.source is None
-            pool = np.arange(len(self.store)) if own else np.unique(self.order.whole(epoch))
+        while self._guard is not None and self._guard.due(len(self.store), epoch):
+            pool = None if self.order.source is None else np.unique(self.order.whole(epoch))
             self._guard.compare(self.store, pool, self.settings.seed, epoch)
 
     def weights_for(self, indices: Any) -> torch.Tensor:
