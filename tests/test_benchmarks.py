@@ -83,7 +83,8 @@ def test_a_wrong_vector_fails(solver):
 
 
 def test_every_selection_has_its_rows():
-    exported = {getattr(selection, name) for name in selection.__all__ if name != "Selection"}
+    # A guard takes the time of what it guards.
+    exported = {getattr(selection, name) for name in selection.__all__ if name not in {"Selection", "Guarded"}}
     exported = {each for each in exported if isinstance(each, type) and hasattr(each, "select")}
     timed = {type(POLICIES[name]()) for name in test_bench_sampler.SELECTIONS}
     assert exported == timed
