@@ -34,7 +34,7 @@ COMPARISONS = [
     for data in ("digits", "wordnet-10", "wordnet-verbs")
     for fault in ("clean", "noise20", "imbalance10")
 ]
-NULLS = 200
+NULLS = 99
 """Runs of a uniform selection under a guard."""
 
 for _name in SELECTIONS:
@@ -118,8 +118,12 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
     off = [abs(row["test_accuracy"] - studied[name][seed]["test_accuracy"]) for (name, seed), row in uniform.items()]
     return {
         "worst": {of: [*cell, round(found[cell][of == "guarded"].mean, 2)] for of, cell in worst.items()},
-        "guarded_worse_than_uniform_by_0.3": sum(guarded.mean < -0.3 for _, guarded, _ in found.values()),
-        "plain_worse_than_uniform_by_0.3": sum(plain.mean < -0.3 for plain, _, _ in found.values()),
+        "below_-0.3": {of: sum(cell[place].mean < -0.3 for cell in found.values())
+                       for place, of in enumerate(("plain", "guarded"))},
+        "clearly_worse": {of: sum(cell[place].mean < -cell[place].half_width for cell in found.values())
+                          for place, of in enumerate(("plain", "guarded"))},
+        "mean": {of: round(float(np.mean([cell[place].mean for cell in found.values()])), 2)
+                 for place, of in enumerate(("plain", "guarded"))},
         "cells": len(found), "wins": len(wins),
         "gain_of_wins": round(sum(found[cell][0].mean for cell in wins), 2),
         "gain_of_wins_guarded": round(sum(found[cell][1].mean for cell in wins), 2),
