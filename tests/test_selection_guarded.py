@@ -26,6 +26,7 @@ from spectral_sampler import (
     curate,
     draws,
 )
+from spectral_sampler.experiment.zero_shot import PLACEHOLDER, with_zero_shot
 from spectral_sampler.selection import Choice, Selection, guarded
 from spectral_sampler.selection.guarded import lead
 
@@ -404,6 +405,13 @@ def test_a_copy_and_its_original_go_on_alone():
     other = copy.copy(sampler)
     passes(other, 4)
     assert (sampler.selection.comparisons, other.selection.comparisons) == (1, 5)
+
+
+def test_a_comparison_gives_the_guarded_selection_its_zero_shot_predictor():
+    given = Guarded(BayesianSelection(PLACEHOLDER), level=0.2, balance=1)
+    filled = with_zero_shot(given, np.ones((M, C)))
+    assert filled.selection.zero_shot.shape == (M, C)
+    assert (filled.level, filled.balance, filled.floor) == (0.2, 1.0, given.floor)
 
 
 def test_repr_name_and_needs():
