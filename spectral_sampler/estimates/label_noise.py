@@ -47,8 +47,7 @@ class LabelNoise(NamedTuple):
     """(M,) the first row of which a row is a copy, label included, mostly its own; −1 without a label."""
     joint: NDArray[np.float64]
     """(C, C) estimated shares of the judged samples that are of class c and labelled a, classes ascending: its
-    diagonal is what is right. zeros where nothing was
-    estimated, (0, 0) with more than 2,048 classes."""
+    diagonal is what is right. Zeros where nothing was estimated, (0, 0) with more than 2,048 classes."""
 
     def suspects(self, share: float | None = None) -> NDArray[np.bool_]:
         """(M,) the ``share`` of the distinct labelled samples with the most doubtful labels, and their copies; never
