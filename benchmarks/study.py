@@ -95,7 +95,7 @@ ABLATIONS = {
     ),
     "parts": Ablation(
         _FASHION,
-        ("spectral-strata", "jest", *_OURS, "plausible-even-balanced", "plausible-even-uncut"),
+        ("spectral-strata", "jest", *_OURS, "plausible-even-unbalanced", "plausible-even-uncut"),
         {fault: FAULTS[fault] for fault in ("clean", "noise20", "imbalance10", "duplicate50")},
     ),
 }  # fmt: skip

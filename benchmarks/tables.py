@@ -2,7 +2,9 @@
 
 ``results: NAME`` is one comparison in full, ``study: DATA`` every policy under every fault on one data set,
 ``summary: DATA,DATA`` how often each policy wins, ``ablation: NAME`` the comparisons that vary one thing,
-``noise: FILE`` how well wrong labels are counted and found. A test holds the documents against the files.
+``noise: FILE`` how well wrong labels are counted and found, ``arena: DATA`` every policy under every condition against
+the strongest control, ``standing: DATA,DATA`` how often each is ahead of it. A test holds the documents against the
+files.
 """
 
 import re
@@ -11,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.arena import ARENA, CONDITIONS
 from benchmarks.study import ABLATIONS, FAULTS, STUDY
-from spectral_sampler.experiment.report import Row, read_json, rows
+from spectral_sampler.experiment.outcomes import Row, rows, strongest
+from spectral_sampler.experiment.report import read_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -125,11 +129,51 @@ def noise(name: str) -> str:
     return _table(["data", "probe right, clean", *FAULTS], body)
 
 
+def _arena(data: str) -> dict[str, dict[str, Row]]:
+    """The lines of every condition that one of the data sets was put under, by name."""
+    paths = {f"{name} {condition}": ARENA / f"{name}-{condition}.json"
+             for name in data.split(",") for condition in CONDITIONS}  # fmt: skip
+    results = {name: read_json(path) for name, path in paths.items() if path.exists()}
+    return {name: {line.policy: line for line in rows(result["cells"], result["policies"])}
+            for name, result in results.items()}  # fmt: skip
+
+
+def arena(data: str) -> str:
+    """Points against the strongest control, which stands above with its accuracy; bold where clear of zero."""
+    columns = {name.partition(" ")[2]: lines for name, lines in _arena(data).items()}
+    best = [strongest(list(lines.values())) or "" for lines in columns.values()]
+    body = [["*strongest control*", *(f"{name}, {lines[name].accuracy.percent()} %"
+                                      for name, lines in zip(best, columns.values(), strict=True))]]  # fmt: skip
+    for policy in dict.fromkeys(name for lines in columns.values() for name in lines):
+        found = [lines[policy].margin if policy in lines else None for lines in columns.values()]
+        texts = [value.percent(signed=True) if value else "" for value in found]
+        body.append([policy, *(f"**{text}**" if value and value.clear_of_zero else text
+                               for text, value in zip(texts, found, strict=True))])  # fmt: skip
+    return _table(["policy", *columns], body)
+
+
+def standing(data: str) -> str:
+    """How often each policy differs from the strongest control of a condition, clear of zero, and its worst."""
+    conditions, body = _arena(data), []
+    for policy in dict.fromkeys(name for lines in conditions.values() for name in lines):
+        found = {name: lines[policy].margin for name, lines in conditions.items() if policy in lines}
+        compared = {name: value for name, value in found.items() if value is not None}
+        if not compared:
+            continue
+        clear = [value.mean > 0 for value in compared.values() if value.clear_of_zero]
+        worst = min(compared, key=lambda name: compared[name].mean)
+        mean = 100 * float(np.mean([value.mean for value in compared.values()]))
+        count = [len(found), sum(clear), len(clear) - sum(clear)]
+        body.append([policy, *map(str, count), f"{mean:+.2f}", f"{compared[worst].percent(signed=True)} ({worst})"])
+    return _table(["policy", "conditions", "better", "worse", "mean, points", "worst, points"], body)
+
+
 def _one(kind: str, name: str) -> str:
     if kind == "results":
         result = read_json(RESULTS / name / "results.json")
         return comparison(rows(result["cells"], result["policies"]))
-    return {"study": study, "ablation": ablation, "summary": summary, "noise": noise, "pilot": _pilot}[kind](name)
+    return {"study": study, "ablation": ablation, "summary": summary, "noise": noise, "pilot": _pilot,
+            "arena": arena, "standing": standing}[kind](name)  # fmt: skip
 
 
 def _pilot(_: str) -> str:
@@ -145,5 +189,5 @@ def rendered(text: str) -> str:
         kind, name = match[1], match[2]
         return f"<!-- {kind}: {name} -->\n{_one(kind, name)}\n<!-- end -->"
 
-    kinds = r"<!-- (results|study|summary|ablation|noise|pilot): ([\w,-]+) -->"
+    kinds = r"<!-- (results|study|summary|ablation|noise|pilot|arena|standing): ([\w,-]+) -->"
     return re.sub(kinds + r"\n.*?<!-- end -->", block, text, flags=re.DOTALL)

@@ -137,6 +137,7 @@ POLICIES: dict[str, Callable[[], Selection]] = {
     "plausible-learnable-fresh": lambda: PlausibleLearnable(balance=0.0),
     BALANCED[PlausibleEven.name]: lambda: PlausibleEven(balance=1.0),
     BALANCED[PlausibleLearnable.name]: lambda: PlausibleLearnable(balance=1.0),
+    "plausible-even-unbalanced": lambda: PlausibleEven(balance=0.0),  # as the committed study names it
     "plausible-even-uncut": lambda: PlausibleEven(balance=0.0, label_noise=0.0),
     "mix-plausible-even-rho-loss": lambda: Mix(PlausibleEven(balance=0.0), RHOLoss(), share=0.5),
     "chain-saln-uniform": lambda: Chain(SALN(), Uniform(), share=0.7),
