@@ -21,7 +21,7 @@ _EMBEDDED = 128
 
 CHOSEN_BY_LOSS = frozenset({
     *("loss-weighted", "gstds", "rho-loss", "jest", "jest-joint", "bayesian", "gradient-norm"),
-    *("plausible-learnable", "plausible-learnable-fresh"),
+    *("divbs", "el2n", "plausible-learnable", "plausible-learnable-fresh"),
 })  # fmt: skip
 """Names in `POLICIES` of the selections that keep every planted candidate."""
 

@@ -26,7 +26,9 @@ STEP = 5e-3  # seconds of a training step that leaves the CPU to the look-ahead 
 SELECTIONS = (
     *("uniform", "loss-weighted", "saln", "saln-clamped", "saln-rbf", "gstds", "spectral-strata", "rho-loss"),
     *("jest", "jest-joint", "bayesian", "sensitivity", "sensitivity-learner", "infobatch", "gradient-norm"),
+    *("divbs", "seta", "uds", "el2n", "forgetting", "k-centre", "herding", "leverage"),
     *("plausible-even", "plausible-learnable", "plausible-learnable-fresh"),
+    *("mix-plausible-even-rho-loss", "chain-saln-uniform"),
 )
 """Names in `POLICIES`: one of every class, and the forms that cost something else."""
 
