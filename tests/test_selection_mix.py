@@ -16,7 +16,10 @@ from spectral_sampler import (
     BayesianSelection,
     Chain,
     GradientNorm,
+    Guarded,
+    Herding,
     InfoBatch,
+    KCentre,
     LossWeighted,
     Mix,
     OnlineSelection,
@@ -408,6 +411,11 @@ def test_one_sentence(kind):
         kind(3, Uniform())
     with pytest.raises(ArgumentError, match=rf"^{second} must be a Selection, got <class"):
         kind(Uniform(), Uniform)
+    rule = rf"^{first} must be one without a guard, got Guarded\(.*Guard the whole: Guarded\({kind.__name__}\(…\)\)\.$"
+    with pytest.raises(ArgumentError, match=rule):
+        kind(Guarded(SALN()), Uniform())
+    with pytest.raises(ArgumentError, match=rf"^{second} must be one without a guard"):
+        kind(Uniform(), Guarded(SALN()))
     for share in (-0.1, 1.1, math.nan, "half", True, *([0.0] if kind is Chain else [])):
         with pytest.raises(ArgumentError, match=r"^share must be a number in [\[(]0, 1\], got"):
             kind(Uniform(), SALN(), share=share)
@@ -436,6 +444,15 @@ def test_outputs_that_are_not_finite_come_last():
         assert len(set(choice.positions.tolist()) & {2, 5, 11}) == max(0, budget - 21)
         learnt(mix, batch, choice)
     assert math.isfinite(mix.parts[0].tau)
+
+
+def test_parts_that_compare_features_themselves():
+    assert lists(Mix(KCentre(), Uniform(), share=1.0)) == lists(KCentre())
+    assert lists(Mix(SALN(), Herding(), share=0.0)) == lists(Herding())
+    whole = Chain(Uniform(), Mix(KCentre(), SALN(), share=1.0), share=1.0)
+    assert list(map(set, lists(Guarded(whole)))) == list(map(set, lists(KCentre())))
+    kept = OnlineSelection(Chain(KCentre(), Uniform(), share=1.0), 0.5, store=STORE)(indices=np.arange(N))
+    assert len(kept.unique()) == N // 2
 
 
 def test_through_curate_with_workers_and_in_the_loop():

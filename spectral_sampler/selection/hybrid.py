@@ -8,6 +8,7 @@ import numpy as np
 
 from spectral_sampler.errors import argument_error
 from spectral_sampler.fiedler import Status
+from spectral_sampler.selection.guarded import Guarded
 from spectral_sampler.selection.protocol import (
     CandidateBatch,
     Choice,
@@ -37,12 +38,16 @@ class Hybrid(Selection):
     The last leaf draws as it would alone; the draws of every other one are keyed apart from all of them.
 
     Raises:
-        ArgumentError: a part that is no selection, an object that is in both, or two that decide what an epoch offers.
+        ArgumentError: a part that is no selection or is guarded, an object that is in both, or two that decide what an
+            epoch offers.
     """
 
     def __init__(self, **parts: Any) -> None:
         self.parts = first, second = tuple(as_selection(part, argument) for argument, part in parts.items())
-        argument = tuple(parts)[1]
+        for argument, part in zip(parts, self.parts, strict=True):
+            if isinstance(part, Guarded):  # whom nobody would ask to judge: a sampler asks the whole selection
+                remedy = f"Guard the whole: Guarded({type(self).__name__}(…))."
+                raise argument_error(argument, "one without a guard", repr(part), remedy)
         if first.proposes and second.proposes:
             rule = f"one that leaves it to {first.name} what an epoch offers"
             raise argument_error(argument, rule, repr(second), "Only one of two selections can decide that.")
@@ -52,6 +57,7 @@ class Hybrid(Selection):
         self.needs = first.needs | second.needs
         self.proposes = first.proposes or second.proposes
         self.judges_all = first.judges_all or second.judges_all
+        self.reads_features = first.reads_features or second.reads_features
         self._widths = tuple(len(leaves(part)) for part in self.parts)
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores | None:
