@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from spectral_sampler import SpectralBatchSampler, Uniform
 from spectral_sampler.errors import ArgumentError
-from spectral_sampler.schedule import AggressiveAIMD, MellowAIMD, PlateauSchedule
+from spectral_sampler.schedule import AggressiveAIMD, BanditSchedule, MellowAIMD, PlateauSchedule
 
 
 def published_aimd(losses, low, high, start, decrease, increase, patience):
@@ -174,3 +175,41 @@ def test_how_often_it_was_worse_survives_a_checkpoint():
 def test_bad_arguments(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
+
+
+@pytest.mark.parametrize("make", [MellowAIMD, AggressiveAIMD, PlateauSchedule, BanditSchedule])
+def test_one_schedule_for_run_after_run(make):
+    """A loop over seeds that makes its schedule outside: the second run hears its own losses and keeps its own mean."""
+    losses = np.random.default_rng(3).normal(size=500)
+
+    def run(schedule, steps):
+        schedule.begin(steps)
+        ratios = []
+        for step in range(steps):
+            ratios.append(schedule.ratio(step))
+            schedule.observe(losses[step] + step % steps)
+        return ratios
+
+    schedule = make()
+    run(schedule, 500)
+    for steps in (300, 75):
+        again = run(schedule, steps)
+        assert again == run(make(), steps)
+        if make in {PlateauSchedule, BanditSchedule}:
+            assert np.mean(again) == pytest.approx(0.3)
+
+
+def test_a_second_sampler_starts_its_schedule_anew():
+    def sizes(schedule):
+        sampler = SpectralBatchSampler(np.eye(64, 5) + 1, 16, selection=Uniform(), keep_ratio=schedule, epochs=20)
+        found = []
+        for _ in range(20):
+            for batch in sampler:
+                found.append(len(batch))
+                sampler.observe(batch, np.full(len(batch), 1.0 + len(found)))
+        return found
+
+    schedule = MellowAIMD()
+    first = sizes(schedule)
+    assert len(set(first)) > 1, "the schedule was heard"
+    assert sizes(schedule) == first

@@ -32,9 +32,14 @@ class AdaptiveSchedule:
         self.mean = (self.min + self.max) / 2.0
         """What to expect of it, where a subclass knows no better."""
         self._sum, self._count = 0.0, 0
+        self._fresh: dict[str, Any] | None = None  # the state at the first `begin`
 
-    def begin(self, steps: int | None) -> None:
-        """Told the number of candidate batches of the run, None where it has no horizon, before the first one."""
+    def begin(self, steps: int | None) -> None:  # noqa: ARG002 - of a schedule with a horizon
+        """Told the number of candidate batches of the run, None where it has no horizon, before the first one. What was
+        heard in an earlier run is forgotten, so that one schedule may serve one run after the other."""
+        if self._fresh is None:
+            self._fresh = self.state_dict()
+        self.load_state_dict(self._fresh)
 
     def ratio(self, step: int) -> float:
         """The keep ratio of candidate batch ``step``, counted over the whole run; it is decided now."""

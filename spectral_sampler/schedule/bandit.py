@@ -104,6 +104,7 @@ class BanditSchedule(AdaptiveSchedule):
         if steps is None:
             remedy = "Pass epochs=25, or steps= to an OnlineSelection."
             raise argument_error("epochs", "the number of training epochs with a BanditSchedule", None, remedy)
+        super().begin(steps)
         periods = min(self.periods, steps)
         self._starts = [steps * period // periods for period in range(periods + 1)]
 

@@ -71,6 +71,7 @@ class PlateauSchedule(AdaptiveSchedule):
         if steps is None:
             remedy = "Pass epochs=25, or steps= to an OnlineSelection."
             raise argument_error("epochs", "the number of training epochs with a PlateauSchedule", None, remedy)
+        super().begin(steps)
         periods = min(self.periods, steps)
         self._starts = [steps * period // periods for period in range(periods + 1)]
         rise = 2.0 * min(self.mean - self.min, self.max - self.mean)
