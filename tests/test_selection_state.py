@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spectral_sampler import GSTDS, SALN, LossWeighted, ReferenceStore, Uniform, draws
+from spectral_sampler import GSTDS, SALN, LossWeighted, Mix, ReferenceStore, SpectralBatchSampler, Uniform, draws
 from spectral_sampler.selection import (
     EL2N,
     JEST,
@@ -131,3 +131,28 @@ def test_the_harness_sees_a_forgotten_state():
             call(online, step)
         resumed.load_state_dict({**online.state_dict(), "policy": SELECTIONS[name]().state_dict()})
         assert any(call(resumed, s).tolist() != call(online, s).tolist() for s in range(7, 12)), name
+
+
+def trained(selection):
+    sampler = SpectralBatchSampler(STORE, N, selection=selection, epochs=2)
+    for batch in sampler:
+        sampler.observe(batch, np.ones(len(batch)))
+
+
+@pytest.mark.parametrize("make", [Forgetting, lambda: Guarded(SALN()), lambda: Mix(Forgetting(), Uniform())])
+def test_what_learnt_in_another_sampler_says_so(make, caplog):
+    """As a loop over seeds does that makes its selection outside: every training after the first would know it."""
+    selection = make()
+    SpectralBatchSampler(STORE, N, selection=selection, epochs=2)
+    trained(selection)
+    assert "learnt in another sampler" not in caplog.text, "looked at, not taught"
+    SpectralBatchSampler(STORE, N, selection=selection, epochs=2)
+    assert f"{selection.name} learnt in another sampler and goes on from there" in caplog.text
+
+
+@pytest.mark.parametrize("make", [Uniform, KCentre, lambda: Mix(SALN(), Uniform())])
+def test_what_learns_nothing_serves_any_number_of_samplers(make, caplog):
+    selection = make()
+    trained(selection)
+    trained(selection)
+    assert "learnt in another" not in caplog.text

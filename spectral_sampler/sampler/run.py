@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ _PARTS = {"epoch", "next_batch", "observed", "full", "settings"}
 _FULL = {"losses", "delivered", "learnt", "proposals"}
 _PENDING = 64  # reports that may wait on a GPU
 _DUE = 0.9  # of the samples delivered, whose losses have to be reported
+_taught: WeakValueDictionary[int, Selection] = WeakValueDictionary()  # by id: selections that a sampler has told of it
 
 
 class Run:
@@ -77,6 +79,9 @@ class Run:
         self._guard = selection if isinstance(selection, Guarded) else None
         self._by_reports = self._guard is not None and settings.num_replicas > 1
         """Whether the guard goes by what all ranks report: a rank's own batches are not all that was trained on."""
+        if _taught.get(id(selection)) is selection and selection.state_dict():
+            _log.warning("%s learnt in another sampler and goes on from there; for another training make a new one",
+                         selection.name)  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
         self._catch_up()
@@ -116,6 +121,7 @@ class Run:
         kept = dict(list(self._proposals.items())[-1:])  # of an epoch that may still run
         self._proposals = {**kept, begun.epoch: begun.proposal}
         self._loaded.clear()
+        _taught[id(self.selection)] = self.selection
         _log.info("%s", self.announced(begun.epoch))
         return begun
 
