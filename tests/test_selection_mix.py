@@ -20,6 +20,7 @@ from spectral_sampler import (
     Herding,
     InfoBatch,
     KCentre,
+    Leverage,
     LossWeighted,
     Mix,
     OnlineSelection,
@@ -36,6 +37,7 @@ from spectral_sampler import (
 from spectral_sampler.fiedler import Status
 from spectral_sampler.likelihood import gradient_norms
 from spectral_sampler.selection import CandidateBatch, Choice, Scores, Selection
+from spectral_sampler.selection.leverage import ridge_leverage
 from spectral_sampler.selection.offered import chosen, learnt, offered
 from spectral_sampler.selection.protocol import leaves
 
@@ -47,6 +49,7 @@ STORE = ReferenceStore.from_arrays(
     losses=generator.exponential(size=M),
     labels=LABELS,
 )
+UNEVEN = ReferenceStore.from_arrays(np.random.default_rng(4).standard_t(2, size=(M, 8)).astype(np.float32))
 ZERO_SHOT = generator.normal(size=(M, C))
 
 
@@ -243,6 +246,28 @@ def test_weighted_means_of_unbiased_parts_are_unbiased(make):
     assert selection.unbiased
     error = np.std(means) / math.sqrt(len(means))
     assert np.mean(means) == pytest.approx(values.mean(), abs=4 * error)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Mix(Leverage(), Uniform(), share=0.5),
+        lambda: Mix(Uniform(), Leverage(), share=0.5),
+        lambda: Chain(Leverage(), Uniform(), share=0.7),
+    ],
+)
+def test_weighted_means_with_leverage_are_unbiased(make):
+    values = 1.0 / ridge_leverage(UNEVEN.features, 0.01)  # large where chances are small
+    sampler = SpectralBatchSampler(UNEVEN, N, selection=make(), keep_ratio=0.5)
+    errors = []
+    for epoch in range(150):
+        for batch in range(len(sampler)):
+            indices, choice, _ = sampler.selection_at(epoch, batch)
+            weights = np.ones(len(choice.positions)) if choice.weights is None else choice.weights
+            errors.append((weights * values[indices][choice.positions]).mean() - values[indices].mean())
+    assert sampler.selection.unbiased
+    assert np.mean(errors) == pytest.approx(0.0, abs=4 * np.std(errors) / math.sqrt(len(errors)))
+    assert not Mix(Leverage(deterministic=True), Uniform()).unbiased
 
 
 def test_the_test_of_bias_sees_weights_put_side_by_side():

@@ -72,6 +72,7 @@ class Leverage(Selection):
     def __init__(self, ridge: float = 0.01, *, deterministic: bool = False) -> None:
         self.ridge = within("ridge", ridge, "[0, inf)", "0 is leverage without a ridge; the default is 0.01.")
         self.deterministic = true_or_false("deterministic", deterministic)
+        self.unbiased = not self.deterministic
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores:  # noqa: ARG002
         """(B, N) leverages; the error is that of their rounding, which `top` allows for."""
