@@ -75,8 +75,8 @@ def add_ratio(parser: argparse.ArgumentParser, default: str = "sigmoid") -> None
     ratio.add_argument(
         "--schedule",
         metavar="NAME",
-        help="sigmoid, constant, linear, gamma, sinc, sinusoid, mellow-aimd, aggressive-aimd or plateau (default "
-        f"{default})",
+        help="sigmoid, constant, linear, gamma, sinc, sinusoid, mellow-aimd, aggressive-aimd, plateau or bandit "
+        f"(default {default})",
     )
     ratio.add_argument("--keep-ratio", type=float, metavar="MEAN", help="mean over the training (default 0.30)")
     ratio.add_argument("--keep-min", type=float, metavar="RATIO", help="default 0.18")
