@@ -14,7 +14,7 @@ pytest.importorskip("tqdm")
 
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.experiment import CONTROLS, Comparison, Places, Settings, compare
-from spectral_sampler.experiment.report import read_json
+from spectral_sampler.experiment.report import read_json, write_json
 
 SETTINGS = Settings.of("digits", epochs=2, train_size=128, schedule="constant")
 WALL_CLOCK = ("seconds", "clock", "total_seconds", "statistics")
@@ -120,3 +120,18 @@ def test_errors_of_a_worker_arrive_as_they_are(tmp_path):
     settings = Settings.of("digits", train_size=50, candidate_batch_size=64, epochs=1, schedule="constant")
     with pytest.raises(ArgumentError, match="candidate-batch-size must be at most the number of training rows"):
         compare(Comparison(settings, [], [0], tmp_path, Places(cache=tmp_path), 1))
+
+
+@pytest.mark.parametrize("made", [{}, {"overlap": 0.3}], ids=["the first ones", "later ones"])
+@pytest.mark.parametrize(
+    "change",
+    [{"equal": "flops"}, {"confusion_noise": 0.2}, {"overlap": 0.2}, {"optimizer": "sgd"}, {"validation": 0.1}],
+)
+def test_resuming_with_settings_that_came_later_replaces_nothing(tmp_path, made, change):
+    """A setting that is not in the record of the folder had its default there."""
+    there, wanted = (Settings.of("digits", **{**made, **part}) for part in ({}, change))
+    write_json(tmp_path / "settings.json", {"settings": there.record()})
+    write_json(tmp_path / "cells" / "gstds-seed0.json", {"key": "of these settings"})
+    with pytest.raises(ArgumentError, match=rf"They differ in .*{next(iter(change))}.*: pass another --out"):
+        compare(Comparison(wanted, ["gstds"], [0], tmp_path, resume=True))
+    assert read_json(tmp_path / "cells" / "gstds-seed0.json") == {"key": "of these settings"}

@@ -259,7 +259,7 @@ def _differing(settings: Settings, out: Path) -> list[str]:
     if made is None:
         return []
     record, known = settings.record(), {**Settings(made["data"]).record(), **made}
-    return [field for field in known if known[field] != record.get(field)]
+    return [field for field in {**known, **record} if known.get(field) != record.get(field)]  # absent is the default
 
 
 def _begin(comparison: Comparison) -> None:
