@@ -56,6 +56,17 @@ def _cells(accuracies: dict[str, list[float]] | None = None, jobs: int | None = 
     return found
 
 
+def test_another_number_of_samples_is_said():
+    found = _cells()
+    said = "Not the same number of samples: saln 200, uniform 600."
+    assert "Not the same number" not in verdict(rows(found, list(ACCURACIES)))
+    for entry in found:
+        entry["samples"] = 200 if entry["policy"] == "saln" else 600
+    lines = rows(found, list(ACCURACIES))
+    assert said in verdict(lines).splitlines()
+    assert "Not the same number" not in verdict([line._replace(equal_flops=1e9) for line in lines])
+
+
 def _results(cells: list[dict]) -> dict:
     policies = list(dict.fromkeys(entry["policy"] for entry in cells))
     return {"settings": {"data": "digits", "epochs": 3, "schedule": "sigmoid"}, "policies": policies,

@@ -187,6 +187,7 @@ def verdict(lines: Sequence[Row]) -> str:
         sentences.append(f"That control is {_picked(lines)}.")
     elif sum(line.policy in STRONGEST for line in lines) > 1:
         sentences.append("No control is stronger than uniform here.")
+    sentences += [] if at_equal_flops(lines) else _other_samples(lines)
     for policy, what in (
         (FULL, "Training on everything"),
         (FULL_EQUAL_COMPUTE, "Ordinary training stopped at equal compute"),
@@ -216,6 +217,15 @@ def _against(name: str, differences: dict[str, Estimate | None], equal: str, who
             sentences.append(f"No policy {'beats' if sign > 0 else 'loses to'} {name} with an interval clear of zero.")
     unclear = [policy for policy, value in compared.items() if not value.clear_of_zero]
     return [*sentences, *([f"Not decided by these seeds{whom}: {_listed(unclear)}."] if unclear else [])]
+
+
+def _other_samples(lines: Sequence[Row]) -> list[str]:
+    """Who trained on another number of samples than uniform, by more than a hundredth: who leaves rows out of an epoch
+    (InfoBatch, SeTa), or whose keep ratio followed the loss."""
+    uniform = next((line.samples for line in lines if line.policy == BASELINE), math.nan)
+    others = [f"{line.policy} {line.samples:,.0f}" for line in selections(lines)
+              if abs(line.samples - uniform) > uniform / 100]  # fmt: skip
+    return [f"Not the same number of samples: {_listed(others)}, uniform {uniform:,.0f}."] if others else []
 
 
 def _probe(lines: Sequence[Row], *, alone: bool = False) -> list[str]:
