@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Subs
 from spectral_sampler import (
     GSTDS,
     InfoBatch,
+    Leverage,
     LinearSchedule,
     MellowAIMD,
     PlausibleEven,
@@ -139,6 +140,12 @@ def test_without_a_horizon_one_epoch_is_described():
     facts, batches = said(sampler), [len(batch) for batch in sampler]
     assert facts["samples"] == f"{sum(batches)} in epoch 3"
     assert "of the 500 samples of full training in an epoch" in facts["cost"]
+
+
+def test_weights_are_asked_for_where_there_are_any():
+    asked = "nothing; multiply the losses by sampler.weights_for(indices)"
+    assert said(make(selection=Leverage()))["to report"] == asked
+    assert said(make(selection=Leverage(deterministic=True)))["to report"] == "nothing"
 
 
 def test_where_sizes_are_not_known_the_most_is_said():

@@ -47,7 +47,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     offered = str(run.plan.candidates) if run.plan.batch_size is None else _span(course.sizes)
     asks = "call sampler.observe_next(losses) after every step" if run.listens else "nothing"
     weighing = (InfoBatch, SensitivitySampling, GradientNorm, Leverage)
-    if any(isinstance(leaf, weighing) for leaf in leaves(run.acting)):
+    if any(isinstance(leaf, weighing) and not getattr(leaf, "deterministic", False) for leaf in leaves(run.acting)):
         asks += "; multiply the losses by sampler.weights_for(indices)"
     rows = [
         ("selection", textwrap.shorten(repr(run.selection), _LONGEST, placeholder=" …")),
