@@ -122,11 +122,11 @@ def test_errors_of_a_worker_arrive_as_they_are(tmp_path):
         compare(Comparison(settings, [], [0], tmp_path, Places(cache=tmp_path), 1))
 
 
+LATER = [{"equal": "flops"}, {"confusion_noise": 0.2}, {"overlap": 0.2}, {"optimizer": "sgd"}, {"validation": 0.1}]
+
+
 @pytest.mark.parametrize("made", [{}, {"overlap": 0.3}], ids=["the first ones", "later ones"])
-@pytest.mark.parametrize(
-    "change",
-    [{"equal": "flops"}, {"confusion_noise": 0.2}, {"overlap": 0.2}, {"optimizer": "sgd"}, {"validation": 0.1}],
-)
+@pytest.mark.parametrize("change", LATER)
 def test_resuming_with_settings_that_came_later_replaces_nothing(tmp_path, made, change):
     """A setting that is not in the record of the folder had its default there."""
     there, wanted = (Settings.of("digits", **{**made, **part}) for part in ({}, change))
