@@ -25,7 +25,7 @@ from spectral_sampler.experiment.equal_compute import Allotment, allot, overspen
 from spectral_sampler.experiment.learner import Recipe, Trace, evaluate, fit, flops_per_sample, predictions
 from spectral_sampler.experiment.networks import network_for, weights_digest
 from spectral_sampler.experiment.policies import CONTROLS, FULL, policy_named
-from spectral_sampler.experiment.policy import Material, candidates
+from spectral_sampler.experiment.policy import Decision, Material, candidates
 from spectral_sampler.experiment.reference import reference_for
 from spectral_sampler.experiment.reference_cost import reference_cost
 from spectral_sampler.modules import global_randomness_kept
@@ -182,20 +182,22 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
     """
     started = time.perf_counter()
     material = _material(cell, places)
-    policy, corrupted, classes = policy_named(cell.policy), material.corrupted, len(material.task.classes)
+    decided, corrupted, classes = _decided(cell, material), material.corrupted, len(material.task.classes)
+    policy = policy_named(decided.policy)
     initial = weights_digest(material.network)
     flops = flops_per_sample(material.network, material.train)
     cost = reference_cost(cell.settings, material.task, len(material.train), flops)
-    allotted = allot(policy, cell.settings, len(material.train), flops, cost)
+    allotted = allot(policy, cell.settings, len(material.train), flops, cost, decided.flops)
     result: dict[str, Any] = {"policy": cell.policy, "seed": cell.seed, "key": cell.key, "has_curve": cell.curve,
                               "initial_weights": initial, "reference": material.reference.record,
-                              **allotted.record()}  # fmt: skip
+                              **allotted.record(), **decided.record}  # fmt: skip
     if allotted.not_compared:
         return {**result, "not_compared": allotted.not_compared}
     if policy.finished is None:
         trained = _train(cell, policy, material, allotted, report)
     else:
         trained = _judge(cell, policy.finished, material, report)
+    trained.trace.seconds["selection"] += decided.seconds
     if not all(math.isfinite(value) for point in trained.trace.curve for value in point.values()):
         rule, remedy = "one at which training does not diverge", "Its losses are no longer finite: use a smaller one."
         what = f"{cell.settings.learning_rate} with {cell.policy}, seed {cell.seed}"
@@ -215,6 +217,18 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
     if cell.curve and cell.policy not in CONTROLS and _pictures(policy):
         result["pictured_batch"] = _pictured(policy, _for(material, allotted))
     return result
+
+
+def _decided(cell: Cell, material: Material) -> Decision:
+    """The cell's own policy, or the one that it decides for."""
+    if (decides := policy_named(cell.policy).decides) is None:
+        return Decision(cell.policy)
+    with _seeded(cell.seed):
+        decided = decides(material)
+    if policy_named(decided.policy).decides is not None:
+        rule, remedy = "one that is trained", "A policy that decides names one that does not."
+        raise argument_error("policy", rule, repr(decided.policy), remedy)
+    return decided._replace(record={"chosen": decided.policy, **decided.record})
 
 
 @contextlib.contextmanager

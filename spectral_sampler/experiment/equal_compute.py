@@ -28,7 +28,7 @@ class Allotment(NamedTuple):
     epochs: int
     """Horizon of the keep-ratio schedule: the fewest epochs that hold ``steps``."""
     reference: float
-    """FLOPs that the reference is charged with."""
+    """FLOPs that the reference, and what was decided before, is charged with."""
     total: float | None = None
     """FLOPs of the reference and the training together; None at equal samples."""
     largest: float = 0.0
@@ -42,8 +42,9 @@ class Allotment(NamedTuple):
 
 
 def allot(
-    policy: Policy, settings: Settings, rows: int, learner: tuple[float, float], cost: ReferenceCost
-) -> Allotment:
+    policy: Policy, settings: Settings, rows: int, learner: tuple[float, float], cost: ReferenceCost,
+    deciding: float = 0.0,
+) -> Allotment:  # fmt: skip
     """The length of a training of ``policy`` on ``rows`` rows.
 
     At equal FLOPs as many steps as come closest to what uniform spends, ``C = f_b Σ n_t`` over all its steps: the
@@ -54,9 +55,10 @@ def allot(
     Args:
         learner: f and f_b, FLOPs of the learner's forward, and forward with backward, of one sample.
         cost: of the reference, of which the policy pays what it reads, divided by the trainings that share it.
+        deciding: FLOPs for saying which policy, such as a pilot's, shared by as many trainings.
     """
     forward, training = learner
-    reference = cost.charged(policy) / settings.runs_per_reference
+    reference = (cost.charged(policy) + deciding) / settings.runs_per_reference
     if settings.equal == "samples":
         return Allotment(policy.steps(settings, rows), settings.epochs, reference)
     looking = forward * settings.candidate_batch_size if policy.looks else 0.0
@@ -68,7 +70,8 @@ def allot(
     total = training * float(budgets(settings, rows).sum())
     left, found, epochs = total - reference, costs(settings.epochs), settings.epochs
     if left < (0.0 if policy.finished else found.min()):
-        spent = f"its reference alone takes {reference / 1e9:,.3g} of {total / 1e9:,.3g} GFLOP"
+        before = "reference and its pilot take" if deciding else "reference alone takes"
+        spent = f"its {before} {reference / 1e9:,.3g} of {total / 1e9:,.3g} GFLOP"
         return Allotment(0, epochs, reference, total, float(found.max()), spent)
     if policy.finished:
         return Allotment(0, epochs, reference, total)

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.experiment.auto import piloted
 from spectral_sampler.experiment.budgets import budgets
 from spectral_sampler.experiment.controls import (
     balanced,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from spectral_sampler.selection import Selection
 
 __all__ = [
+    "AUTO",
     "BALANCED",
     "CEILINGS",
     "CONTROLS",
@@ -77,6 +79,9 @@ to match: what the same compute buys without any selection."""
 
 PROBE = "probe"
 """A linear probe on the reference's features alone, judged on the test rows: what a learner has to be worth."""
+
+AUTO = "auto"
+"""The selection that a pilot of each seed recommends, or `small` where it says no."""
 
 CONTROLS = (
     FULL, FULL_EQUAL_COMPUTE, Uniform.name, "small", "balanced", "clean-once", "clean-once-balanced",
@@ -167,6 +172,7 @@ _NAMED: dict[str, Policy] = {
     "confident-learning-balanced": Policy(left_out=confidently_wrong, batches=balanced, prepare=out_of_sample),
     "oracle": Policy(left_out=truly_wrong, batches=small, reads=frozenset()),
     "oracle-balanced": Policy(left_out=truly_wrong, batches=balanced, reads=frozenset()),
+    AUTO: Policy(decides=piloted),
     PROBE: Policy(finished=linear_probe, steps=lambda _settings, _rows: 0, prepare=out_of_sample),
 }
 """The policies that are more, or less, than a selection over candidate batches."""

@@ -16,7 +16,7 @@ from spectral_sampler.selection import BayesianSelection, Uniform
 from spectral_sampler.selection.needs import forwards_candidates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spectral_sampler.experiment.settings import Settings
     from spectral_sampler.selection import Selection
 
-__all__ = ["Finished", "Material", "Policy", "candidates", "every_step"]
+__all__ = ["Decision", "Finished", "Material", "Policy", "candidates", "every_step"]
 
 
 class Material(NamedTuple):
@@ -51,6 +51,18 @@ class Material(NamedTuple):
     def budgets(self) -> NDArray[np.int64]:
         """(steps,) samples of every step of a curated policy; a control takes as many in as many steps."""
         return budgets(self.settings, len(self.train))
+
+
+class Decision(NamedTuple):
+    """Which policy is to be trained, and what it took to say so."""
+
+    policy: str
+    """A name; not of a policy that decides again."""
+    flops: float = 0.0
+    """Charged beside the reference."""
+    seconds: float = 0.0
+    record: Mapping[str, Any] = {}
+    """For the result: plain values."""
 
 
 class Finished(NamedTuple):
@@ -122,6 +134,8 @@ class Policy:
     """A predictor that is judged as it is, in place of the learner: nothing is trained step by step."""
     prepare: Callable[[Material], object] | None = None
     """Fills the cache with what several policies of a seed share, before any of them trains."""
+    decides: Callable[[Material], Decision] | None = None
+    """Looks at the material and names the policy that is trained in place of this one."""
     fresh: bool = False
     """The selection asks the learner for its losses of all candidates instead of going by the last observed ones."""
 

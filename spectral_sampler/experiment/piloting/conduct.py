@@ -15,20 +15,24 @@ import torch
 from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.cell import Places, load
 from spectral_sampler.experiment.corruption import corrupt
+from spectral_sampler.experiment.learner import flops_per_sample
+from spectral_sampler.experiment.networks import network_for
 from spectral_sampler.experiment.piloting.cost import Cost
 from spectral_sampler.experiment.piloting.facts import facts_of
 from spectral_sampler.experiment.piloting.plan import (
     Plan,
     Room,
+    clockless,
     comparison_samples,
     least_samples,
     plan_for,
     reference_rows,
 )
-from spectral_sampler.experiment.piloting.pool import gather, lesson
+from spectral_sampler.experiment.piloting.pool import gather, lesson, sizes
 from spectral_sampler.experiment.piloting.run import Short, short_run
 from spectral_sampler.experiment.piloting.verdict import SELECTIONS, conclude, selections
 from spectral_sampler.experiment.policies import FULL
+from spectral_sampler.experiment.reference_cost import reference_cost
 from spectral_sampler.experiment.runner import circumstances
 from spectral_sampler.selection import Uniform
 from spectral_sampler.validation import whole_number, within
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from spectral_sampler.experiment.samples import Task
     from spectral_sampler.experiment.settings import Settings
 
-__all__ = ["pilot"]
+__all__ = ["pilot", "recommend"]
 
 _ANYWHERE = Places()
 _TRAININGS = 4  # of a seed: everything, uniform, and two selections
@@ -142,9 +146,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _train(
-    pool: Pool, plan: Plan, clock: _Clock | None, say: Callable[[str], None], selected: Sequence[str] = SELECTIONS
-) -> list[Run]:
-    """All policies of one seed after another, as many seeds as planned or as there is time for, at least one."""
+    pool: Pool, plan: Plan, clock: _Clock | None, say: Callable[[str], None], selected: Sequence[str] = SELECTIONS,
+    first: int = 0,
+) -> list[Run]:  # fmt: skip
+    """All policies of one seed after another, from ``first`` on, as many seeds as planned or as there is time for, at
+    least one."""
     runs: list[Run] = []
     policies = (FULL, Uniform.name, *selected)
     begun = time.perf_counter()
@@ -152,9 +158,9 @@ def _train(
         if clock and seed and (time.perf_counter() - begun) / seed > clock.left():
             say(f"The budget ends after {seed} of {plan.seeds} seeds.")
             break
-        taught = lesson(pool, plan.short.rows, seed, plan.judges)
+        taught = lesson(pool, plan.short.rows, first + seed, plan.judges)
         keep = pool.settings.keep_ratio
-        runs += [short_run(pool, taught, policy, seed, plan.short, keep) for policy in policies]
+        runs += [short_run(pool, taught, policy, first + seed, plan.short, keep) for policy in policies]
         say(f"Seed {seed + 1} of {plan.seeds}: {_TRAININGS} short trainings, "
             f"{time.perf_counter() - begun:.0f} s.")  # fmt: skip
     return runs
@@ -234,9 +240,11 @@ class _Known(NamedTuple):
     judging: float
 
 
-def _known(settings: Settings, task: Task, folder: Path, pool: int | None, held_out: int | None) -> _Known:
+def _known(
+    settings: Settings, task: Task, folder: Path | None, pool: int | None, held_out: int | None, seed: int = 0
+) -> _Known:
     started = time.perf_counter()
-    gathered = gather(settings, task, folder, pool, held_out)
+    gathered = gather(settings, task, folder, pool, held_out, seed)
     extracted = time.perf_counter()
     facts = facts_of(gathered)
     return _Known(gathered, facts, extracted - started, time.perf_counter() - extracted)
@@ -277,3 +285,46 @@ def _pilot(
     }  # fmt: skip
     examples = {"suspects": known.facts.suspects, **_examples(known.pool, runs, found["proposed"]["recommended"])}
     return {**found, "data": known.facts.record, "measured": measured, "examples": examples}
+
+
+def recommend(settings: Settings, task: Task, seed: int, cache: Path | None) -> dict[str, Any]:
+    """What a pilot says to one training of a comparison, in plain values: a function of its arguments.
+
+    The plan is `clockless`, and time counts as samples trained on, so that no clock decides. Rows, wrong labels, the
+    reference and the short trainings go by ``seed``. Test rows are not looked at, only how many there are of each
+    class.
+
+    Returns:
+        ``verdict``, ``recommended`` (a policy), ``expected`` (points and intervals against uniform and everything),
+        ``plan``, and ``flops``: of the short trainings, of judging them, and of the pool's reference.
+
+    Raises:
+        ArgumentError: a keep ratio of 1, or too few rows.
+    """
+    within("keep-ratio", settings.keep_ratio, "(0, 1)", "At 1 there is nothing to pilot.")
+    seen = corrupt(task.train.labels, settings.corruption, len(task.classes), seed, task.known)
+    _check_rows(settings, len(seen.rows))
+    plan = clockless(settings, len(seen.rows), len(np.unique(seen.labels)), _TRAININGS - 2)
+    with _quiet():
+        pool, facts, *_ = _known(settings, task, cache, plan.pool, plan.held_out, seed)
+        first = seed * plan.seeds  # no two seeds of the comparison share one
+        runs = [run.record for run in _train(pool, plan, None, lambda _: None, selections(facts.record), first)]
+    found = conclude(settings, facts.record, runs, Cost.of_samples(settings, len(seen.rows)))
+    expected = [
+        {name: value for name, value in entry.items() if name != "seconds"}
+        for entry in found["expected"] if entry["keep_ratio"] == settings.keep_ratio
+    ]  # fmt: skip
+    return {
+        "verdict": found["verdict"], "recommended": found["proposed"]["recommended"], "expected": expected,
+        "plan": {**plan._asdict(), "short": plan.short._asdict()}, "flops": _flops(pool, runs),
+    }  # fmt: skip
+
+
+def _flops(pool: Pool, runs: list[dict[str, Any]]) -> float:
+    """Of the short trainings, of judging them, and of the reference of the pool."""
+    settings, task = pool.settings, pool.task
+    learner = flops_per_sample(network_for(task, settings, 0), pool.samples)
+    training, _ = sizes(task, len(pool.rows))
+    part = task._replace(held_out=task.held_out.subset(np.arange(training)))
+    reference = reference_cost(settings, part, len(pool.rows), learner).both
+    return reference + sum(run["learner_flops"] + learner[0] * run["judges"] for run in runs)

@@ -70,6 +70,12 @@ class Cost(NamedTuple):
             float(np.median(selecting)), steps, steps * settings.candidate_batch_size,
         )  # fmt: skip
 
+    @classmethod
+    def of_samples(cls, settings: Settings, rows: int) -> Cost:
+        """Nothing costs anything but training on a sample, which takes one: where no clock may decide."""
+        steps = settings.epochs * candidate_batches(settings, rows)
+        return cls(0.0, 0.0, 0.0, 1.0, 0.0, steps, steps * settings.candidate_batch_size)
+
     def seconds(self, keep_ratio: float, against_ratio: float) -> dict[str, float]:
         """Of a training that selects ``keep_ratio``, and the total of one that keeps ``against_ratio`` at random."""
         training, against = (

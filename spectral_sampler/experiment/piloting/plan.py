@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from spectral_sampler.experiment.settings import Settings
 
 __all__ = [
+    "AT_MOST",
     "COMPARED_SEEDS",
     "JUDGES",
     "Plan",
     "Room",
+    "clockless",
     "comparison_samples",
     "least_samples",
     "plan_for",
@@ -25,6 +27,9 @@ __all__ = [
 
 COMPARED_SEEDS = 5
 """Of the full comparison that a pilot stands for: everything, uniform selection and the recommended one."""
+
+AT_MOST = 1.0
+"""Samples that a pilot within a comparison trains on, over those of the one training that it serves."""
 
 JUDGES = 1500
 _SEEDS = (5, 4, 3)
@@ -74,6 +79,19 @@ def least_samples(classes: int, pool: int, selections: int, keep_ratio: float) -
     """What three seeds of the shortest trainings see from which anything can be told."""
     rows = min(_least_rows(classes), pool // 2)
     return _SEEDS[-1] * 2.0 * _LEAST_EPOCHS * rows * (1.0 + keep_ratio * (1 + selections))
+
+
+def clockless(settings: Settings, rows: int, classes: int, selections: int) -> Plan:
+    """The plan of a pilot that serves a single training on ``rows`` rows: a function of the settings.
+
+    All short trainings together see at most `AT_MOST` of the samples that this training sees, or, of small data, the
+    least from which anything can be told (`least_samples`).
+    """
+    pool = min(rows, _MOST_POOLED)
+    least = least_samples(classes, pool, selections, settings.keep_ratio)
+    samples = max(least, AT_MOST * int(budgets(settings, rows).sum()))
+    short, seeds = plan_for(settings, Room(samples, rows, pool, classes), selections, settings.keep_ratio)
+    return Plan(pool, None, short, seeds)
 
 
 def reference_rows(
