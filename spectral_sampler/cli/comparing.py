@@ -79,6 +79,7 @@ def _demo(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer:
 def _finished(comparison: Any, say: Callable[[str], None]) -> Answer:
     from spectral_sampler.experiment import compare, rows, table, verdict
     from spectral_sampler.experiment.figures import save_figures
+    from spectral_sampler.experiment.outcomes import decisions
     from spectral_sampler.experiment.page import write_page
     from spectral_sampler.experiment.report import costs, not_compared
 
@@ -89,7 +90,7 @@ def _finished(comparison: Any, say: Callable[[str], None]) -> Answer:
     page = write_page(comparison.out / "index.html", results, comparison.places) if comparison.curves else "none"
     text = [
         f"{table(lines)}\n\n{costs(lines)}\n\n{verdict(lines)}",
-        "\n".join([*not_compared(results["cells"]), ""]),
+        "\n".join([*decisions(results["cells"]), *not_compared(results["cells"]), ""]),
         f"Numbers: {comparison.out / 'results.json'}\nPictures: {', '.join(map(str, pictures)) or 'none'}",
         f"{len(results['cells'])} trainings, {time.monotonic() - started:.0f} s.\nPage: {page}",
     ]

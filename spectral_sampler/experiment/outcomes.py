@@ -24,6 +24,7 @@ __all__ = [
     "Row",
     "at_equal_flops",
     "by_policy",
+    "decisions",
     "estimate",
     "leader",
     "margin",
@@ -128,6 +129,16 @@ def not_compared(cells: Iterable[dict[str, Any]]) -> list[str]:
             reasons[cell["policy"]][str(cell["seed"])] = cell["not_compared"]
     return [f"{policy} is left out (seed{'s' if len(found) > 1 else ''} {', '.join(found)}): "
             f"{next(iter(found.values()))}." for policy, found in reasons.items()]  # fmt: skip
+
+
+def decisions(cells: Iterable[dict[str, Any]]) -> list[str]:
+    """A sentence for every policy that named another one to be trained: which, and at which seeds."""
+    told: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for cell in sorted(cells, key=lambda cell: int(cell["seed"])):
+        if "chosen" in cell:
+            told[cell["policy"]][cell["chosen"]].append(str(cell["seed"]))
+    return [f"{policy} trained " + ", ".join(f"{name} (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})"
+            for name, seeds in sorted(found.items())) + "." for policy, found in told.items()]  # fmt: skip
 
 
 def _mean(cells: Iterable[dict[str, Any]], name: str) -> float:

@@ -28,7 +28,7 @@ __all__ = [
 COMPARED_SEEDS = 5
 """Of the full comparison that a pilot stands for: everything, uniform selection and the recommended one."""
 
-AT_MOST = 1.0
+AT_MOST = 0.5
 """Samples that a pilot within a comparison trains on, over those of the one training that it serves."""
 
 JUDGES = 1500
