@@ -327,4 +327,4 @@ def _flops(pool: Pool, runs: list[dict[str, Any]]) -> float:
     training, _ = sizes(task, len(pool.rows))
     part = task._replace(held_out=task.held_out.subset(np.arange(training)))
     reference = reference_cost(settings, part, len(pool.rows), learner).both
-    return reference + sum(run["learner_flops"] + learner[0] * run["judges"] for run in runs)
+    return float(reference + sum(run["learner_flops"] + learner[0] * run["judges"] for run in runs))
