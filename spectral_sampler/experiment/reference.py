@@ -58,6 +58,7 @@ __all__ = [
     "prepare_features",
     "reference_for",
     "uses_head",
+    "with_features",
 ]
 
 _SEED_OFFSET = 1_000_003  # the reference's first weights are not the learner's
@@ -198,9 +199,19 @@ def _known_features(
     settings: Settings, task: Task, part: Literal["train", "held_out"], cache: Path | None
 ) -> NDArray[Any]:
     """Features (n, d) of a part from a reference that nothing here trains."""
+    if task.encoded is not None and part in task.encoded:
+        return task.encoded[part]
     if is_ready(settings.reference):
         return ready_reference(settings.reference, task, part).features
     return encoded_features(getattr(task, part), settings.reference, task.version, cache)
+
+
+def with_features(settings: Settings, task: Task, cache: Path | None) -> Task:
+    """The task with what an encoder says of its rows (`prepare_features`): no part of them is encoded again."""
+    if not (settings.reference in ENCODERS or own.is_function_name(settings.reference)):
+        return task
+    parts: tuple[Literal["train", "held_out"], ...] = ("train", "held_out") if uses_head(settings, task) else ("train",)
+    return task._replace(encoded={part: _known_features(settings, task, part, cache) for part in parts})
 
 
 def held_out_features(settings: Settings, task: Task, cache: Path | None) -> NDArray[Any] | None:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from spectral_sampler.experiment.corruption import Known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -219,3 +219,5 @@ class Task(NamedTuple):
     """(total,) of all rows that its owner counts."""
     known: Known = Known()
     """What is known beside the labels: which are wrong by nature, which classes look alike."""
+    encoded: Mapping[str, NDArray[Any]] | None = None
+    """Features (n, d) of an encoder by part (train, held_out), where a larger task's are at hand."""
