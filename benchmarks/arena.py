@@ -83,7 +83,7 @@ RUNS = {
 
 _KEPT = ("policy", "seed", "key", "selection", "commit", "steps", "samples", "distinct_samples", "learner_flops",
          "looking_flops", "reference_flops", "test_accuracy", "test_balanced_accuracy", "wrong_label_share",
-         "cleaning", "total_seconds")  # fmt: skip
+         "cleaning", "chosen", "pilot_flops", "total_seconds")  # fmt: skip
 
 
 def condensed(result: dict[str, Any], name: str) -> dict[str, Any]:
