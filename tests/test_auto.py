@@ -188,3 +188,26 @@ def test_a_comparison_goes_on_with_it(tmp_path, capsys, monkeypatch, places):
     assert found["auto"] == first
     assert found["auto"]["samples"] == found["small"]["samples"] == found["saln"]["samples"]
     assert {line["policy"] for line in results["table"]} >= {"auto", "small", "saln"}
+
+
+def test_rows_that_were_encoded_are_not_encoded_again(tmp_path, monkeypatch):
+    """The features of the pool are the rows of the whole, and of the held-out rows nobody's judges are among them."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_reader.py").write_text(
+        "import torch\nfrom spectral_sampler.extraction import Encoder\n\nclass Reader(Encoder):\n"
+        "    def forward(self, images):\n        return torch.nn.functional.avg_pool2d(images, 2).flatten(1)\n"
+    )
+    settings = dataclasses.replace(NOISY, reference="own_reader:Reader")
+    places = Places(cache=tmp_path / "cache")
+    material = cells._material(Cell(settings, "auto", 0), places)
+    before = sorted((tmp_path / "cache" / "features").iterdir())
+    pools, gather = [], conduct.gather
+    monkeypatch.setattr(conduct, "gather", lambda *given: pools.append(gather(*given)) or pools[-1])
+    found = run_cell(Cell(settings, "auto", 0, curve=False), places)
+    assert sorted((tmp_path / "cache" / "features").iterdir()) == before
+    assert found["chosen"] in {"plausible-even", "plausible-learnable"}
+    pool = pools[0]
+    order = [int(np.flatnonzero(material.corrupted.rows == row)[0]) for row in pool.rows]
+    np.testing.assert_array_equal(pool.store.features, material.reference.store.features[order])
+    assert pool.store.losses is not None
+    assert not np.array_equal(pool.store.losses, material.reference.store.losses[order]), "fewer rows trained it"

@@ -32,6 +32,7 @@ from spectral_sampler.experiment.piloting.pool import gather, lesson, sizes
 from spectral_sampler.experiment.piloting.run import Short, short_run
 from spectral_sampler.experiment.piloting.verdict import SELECTIONS, conclude, selections
 from spectral_sampler.experiment.policies import FULL
+from spectral_sampler.experiment.reference import with_features
 from spectral_sampler.experiment.reference_cost import reference_cost
 from spectral_sampler.experiment.runner import circumstances
 from spectral_sampler.selection import Uniform
@@ -291,8 +292,8 @@ def recommend(settings: Settings, task: Task, seed: int, cache: Path | None) -> 
     """What a pilot says to one training of a comparison, in plain values: a function of its arguments.
 
     The plan is `clockless`, and time counts as samples trained on, so that no clock decides. Rows, wrong labels, the
-    reference and the short trainings go by ``seed``. Test rows are not looked at, only how many there are of each
-    class.
+    reference and the short trainings go by ``seed``; what an encoder says of rows comes from ``cache``. Test rows are
+    not looked at, only how many there are of each class.
 
     Returns:
         ``verdict``, ``recommended`` (a policy), ``expected`` (points and intervals against uniform and everything),
@@ -306,7 +307,8 @@ def recommend(settings: Settings, task: Task, seed: int, cache: Path | None) -> 
     _check_rows(settings, len(seen.rows))
     plan = clockless(settings, len(seen.rows), len(np.unique(seen.labels)), _TRAININGS - 2)
     with _quiet():
-        pool, facts, *_ = _known(settings, task, cache, plan.pool, plan.held_out, seed)
+        known = with_features(settings, task, cache)
+        pool, facts, *_ = _known(settings, known, cache, plan.pool, plan.held_out, seed)
         first = seed * plan.seeds  # no two seeds of the comparison share one
         runs = [run.record for run in _train(pool, plan, None, lambda _: None, selections(facts.record), first)]
     found = conclude(settings, facts.record, runs, Cost.of_samples(settings, len(seen.rows)))

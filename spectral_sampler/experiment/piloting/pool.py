@@ -89,6 +89,9 @@ def _part(
         "held_out": task.held_out.subset(held_out),
         "version": version,
     }
+    if task.encoded is not None:
+        of = {"train": distinct, "held_out": held_out}
+        parts["encoded"] = {name: features[of[name]] for name, features in task.encoded.items()}
     return task._replace(**parts, **known), places
 
 
