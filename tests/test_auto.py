@@ -73,12 +73,16 @@ def test_wrong_labels_are_a_reason_and_clean_even_ones_are_none(noisy, places):
 
 def test_no_clock_decides(noisy, places, monkeypatch):
     """Every look at this clock takes longer than the one before, by hours."""
+    concluded, conclude = [], conduct.conclude
+    monkeypatch.setattr(conduct, "conclude", lambda *given: concluded.append(conclude(*given)) or concluded[-1])
+    recommend(NOISY, cells.load(NOISY, places), 3, places.cache)
     ticks = itertools.accumulate(itertools.count(1), lambda now, tick: now + 1e4 * tick**2)
     with monkeypatch.context() as patch:
         patch.setattr(time, "perf_counter", lambda: next(ticks))
         state = torch.get_rng_state()
         again = run_cell(Cell(NOISY, "auto", 3), places)
         assert torch.equal(torch.get_rng_state(), state)
+    assert concluded[0] == concluded[1], "to the sentence and the seconds in it"
     for name in ("chosen", "pilot", "pilot_flops", "reference_flops"):
         assert again[name] == noisy[name]
     assert shared(again) == shared(noisy)
