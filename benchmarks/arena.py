@@ -54,7 +54,7 @@ CONDITIONS = {
     "overlap": "--overlap 0.5",
 }
 
-OURS = ("plausible-even", "plausible-learnable", "plausible-even-balanced", "plausible-learnable-balanced")
+OURS = ("plausible-even", "plausible-learnable", "plausible-even-balanced", "plausible-learnable-balanced", "auto")
 FIELD = (
     "saln", "gstds", "rho-loss", "jest", "jest-joint", "infobatch", "gradient-norm", "sensitivity", "bayesian", "divbs",
     "seta", "uds", "el2n", "forgetting", "k-centre", "herding", "leverage",
@@ -83,7 +83,7 @@ RUNS = {
 
 _KEPT = ("policy", "seed", "key", "selection", "commit", "steps", "samples", "distinct_samples", "learner_flops",
          "looking_flops", "reference_flops", "test_accuracy", "test_balanced_accuracy", "wrong_label_share",
-         "cleaning", "chosen", "pilot_flops", "total_seconds")  # fmt: skip
+         "left_out", "chosen", "pilot_flops", "total_seconds")  # fmt: skip
 
 
 def condensed(result: dict[str, Any], name: str) -> dict[str, Any]:
