@@ -282,7 +282,7 @@ def test_an_interrupt_at_any_moment_leaves_nothing_that_is_believed(path, monkey
                 label_noise(ReferenceStore.open(path))
         assert not list(path.glob(f"{atomic.TEMPORARY}*"))
         store = ReferenceStore.open(path, verify=True)
-        assert (derived.kept(store, NAME, module._VERSION, {"numbers": ("float64", (3,))}) is None) == (number < 7)
+        assert (derived.kept(store, NAME, module._VERSION, {"numbers": ("float64", (5,))}) is None) == (number < 7)
     assert label_noise(ReferenceStore.open(path)).share == expected
     assert set(before) < set(path.iterdir())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,8 +28,11 @@ _NAME, _VERSION = "derived-label-noise", 2
 """Beside a store; the version rises whenever `estimate` or `leave_one_out` would answer otherwise."""
 _FEWEST = 5  # samples of a class, below which its labels are not judged: too little is known of them
 _STANDARD_ERRORS = 3.0
+_PRECISION = 0.75  # of the suspects as far as the model holds
+_FEW = 0.1  # of a class; who does not see noise between classes below that is told
 _BLOCK = 4096  # rows
 _NUMBERS = 1 << 20  # scores that the transitions are fitted to
+_log = logging.getLogger("spectral_sampler")
 
 
 class LabelNoise(NamedTuple):
@@ -48,19 +52,26 @@ class LabelNoise(NamedTuple):
     joint: NDArray[np.float64]
     """(C, C) estimated shares of the judged samples that are of class c and labelled a, classes ascending: its
     diagonal is what is right. Zeros where nothing was estimated, (0, 0) with more than 2,048 classes."""
+    unclear: int = 0
+    """Classes of which more labels look wrong than can be believed; their least doubted ones are kept (`estimate`)."""
+    unseen: float = 0.0
+    """Share of a class, in [0, 1], that could be labelled as one other class and not be told from chance: below that,
+    noise between classes is missed. The mean of the judged samples; it is large where classes have few samples."""
 
     def suspects(self, share: float | None = None) -> NDArray[np.bool_]:
         """(M,) the ``share`` of the distinct labelled samples with the most doubtful labels, and their copies; never
-        one for whose label the features speak. None takes those whose labels are more likely wrong than right at the
-        estimated share, nobody where features are not informative."""
+        one for whose label the features speak. None takes the estimated share at most: labels more likely wrong than
+        right, and as far as three quarters of the suspects stay wrong by the estimate, those that are so by one in
+        four; nobody where features are not informative."""
         distinct = np.flatnonzero(self.first == np.arange(len(self.first)))
-        doubts, least, most = self.doubts[distinct], 0.0, len(distinct)
-        if share is not None:
-            most = round(share * len(doubts))
-        elif self.informative and self.share > 0.0:
-            least = max(0.0, math.log(1.0 - self.share) - math.log(self.share)) if self.share < 1.0 else 0.0
-        else:
-            most = 0
+        doubts, least = self.doubts[distinct], 0.0
+        most = round((self.share if share is None else share) * len(doubts))
+        if share is None:
+            odds = min(0.0, _log_odds(self.share)) if 0.0 < self.share < 1.0 else 0.0
+            wrong = np.sort(_probability(doubts + odds))[::-1]
+            precise = (np.cumsum(wrong) >= _PRECISION * np.arange(1, len(wrong) + 1)) | (wrong > 0.5)
+            most = min(most, int(np.count_nonzero(precise))) if self.informative else 0
+            least = max(0.0, -_log_odds(_PRECISION) - odds)
         ties = draws.uniforms(0, 0, 0, distinct, draws.TIES)  # not by row: the first ones would always be accused
         chosen = np.lexsort((ties, -doubts))[:most]
         found = np.zeros(len(self.first) + 1, dtype=np.bool_)  # the last is what −1 asks for
@@ -109,8 +120,10 @@ def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> Label
 
         P(wrong | y, s) = Σ_{c ≠ y} P(c | s) T[c, y] / Σ_c P(c | s) T[c, y],    share = their mean,
 
-    and suspected above one half, so that of those suspected fewer are right than wrong as far as the model holds.
-    ``doubts`` are the log of its odds less those of ``share``. Where overlap explains the labels as well, nobody is.
+    and the most doubtful ones are suspected, as many as the share (`LabelNoise.suspects`). ``doubts`` are the log of
+    its odds less those of ``share``. Where overlap explains the labels as well, nobody is suspected. Of every class
+    the least doubted labels are kept, n (1 − min(share, ½)) / 2 of n: were more of them wrong, the label would hardly
+    mean the class, and the model more likely takes one class for another (``unclear`` counts where that happened).
 
     Exact copies do not vouch for each other, and classes of fewer than five samples are not judged. Rows without a
     label take no part. Where classes have few samples, single pairs of classes cannot be told from chance and count as
@@ -135,14 +148,16 @@ def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> Label
         return LabelNoise(
             0.0, everywhere[:-1], 1.0, informative=False, first=first, joint=np.zeros((_paired(len(names)),) * 2)
         )
-    odds, joint, right = _judge(features, rows, classes, judged)
+    odds, joint, right, unseen = _judge(features, rows, classes, judged)
     size = int(judged.sum())
     share = float(_probability(odds[judged]).sum() / len(rows))
     accuracy, guess = right / size, counts.max() / size
     informative = accuracy > guess + _STANDARD_ERRORS * math.sqrt(guess * max(0.0, 1.0 - guess) / size)
     prior = min(max(share, 1.0 / (2 * len(rows))), 0.5)
-    everywhere[rows] = np.where(judged, odds - math.log(prior / (1.0 - prior)), -np.inf)
-    return LabelNoise(share, everywhere[first], float(accuracy), bool(informative), first, joint)
+    doubts, core = odds - _log_odds(prior), _core(odds, classes, share)
+    unclear = len(np.unique(classes[core & judged & (odds > 0.0)])) if informative else 0
+    everywhere[rows] = np.where(judged, np.where(core, np.minimum(doubts, 0.0), doubts), -np.inf)
+    return LabelNoise(share, everywhere[first], float(accuracy), bool(informative), first, joint, unclear, unseen)
 
 
 def _paired(classes: int) -> int:
@@ -153,10 +168,24 @@ def _probability(odds: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(0.5 + 0.5 * np.tanh(odds / 2.0))
 
 
+def _log_odds(probability: float) -> float:
+    return math.log(probability) - math.log(1.0 - probability)
+
+
+def _core(odds: NDArray[np.float64], classes: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """(M,) the labels of every class that are kept whatever the odds that they are wrong: half of the expected right
+    ones, a quarter of the class at least."""
+    counts, order = np.bincount(classes), np.lexsort((odds, classes))
+    place = np.arange(len(classes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = np.zeros(len(classes), dtype=np.bool_)
+    found[order] = place < np.repeat(np.ceil(counts * (1.0 - min(share, 0.5)) / 2.0), counts)
+    return found
+
+
 def _judge(
     features: NDArray[np.floating], rows: NDArray[np.int64], classes: NDArray[np.int64], judged: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """(M,) log-odds that a label is wrong, the joint of `LabelNoise`, and how many judged labels are predicted."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int, float]:
+    """(M,) log-odds of a wrong label, the joint of `LabelNoise`, how many judged labels are predicted, and `unseen`."""
     number = int(classes.max()) + 1
     found = most_telling(features, rows, classes, number)
     sample = some(len(rows), _NUMBERS // number)
@@ -172,7 +201,7 @@ def _judge(
         kept = logs[own, labels]
         logs[own, labels] = -np.inf
         odds[places] = np.logaddexp.reduce(logs, axis=1) - kept
-    return odds, joint / max(1, int(judged.sum())), right
+    return odds, joint / max(1, int(judged.sum())), right, float(model.unseen()[classes[judged]].mean())
 
 
 _KNOWN: WeakKeyDictionary[ReferenceStore, LabelNoise] = WeakKeyDictionary()
@@ -195,13 +224,15 @@ def known_label_noise(store: ReferenceStore) -> LabelNoise | None:
             return None
         each, pair = (len(store),), (_paired(len(np.unique(labels[labelled(labels)]))),) * 2
         layout = {
-            "numbers": ("float64", (3,)), "joint": ("float64", pair), "doubts": ("float64", each),
+            "numbers": ("float64", (5,)), "joint": ("float64", pair), "doubts": ("float64", each),
             "first": ("int64", each),
         }  # fmt: skip
         if (kept := derived.kept(store, _NAME, _VERSION, layout)) is None:
             return None
-        (share, accuracy, informative), joint, doubts, first = kept.values()
-        _KNOWN[store] = LabelNoise(float(share), doubts, float(accuracy), bool(informative), first, joint)
+        (share, accuracy, informative, unclear, unseen), joint, doubts, first = kept.values()
+        _KNOWN[store] = LabelNoise(
+            float(share), doubts, float(accuracy), bool(informative), first, joint, int(unclear), float(unseen)
+        )
     return _KNOWN[store]
 
 
@@ -215,13 +246,31 @@ def label_noise(store: ReferenceStore) -> LabelNoise:
     """
     labels = labels_of(store)
     with _LOCK:
-        found = known_label_noise(store)
+        new, found = store not in _KNOWN, known_label_noise(store)
         if found is None:
             found = _KNOWN[store] = estimate(store.features, labels)
-            numbers = np.array([found.share, found.accuracy, found.informative])
+            numbers = np.array([found.share, found.accuracy, found.informative, found.unclear, found.unseen])
             arrays = {"numbers": numbers, "joint": found.joint, "doubts": found.doubts, "first": found.first}
             derived.keep(store, _NAME, _VERSION, arrays)
+        if new:
+            _say(found)
         return found
+
+
+def _say(noise: LabelNoise) -> None:
+    """What the evidence does not tell, once for a store."""
+    if noise.unclear:
+        _log.warning(
+            "label noise: most labels of %s classes look wrong, and their least doubted ones are kept: the features "
+            "can hardly tell; look at suspects(store), or pass label_noise=0",
+            f"{noise.unclear:,}",
+        )
+    if noise.informative and noise.unseen > _FEW:
+        _log.info(
+            "label noise: with so few samples a class, samples labelled as one other class go unseen up to about "
+            "%.0f %% of their class",
+            100.0 * noise.unseen,
+        )
 
 
 def suspects(store: ReferenceStore, share: float | None = None) -> NDArray[np.bool_]:

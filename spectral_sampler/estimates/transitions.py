@@ -50,6 +50,12 @@ class Transitions(NamedTuple):
             joint = logits + np.log(_leave_one_out(self, labels, posterior(joint)))
         return joint
 
+    def unseen(self) -> Array:
+        """(C,) share of a class that may be labelled as another and is not told from chance; one without counts."""
+        if not self.counts.size:
+            return np.ones(len(self.rows))
+        return np.minimum(1.0, _usual(self.background, self.rows) / np.maximum(self.rows, 1.0))
+
 
 def _log_softmax(logits: Array) -> Array:
     logits = logits - logits.max(axis=1, keepdims=True)
