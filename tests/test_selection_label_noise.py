@@ -250,3 +250,33 @@ def test_the_order_of_rows_and_the_names_of_classes_do_not_matter():
     assert turned.share == pytest.approx(found.share, abs=1e-4)
     assert turned.doubts == pytest.approx(found.doubts[order], rel=0.01, abs=0.05)
     assert turned.joint == pytest.approx(found.joint[::-1, ::-1], abs=1e-4)
+
+
+@pytest.mark.parametrize("noise", [0.35, 0.6])
+def test_every_class_keeps_a_core_of_its_labels_and_it_is_said_where_that_was_needed(noise):
+    features, labels, wrong = clusters(*SCARCE, noise)
+    found = estimate(features, labels)
+    suspects = found.suspects()
+    kept = np.bincount(labels[~suspects], minlength=100) / np.bincount(labels, minlength=100)
+    assert kept.min() >= (1 - max(0.5, found.share)) / 2
+    assert np.count_nonzero(suspects & wrong) > 1.5 * np.count_nonzero(suspects & ~wrong)
+    assert found.unclear > 0
+    assert estimate(*clusters(*PLENTY, 0.35)[:2]).unclear == 0
+
+
+def test_what_noise_between_classes_must_reach_to_be_seen():
+    plenty = estimate(*clusters(*PLENTY)[:2]).unseen
+    scarce = estimate(*clusters(*SCARCE)[:2]).unseen
+    assert 0.0 < plenty < 0.02
+    assert 0.15 < scarce < 0.4, "two of ten rows of a class that one other took come by chance"
+
+
+def test_suspects_are_as_many_as_the_estimated_share_at_most():
+    for noise in (0.05, 0.2, 0.6):
+        features, labels, wrong = clusters(*HARD, noise)
+        found = estimate(features, labels)
+        suspects = found.suspects()
+        assert 0 < suspects.sum() <= round(found.share * len(labels))
+        assert found.doubts[suspects].min() > 0
+        assert found.doubts[suspects].min() >= found.doubts[~suspects].max(), "the most doubtful ones"
+        assert wrong[suspects].mean() > 0.65

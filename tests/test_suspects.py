@@ -395,3 +395,33 @@ def test_small_classes_of_several_clusters_are_believed():
         features = 2 * generator.normal(size=(5, 2))[cluster] + 0.6 * generator.normal(size=(1400, 2))
         store = ReferenceStore.from_arrays(features, labels=cluster > 0)
         assert suspects(store)[1000:].mean() < 0.1
+
+
+# What the evidence does not tell
+
+
+def test_few_samples_of_a_class_and_classes_that_hardly_can_be_told_are_said_once(caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    generator = np.random.default_rng(0)
+    truth = np.repeat(np.arange(60), 10)
+    centres = generator.normal(size=(60, 384))
+    features = centres[truth] + 2.5 * generator.normal(size=(600, 384))
+    labels = np.where(generator.random(600) < 0.5, (truth + generator.integers(1, 60, 600)) % 60, truth)
+    ReferenceStore.from_arrays(features.astype(np.float32), labels=labels).save(tmp_path / "store")
+    said = []
+    for _ in range(2):  # computed, then read
+        caplog.clear()
+        store = ReferenceStore.open(tmp_path / "store")
+        first, second = label_noise(store), label_noise(store)
+        assert first is second
+        said.append([line for line in lines(caplog) if "label noise: " in line[1]])
+        assert first.unclear > 0
+        assert first.unseen > 0.1
+    assert said[0] == said[1]
+    (level, text), (other, few) = said[0]
+    assert (level, other) == ("WARNING", "INFO")
+    assert text.startswith(f"label noise: most labels of {first.unclear} classes look wrong")
+    assert f"up to about {100 * first.unseen:.0f} % of their class" in few
+    caplog.clear()
+    label_noise(make(0.1))
+    assert lines(caplog) == []
