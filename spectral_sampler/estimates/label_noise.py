@@ -32,6 +32,7 @@ _PRECISION = 0.75  # of the suspects as far as the model holds
 _FEW = 0.1  # of a class; who does not see noise between classes below that is told
 _BLOCK = 4096  # rows
 _NUMBERS = 1 << 20  # scores that the transitions are fitted to
+_LAST = 1e-9  # doubt of labels that are kept: suspected after all others, and only where a share is asked for
 _log = logging.getLogger("spectral_sampler")
 
 
@@ -71,7 +72,7 @@ class LabelNoise(NamedTuple):
             wrong = np.sort(_probability(doubts + odds))[::-1]
             precise = (np.cumsum(wrong) >= _PRECISION * np.arange(1, len(wrong) + 1)) | (wrong > 0.5)
             most = min(most, int(np.count_nonzero(precise))) if self.informative else 0
-            least = max(0.0, -_log_odds(_PRECISION) - odds)
+            least = max(_LAST, -_log_odds(_PRECISION) - odds)
         ties = draws.uniforms(0, 0, 0, distinct, draws.TIES)  # not by row: the first ones would always be accused
         chosen = np.lexsort((ties, -doubts))[:most]
         found = np.zeros(len(self.first) + 1, dtype=np.bool_)  # the last is what −1 asks for
@@ -156,7 +157,7 @@ def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> Label
     prior = min(max(share, 1.0 / (2 * len(rows))), 0.5)
     doubts, core = odds - _log_odds(prior), _core(odds, classes, share)
     unclear = len(np.unique(classes[core & judged & (odds > 0.0)])) if informative else 0
-    everywhere[rows] = np.where(judged, np.where(core, np.minimum(doubts, 0.0), doubts), -np.inf)
+    everywhere[rows] = np.where(judged, np.where(core, np.minimum(doubts, _LAST), doubts), -np.inf)
     return LabelNoise(share, everywhere[first], float(accuracy), bool(informative), first, joint, unclear, unseen)
 
 

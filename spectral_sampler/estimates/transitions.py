@@ -51,10 +51,12 @@ class Transitions(NamedTuple):
         return joint
 
     def unseen(self) -> Array:
-        """(C,) share of a class that may be labelled as another and is not told from chance; one without counts."""
+        """(C,) share of a class, beyond the background, that may be labelled as another and not be told from chance;
+        one without counts."""
         if not self.counts.size:
             return np.ones(len(self.rows))
-        return np.minimum(1.0, _usual(self.background, self.rows) / np.maximum(self.rows, 1.0))
+        beyond = _usual(self.background, self.rows) - self.background * self.rows
+        return np.minimum(1.0, beyond / np.maximum(self.rows, 1.0))
 
 
 def _log_softmax(logits: Array) -> Array:
