@@ -115,18 +115,18 @@ def noise(name: str) -> str:
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in read_json(RESULTS / f"{name}.json")["rows"]:
         found.setdefault(row["data"], {}).setdefault(row["fault"], []).append(row)
-    body = []
+    body, columns = [], list(dict.fromkeys(fault for faults in found.values() for fault in faults))
     for data, faults in found.items():
         entries = [f"{np.mean([row['probe_accuracy'] for row in faults['clean']]):.2f}"]
-        for fault in FAULTS:
+        for fault in columns:
             shares = [row["estimated"] for row in faults[fault]]
             text = f"{np.mean(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})"
             if faults[fault][0]["true"] > 0:
-                precision, recall = (np.mean([row[key] for row in faults[fault]]) for key in ("precision", "recall"))
-                text += f"; {precision:.2f}, {recall:.2f}"
+                known = ([row[key] for row in faults[fault] if row[key] is not None] for key in ("precision", "recall"))
+                text += "; " + ", ".join(f"{np.mean(values):.2f}" if values else "–" for values in known)
             entries.append(text)
         body.append([data, *entries])
-    return _table(["data", "probe right, clean", *FAULTS], body)
+    return _table(["data", "probe right, clean", *columns], body)
 
 
 def _arena(data: str) -> dict[str, dict[str, Row]]:
