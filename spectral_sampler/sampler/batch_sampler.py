@@ -159,7 +159,7 @@ class SpectralBatchSampler(BatchSampler):
         )
         self.backend = self._placement.backend
         self._scorer = Scorer(self.selection, self.store, self._placement)
-        self._run = Run(self.store, self.selection, chosen, self._plan, self.sampler, counter, asked)
+        self._run = Run(self.store, self.selection, chosen, self._plan, self.sampler, counter, asked, self._scorer)
 
     def __len__(self) -> int:
         """Batches of an epoch on this rank: exact, the same in every epoch and on every rank."""

@@ -16,6 +16,7 @@ from spectral_sampler.sampler.choosing import Decision, View
 from spectral_sampler.sampler.deliveries import Deliveries
 from spectral_sampler.sampler.observed import ObservedLosses
 from spectral_sampler.sampler.statistics import Statistics
+from spectral_sampler.sampler.trial import knows_all, would_choose
 from spectral_sampler.selection.guarded import Guarded
 from spectral_sampler.selection.offered import learnt
 from spectral_sampler.selection.protocol import EpochRequest, Proposal
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from spectral_sampler.sampler.learner import Learner
     from spectral_sampler.sampler.order import CandidateOrder
     from spectral_sampler.sampler.plan import Plan, Slot
-    from spectral_sampler.sampler.scoring import Candidates
+    from spectral_sampler.sampler.scoring import Candidates, Scorer
     from spectral_sampler.selection import Selection
     from spectral_sampler.store import ReferenceStore
 
@@ -45,6 +46,7 @@ _SETTINGS = (
 _PARTS = {"epoch", "next_batch", "observed", "full", "settings"}
 _FULL = {"losses", "delivered", "learnt", "proposals"}
 _PENDING = 64  # reports that may wait on a GPU
+_TRIALS = 8  # virtual passes before a guarded selection acts
 _DUE = 0.9  # of the samples delivered, whose losses have to be reported
 _taught: WeakValueDictionary[int, Selection] = WeakValueDictionary()  # by id: selections that a sampler has told of it
 
@@ -59,7 +61,7 @@ class Run:
 
     def __init__(
         self, store: ReferenceStore, selection: Selection, settings: Settings, plan: Plan, order: CandidateOrder,
-        counter: EpochCounter, learner: Learner | None,
+        counter: EpochCounter, learner: Learner | None, scorer: Scorer,
     ) -> None:  # fmt: skip
         self.store, self.selection, self.settings, self.plan, self.order = store, selection, settings, plan, order
         self.counter, self.learner, self.adaptive = counter, learner, plan.adaptive
@@ -76,12 +78,14 @@ class Run:
         self._heard = self._due = 0  # samples reported since the latest pass began, and delivered in the one before
         self._warned = False
         self._left = (-1, 0)  # the epoch that was only looked at last, and how often
-        self._guard = selection if isinstance(selection, Guarded) else None
+        self._scorer, self._guard = scorer, selection if isinstance(selection, Guarded) else None
         self._by_reports = self._guard is not None and settings.num_replicas > 1
         """Whether the guard goes by what all ranks report: a rank's own batches are not all that was trained on."""
         if _taught.get(id(selection)) is selection and selection.state_dict():
             _log.warning("%s learnt in another sampler and goes on from there; for another training make a new one",
                          selection.name)  # fmt: skip
+        self._tries = self._guard is not None and knows_all(self._guard.selection)
+        """Whether the guard may try its selection in virtual passes: it chooses in them as it would."""
 
     def __getstate__(self) -> dict[str, Any]:
         self._catch_up()
@@ -111,12 +115,12 @@ class Run:
         if self._guard is not None and self._by_reports and self._due and not self._heard:
             self._guard.unheard(begun.epoch)
             self._warned = True
-        self._compare(begun.epoch)
+        self.statistics.restart(begun.epoch)
+        self._compare(begun.epoch, first=True)
         self._check_heard()
         if self.counter.alone:
             self.deliveries.clear()
         self._heard = 0
-        self.statistics.restart(begun.epoch)
         begun.proposal = self.proposal(begun.epoch)
         kept = dict(list(self._proposals.items())[-1:])  # of an epoch that may still run
         self._proposals = {**kept, begun.epoch: begun.proposal}
@@ -154,10 +158,14 @@ class Run:
         memo, none = self._loaded.get(epoch, (None, False))
         if none:
             return None
+        return self.proposed_by(self.selection, epoch, memo)
+
+    def proposed_by(self, selection: Selection, epoch: int, memo: Any = None) -> Proposal | None:
+        """What ``selection`` proposes for an epoch at this moment."""
         horizon, rows = self.settings.epochs, np.arange(len(self.store))
-        return self.selection.propose(EpochRequest(
+        return selection.propose(EpochRequest(
             self.store, self.order.distinct(self.order.whole(epoch)), self.plan.batches, self.plan.candidates,
-            self.observed.of(rows) if "learner_losses" in self.selection.needs else None,
+            self.observed.of(rows) if "learner_losses" in selection.needs else None,
             self.settings.seed, epoch, min(1.0, epoch / horizon) if horizon else 0.0,
             memo,
         ))  # fmt: skip
@@ -177,8 +185,8 @@ class Run:
         """What a choice may depend on at this moment."""
         self._catch_up()
         place = {"seed": self.settings.seed, "epoch": epoch, **self.plan.place(epoch, slot)}
-        fallen = self._guard is not None and self._guard.since is not None
-        return View(self.observed.of, None if fallen else self.learner, place)
+        floor = self._guard is not None and not self._guard.acts
+        return View(self.observed.of, None if floor else self.learner, place)
 
     def commit(
         self, which: Pass, candidates: Candidates, decision: Decision, waited: float, selecting: float
@@ -259,17 +267,36 @@ class Run:
             if own is not None:
                 self.deliveries.reported(*own())
             self._heard += len(rows)
+            if self.adaptive is not None and len(values):
+                self.adaptive.observe(float(values.mean()))
             if self._guard is not None and self._by_reports:
                 self._guard.shown(rows, None, self.statistics.epoch)
                 self._compare(self.statistics.epoch)
-            if self.adaptive is not None and len(values):
-                self.adaptive.observe(float(values.mean()))
 
-    def _compare(self, epoch: int) -> None:
-        """The comparisons that the guard owes before the next choice, which is one of ``epoch``."""
-        while self._guard is not None and self._guard.due(len(self.store), epoch):
-            pool = None if self.order.source is None else np.unique(self.order.whole(epoch))
-            self._guard.compare(self.store, pool, self.settings.seed, epoch)
+    def _compare(self, epoch: int, *, first: bool = False) -> None:
+        """The comparisons that the guard owes before the next choice, which is one of ``epoch``, and who makes it;
+        before the very ``first`` one those of virtual passes."""
+        guard = self._guard
+        if guard is None:
+            return
+        if first and self._tries and not guard.comparisons and guard.since is None:
+            # A caller's sampler is not asked for passes that nobody makes: it may have no generator of its own.
+            stride = int(self.order.source is None)
+            for ahead in range(_TRIALS):
+                if guard.since is None:
+                    self._judge(guard, epoch, epoch + ahead * stride)
+        while guard.due(len(self.store), epoch):
+            self._judge(guard, epoch, epoch if guard.on_probation else None)
+        if self._tries:
+            guard.settle(epoch)
+
+    def _judge(self, guard: Guarded, epoch: int, virtual: int | None) -> None:
+        """One comparison before a choice of ``epoch``: of a ``virtual`` pass, None for what was shown."""
+        pool = None if self.order.source is None else np.unique(self.order.whole(epoch))
+        would_be = None
+        if virtual is not None:
+            would_be = would_choose(self, guard.selection, self._scorer, virtual, guard.comparisons)
+        guard.compare(self.store, pool, self.settings.seed, epoch, would_be)
 
     def weights_for(self, indices: Any) -> torch.Tensor:
         """(n,) the factors with which the samples ``indices`` (n,) went out."""

@@ -1,4 +1,4 @@
-"""Guarded: a selection that gives way to uniform draws as soon as there is evidence that they teach more."""
+"""Guarded: a selection that acts while it teaches more than uniform draws, and never again once that is refuted."""
 
 from __future__ import annotations
 
@@ -33,20 +33,27 @@ _FOLDS = 4
 _SORTED = 1 << 14  # rows up to which sorting hashes is as fast as an order that is never formed
 _WIDEST = 512  # columns of features; wider ones are projected
 _PENALTY = 0.05  # λ over the Frobenius norm of the second moment
+_MEMORY = 0.9  # weight of a comparison beside the next one: the last ten decide who acts
 _STAKES = {0.9: 0.75, 0.5: 0.25}  # share of the wealth that is bet on every comparison, and that bettor's weight
 _FLOOR_STREAM, _JUDGE_STREAM, _FOLD_STREAM, _PROJECTION = 0x47464C52, 0x474A4447, 0x47464C44, 0x47505244
 
 
 class Guarded(Selection):
-    """``selection``, until it is shown to teach less than ``floor``, then ``floor`` for the rest of the training.
+    """``selection`` where and as long as it teaches more than ``floor``, else ``floor``.
 
-    The test runs beside the training and costs it no sample. A *comparison* is made at the end of every pass, and
-    within long ones (of 512 samples, every 512 or every 64th of the store's rows, whichever is more): one linear probe
-    on the reference features learns from the samples that went out, with the weights with which they did, another from
-    as many drawn uniformly from what is on offer. Both then predict up to 2048 random rows, without having learnt from
-    them (four folds), and the share Z of right answers of the first less that of the second says which taught more. A
-    label that is wrong by chance is as wrong for either: under symmetric noise the better probe stays ahead on noisy
-    labels (Ghosh et al. 2017, arXiv 1712.09482, of 0-1 loss).
+    The test runs beside the training and costs it no sample. A *comparison*: one linear probe on the reference features
+    learns from the samples of the selection, with the weights with which they go out, another from as many drawn
+    uniformly from what is on offer. Both then predict up to 2048 random rows, without having learnt from them (four
+    folds), and the share Z of right answers of the first less that of the second says which taught more. A label that
+    is wrong by chance is as wrong for either: under symmetric noise the better probe stays ahead on noisy labels (Ghosh
+    et al. 2017, arXiv 1712.09482, of 0-1 loss).
+
+    *Probation.* Choices are pure, so a selection is judged by what it would choose, without being let act. Before the
+    first batch eight virtual passes are compared, 512 samples of each (one, where candidates have to be forwarded). It
+    acts while its lead, the sum of Z_s · 0.9^(t−s), is not negative; else ``floor`` does, the selection is on
+    probation, and its would-be choices are compared instead of what went out. Comparisons go on at the end of every
+    pass, and within long ones (of 512 samples, every 512 or every 64th of the store's rows, whichever is more). Who
+    proposes a pass acts or not for the whole of it. What learns in ``trained`` learns while it acts.
 
     *Evidence* is the wealth of one who begins with 1 and bets, at even odds, that the selection loses the next
     comparison (Z < 0; ties do not count)::
@@ -56,18 +63,19 @@ class Guarded(Selection):
     As long as losing is at most as likely as winning, whatever went before, E is a non-negative supermartingale, and
     the chance that it *ever* reaches 1/level is at most ``level`` (Ville 1939; Waudby-Smith and Ramdas 2024, arXiv
     2010.09686, Prop. 2): looking after every comparison is allowed. Then one warning is logged, and ``floor`` selects
-    from the next batch on, for good: what a lost training would gain from a second trial is less than what it lost by
-    the first. Five comparisons lost in a row are enough at 0.05. ``statistics()`` has ``spectral/guard_evidence``,
-    ``guard_comparisons``, ``guard_lost`` and ``guard_fallen``.
+    from the next batch on, for good. Five comparisons lost in a row are enough at 0.05: a selection that loses all of
+    them and asks for no forward pass is never trained on. ``statistics()`` has ``spectral/guard_probation``,
+    ``guard_lead``, ``guard_evidence``, ``guard_comparisons``, ``guard_lost`` and ``guard_fallen``.
 
     What it does not see: the probe is not the learner. A selection that shows what a linear probe on these features
-    learns from, and the learner does not, passes; so does one whose harm is not visible within a pass. What was trained
-    on until the evidence sufficed stays trained on.
+    learns from, and the learner does not, passes; so does one whose harm is not visible within a pass.
 
     With several ranks the samples of all of them are compared, as the loop reports them to ``observe``, each with
     weight one: every rank decides alike. Where a whole pass is not reported the guard cannot judge, says so once and
-    gives way to ``floor``. With one process nothing needs to be reported. A pass that a selection proposes (InfoBatch,
-    SensitivitySampling) ends as it was proposed: ``floor`` draws from that, then from all the data.
+    gives way to ``floor``; and what is forwarded or learnt by each rank for itself (`BayesianSelection`) is not put on
+    probation there, for ranks would judge differently: it acts until it gives way. With one process nothing needs to be
+    reported. A pass that a selection proposes (InfoBatch, SensitivitySampling) ends as it was proposed: ``floor`` draws
+    from that, then from all the data.
 
     Args:
         selection: any, but for another guard.
@@ -101,6 +109,8 @@ class Guarded(Selection):
         self.wealth = dict.fromkeys(_STAKES, 1.0)
         """By stake: what a bettor who began with 1 has."""
         self.comparisons = self.lost = 0
+        self.lead, self.acts = 0.0, True
+        """By how much it is ahead lately, and whether it is let act: not on probation, not given up."""
         self.since: int | None = None
         """The first epoch whose candidates are no longer proposed, once it has given way."""
         self.epoch = -1
@@ -112,15 +122,21 @@ class Guarded(Selection):
     @property
     def acting(self) -> Selection:
         """Who selects at this moment."""
-        return self.selection if self.since is None else self.floor
+        return self.selection if self.acts else self.floor
+
+    @property
+    def on_probation(self) -> bool:
+        """Is it judged by what it would choose?"""
+        return not self.acts and self.since is None
 
     def score(self, store: ReferenceStore, indices: NDArray[np.int64], *, backend: str) -> Scores | None:
-        """Those of the acting selection."""
-        return self.acting.score(store, indices, backend=backend)
+        """The selection's, on probation, too: it may act before what is scored ahead is due."""
+        return self.selection.score(store, indices, backend=backend) if self.since is None else None
 
     def propose(self, request: EpochRequest) -> Proposal | None:
-        """The selection's proposal, of epochs before it gave way."""
-        return self.selection.propose(request) if self.since is None or request.epoch < self.since else None
+        """The selection's proposal where it acts, and of epochs before it gave way."""
+        proposes = self.acts or (self.since is not None and request.epoch < self.since)
+        return self.selection.propose(request) if proposes else None
 
     def select(self, batch: CandidateBatch, budget: int) -> Choice:
         """The choice of the acting selection."""
@@ -149,15 +165,20 @@ class Guarded(Selection):
         least = max(_BLOCK, samples // _EVERY) if epoch == self.epoch else _LEAST
         return self.since is None and len(self._rows) >= least
 
-    def compare(self, store: ReferenceStore, pool: NDArray[np.int64] | None, seed: int, epoch: int) -> None:
-        """One comparison of what was shown, with rows drawn from ``pool``, all that is on offer, None for all rows,
-        keyed by ``seed``; and the consequence, from the next choice on, which is one of ``epoch``."""
+    def compare(
+        self, store: ReferenceStore, pool: NDArray[np.int64] | None, seed: int, epoch: int,
+        would_be: tuple[NDArray[np.int64], Array] | None = None,
+    ) -> None:  # fmt: skip
+        """One comparison of what was shown, or of the rows and weights that ``would_be``, with rows drawn from
+        ``pool``, all that is on offer, None for all rows, keyed by ``seed``. The next choice is one of ``epoch``."""
         within_pass, done = epoch == self.epoch, max(_BLOCK, len(store) // _EVERY)
-        rows, self._rows = self._rows[:_BLOCK], self._rows[done:]
-        weights, self._weights = self._weights[:_BLOCK], self._weights[done:]
+        shown = self._rows[:_BLOCK], self._weights[:_BLOCK]
+        self._rows, self._weights = self._rows[done:], self._weights[done:]
+        rows, weights = shown if would_be is None else would_be
         z = lead(store, rows, weights, pool, seed=seed, number=self.comparisons, balance=self.balance)
         self.comparisons += 1
         self.lost += z < 0
+        self.lead = _MEMORY * self.lead + z
         for stake in self.wealth:
             self.wealth[stake] *= 1.0 - stake * float(np.sign(z))
         _log.debug("guard: comparison %d, lead %+.4f, evidence %.2f", self.comparisons, z, self.evidence)
@@ -167,7 +188,18 @@ class Guarded(Selection):
                 "from as many uniform ones in %d of %d comparisons (evidence %.1f, level %g)", epoch,
                 self.selection.name, self.floor.name, self.lost, self.comparisons, self.evidence, self.level,
             )  # fmt: skip
-            self._give_way(epoch + within_pass)
+            self._give_way(epoch + (within_pass and self.acts))
+
+    def settle(self, epoch: int) -> None:
+        """Who acts from the next choice on, which is one of ``epoch``."""
+        acts = self.since is None and self.lead >= 0.0
+        if self.since is not None or acts == self.acts or (self.proposes and epoch == self.epoch):
+            return
+        self.acts, self._rows, self._weights = acts, self._rows[:0], self._weights[:0]
+        _log.info(
+            "epoch %d: %s %s, after %d of %d comparisons lost", epoch, self.selection.name,
+            "acts" if acts else f"is on probation, {self.floor.name} acts", self.lost, self.comparisons,
+        )  # fmt: skip
 
     def unheard(self, epoch: int) -> None:
         """A whole pass before ``epoch`` was not reported, so that ranks do not know of each other's samples."""
@@ -180,21 +212,24 @@ class Guarded(Selection):
             self._give_way(epoch)
 
     def _give_way(self, since: int) -> None:
-        self.since, self._rows, self._weights = since, self._rows[:0], self._weights[:0]
+        self.since, self.acts = since, False
+        self._rows, self._weights = self._rows[:0], self._weights[:0]
 
     # What it knows
 
     def facts(self, store: ReferenceStore) -> dict[str, float]:
-        """Those of the selection; evidence, comparisons, how many of them it lost, and 1 if it gave way."""
-        found = {"evidence": self.evidence, "comparisons": self.comparisons, "lost": self.lost}
-        found["fallen"] = self.since is not None
+        """Those of the selection; lead, evidence, comparisons, how many of them it lost, and 1 on probation, and 1 once
+        it gave way."""
+        found = {"lead": self.lead, "evidence": self.evidence, "comparisons": self.comparisons, "lost": self.lost}
+        found |= {"probation": self.on_probation, "fallen": self.since is not None}
         return {**self.selection.facts(store), **{f"guard_{name}": float(value) for name, value in found.items()}}
 
     def state_dict(self) -> dict[str, Any]:
-        """The selection's, the counts, and the samples that wait for a comparison."""
+        """The selection's, the counts, who acts, and the samples that wait for a comparison."""
         return {
             "selection": self.selection.state_dict(), "wealth": list(self.wealth.values()), "since": self.since,
-            "comparisons": self.comparisons, "lost": int(self.lost), "epoch": self.epoch,
+            "comparisons": self.comparisons, "lost": int(self.lost), "lead": self.lead, "acts": self.acts,
+            "epoch": self.epoch,
             "rows": torch.from_numpy(self._rows.copy()), "weights": torch.from_numpy(self._weights.copy()),
         }  # fmt: skip
 
@@ -203,7 +238,7 @@ class Guarded(Selection):
         self.selection.load_state_dict(state["selection"])
         self.wealth = dict(zip(_STAKES, map(float, state["wealth"]), strict=True))
         self.comparisons, self.lost, self.epoch = state["comparisons"], state["lost"], state["epoch"]
-        self.since = state["since"]
+        self.lead, self.acts, self.since = state["lead"], state["acts"], state["since"]
         self._rows, self._weights = state["rows"].cpu().numpy().copy(), state["weights"].cpu().numpy().copy()
 
 
