@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ _SETTINGS = (
 _PARTS = {"epoch", "next_batch", "observed", "full", "settings"}
 _FULL = {"losses", "delivered", "learnt", "proposals"}
 _PENDING = 64  # reports that may wait on a GPU
-_TRIALS = 8  # virtual passes before a guarded selection acts
+_TRIALS, _PASSES = 8, 2  # of a guarded selection before it acts, and virtual passes of each
 _DUE = 0.9  # of the samples delivered, whose losses have to be reported
 _taught: WeakValueDictionary[int, Selection] = WeakValueDictionary()  # by id: selections that a sampler has told of it
 
@@ -280,22 +281,25 @@ class Run:
         if guard is None:
             return
         if first and self._tries and not guard.comparisons and guard.since is None:
-            # A caller's sampler is not asked for passes that nobody makes: it may have no generator of its own.
-            stride = int(self.order.source is None)
-            for ahead in range(_TRIALS):
+            for trial in range(_TRIALS):
                 if guard.since is None:
-                    self._judge(guard, epoch, epoch + ahead * stride)
+                    self._judge(guard, epoch, _PASSES * trial)
         while guard.due(len(self.store), epoch):
-            self._judge(guard, epoch, epoch if guard.on_probation else None)
+            self._judge(guard, epoch, 0 if guard.on_probation else None)
         if self._tries:
             guard.settle(epoch)
 
-    def _judge(self, guard: Guarded, epoch: int, virtual: int | None) -> None:
-        """One comparison before a choice of ``epoch``: of a ``virtual`` pass, None for what was shown."""
-        pool = None if self.order.source is None else np.unique(self.order.whole(epoch))
-        would_be = None
-        if virtual is not None:
-            would_be = would_choose(self, guard.selection, self._scorer, virtual, guard.comparisons)
+    def _judge(self, guard: Guarded, epoch: int, ahead: int | None) -> None:
+        """One comparison before a choice of ``epoch``: of what was shown, or of virtual passes from so many ``ahead``
+        on."""
+        pool = would_be = None
+        virtual = [] if ahead is None else [epoch + ahead + later for later in range(_PASSES)]
+        if self.order.source is not None:
+            pool = np.unique(self.order.whole(epoch))
+            virtual = [epoch][: len(virtual)]  # the caller's sampler may have no other passes without being moved
+        if virtual:
+            choose = functools.partial(would_choose, self, guard.selection, self._scorer, number=guard.comparisons)
+            would_be = [choose(which) for which in virtual]
         guard.compare(self.store, pool, self.settings.seed, epoch, would_be)
 
     def weights_for(self, indices: Any) -> torch.Tensor:

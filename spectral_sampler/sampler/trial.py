@@ -31,7 +31,7 @@ def knows_all(selection: Selection) -> bool:
 
 
 def would_choose(
-    run: Run, selection: Selection, scorer: Scorer, epoch: int, number: int
+    run: Run, selection: Selection, scorer: Scorer, epoch: int, *, number: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """(n,) rows, n ≥ 512 where the epoch has as many, and weights of what ``selection`` would choose on all ranks in
     ``epoch`` by what is known at this moment. Trial ``number`` begins where the one before it ended. Pure."""

@@ -39,7 +39,7 @@ _FLOOR_STREAM, _JUDGE_STREAM, _FOLD_STREAM, _PROJECTION = 0x47464C52, 0x474A4447
 
 
 class Guarded(Selection):
-    """``selection`` where and as long as it teaches more than ``floor``, else ``floor``.
+    """``selection`` while it teaches no less than ``floor``, else ``floor``.
 
     The test runs beside the training and costs it no sample. A *comparison*: one linear probe on the reference features
     learns from the samples of the selection, with the weights with which they go out, another from as many drawn
@@ -48,12 +48,15 @@ class Guarded(Selection):
     is wrong by chance is as wrong for either: under symmetric noise the better probe stays ahead on noisy labels (Ghosh
     et al. 2017, arXiv 1712.09482, of 0-1 loss).
 
-    *Probation.* Choices are pure, so a selection is judged by what it would choose, without being let act. Before the
-    first batch eight virtual passes are compared, 512 samples of each (one, where candidates have to be forwarded). It
-    acts while its lead, the sum of Z_s · 0.9^(t−s), is not negative; else ``floor`` does, the selection is on
-    probation, and its would-be choices are compared instead of what went out. Comparisons go on at the end of every
-    pass, and within long ones (of 512 samples, every 512 or every 64th of the store's rows, whichever is more). Who
-    proposes a pass acts or not for the whole of it. What learns in ``trained`` learns while it acts.
+    *Probation.* Choices are pure, so what chooses by the store alone (no losses or outputs of the learner, nothing that
+    ``trained`` learns) is judged by what it would choose, before it is let act: eight comparisons, each of two virtual
+    passes together, 512 samples of each at least where a pass has as many; rows that both show are seen to be the same.
+    It acts as long as its lead, Σ_s 0.9^(t−s) Z_s, is not negative; else it is on probation: ``floor`` acts, and
+    comparisons are of what it would choose. What goes by the learner would choose otherwise if it were trained with,
+    and acts from the start.
+
+    Comparisons go on at the end of every pass, and within long ones (of 512 samples, every 512 or every 64th of the
+    store's rows, whichever is more); what proposes a pass acts or not for the whole of it.
 
     *Evidence* is the wealth of one who begins with 1 and bets, at even odds, that the selection loses the next
     comparison (Z < 0; ties do not count)::
@@ -63,19 +66,19 @@ class Guarded(Selection):
     As long as losing is at most as likely as winning, whatever went before, E is a non-negative supermartingale, and
     the chance that it *ever* reaches 1/level is at most ``level`` (Ville 1939; Waudby-Smith and Ramdas 2024, arXiv
     2010.09686, Prop. 2): looking after every comparison is allowed. Then one warning is logged, and ``floor`` selects
-    from the next batch on, for good. Five comparisons lost in a row are enough at 0.05: a selection that loses all of
-    them and asks for no forward pass is never trained on. ``statistics()`` has ``spectral/guard_probation``,
-    ``guard_lead``, ``guard_evidence``, ``guard_comparisons``, ``guard_lost`` and ``guard_fallen``.
+    from the next batch on, for good. Five comparisons lost in a row are enough at 0.05: what chooses by the store alone
+    and loses them is never trained on. ``statistics()`` has ``spectral/guard_probation``, ``guard_lead``,
+    ``guard_evidence``, ``guard_comparisons``, ``guard_lost`` and ``guard_fallen``.
 
     What it does not see: the probe is not the learner. A selection that shows what a linear probe on these features
-    learns from, and the learner does not, passes; so does one whose harm is not visible within a pass.
+    learns from, and the learner does not, passes, and the other way round; so does one by the learner's losses whose
+    harm is not visible within a pass, and what that was trained on until the evidence sufficed stays trained on.
 
-    With several ranks the samples of all of them are compared, as the loop reports them to ``observe``, each with
-    weight one: every rank decides alike. Where a whole pass is not reported the guard cannot judge, says so once and
-    gives way to ``floor``; and what is forwarded or learnt by each rank for itself (`BayesianSelection`) is not put on
-    probation there, for ranks would judge differently: it acts until it gives way. With one process nothing needs to be
-    reported. A pass that a selection proposes (InfoBatch, SensitivitySampling) ends as it was proposed: ``floor`` draws
-    from that, then from all the data.
+    With several ranks what would be chosen on all of them is judged, and what went out as the loop reports it to
+    ``observe``, each sample with weight one: every rank decides alike. Where a whole pass is not reported the guard
+    cannot judge, says so once and gives way to ``floor``. With one process nothing needs to be reported. A pass that a
+    selection proposes (InfoBatch, SensitivitySampling) ends as it was proposed: ``floor`` draws from that, then from
+    all the data. A caller's ``sampler`` is not asked for passes that nobody makes: one virtual pass, the running one.
 
     Args:
         selection: any, but for another guard.
@@ -167,15 +170,16 @@ class Guarded(Selection):
 
     def compare(
         self, store: ReferenceStore, pool: NDArray[np.int64] | None, seed: int, epoch: int,
-        would_be: tuple[NDArray[np.int64], Array] | None = None,
+        would_be: list[tuple[NDArray[np.int64], Array]] | None = None,
     ) -> None:  # fmt: skip
-        """One comparison of what was shown, or of the rows and weights that ``would_be``, with rows drawn from
-        ``pool``, all that is on offer, None for all rows, keyed by ``seed``. The next choice is one of ``epoch``."""
+        """One comparison of what was shown, or of the rows and weights that ``would_be`` in some passes, with rows
+        drawn from ``pool``, all that is on offer, None for all rows, keyed by ``seed``. The next choice is one of
+        ``epoch``."""
         within_pass, done = epoch == self.epoch, max(_BLOCK, len(store) // _EVERY)
-        shown = self._rows[:_BLOCK], self._weights[:_BLOCK]
+        shown = [(self._rows[:_BLOCK], self._weights[:_BLOCK])]
         self._rows, self._weights = self._rows[done:], self._weights[done:]
-        rows, weights = shown if would_be is None else would_be
-        z = lead(store, rows, weights, pool, seed=seed, number=self.comparisons, balance=self.balance)
+        passes = would_be or shown
+        z = lead(store, passes, pool, seed=seed, number=self.comparisons, balance=self.balance)
         self.comparisons += 1
         self.lost += z < 0
         self.lead = _MEMORY * self.lead + z
@@ -243,24 +247,26 @@ class Guarded(Selection):
 
 
 def lead(
-    store: ReferenceStore, rows: NDArray[np.int64], weights: Array, pool: NDArray[np.int64] | None, *, seed: int,
+    store: ReferenceStore, passes: list[tuple[NDArray[np.int64], Array]], pool: NDArray[np.int64] | None, *, seed: int,
     number: int, balance: float = 0.0,
 ) -> float:  # fmt: skip
-    """Z in [−1, 1]: how much better a probe that learnt from ``rows`` predicts than one that learnt from as many of
-    ``pool``, drawn without replacement.
+    """Z in [−1, 1]: how much better a probe that learnt from ``passes`` predicts than one that learnt from as many of
+    ``pool``, drawn for each of the passes without replacement.
 
     Args:
         store: with labels; rows labelled −1 beside others take no part.
-        rows, weights: (n,) samples, repeated where they are shown again, and the factors of their losses, at least 0.
+        passes: (n,) samples of each, repeated where they are shown again, and the factors of their losses, at least 0.
         pool: (P,) distinct rows on offer; None for all.
         seed, number: of the draws, and of the comparison.
         balance: b of the weights ``n_y^(−b)`` of the rows that are predicted.
     """
-    count = min(len(rows), len(store) if pool is None else len(pool))
-    drawn, judges = (
-        _drawn(len(store), pool, size, (seed, number), stream)
-        for stream, size in ((_FLOOR_STREAM, count), (_JUDGE_STREAM, _JUDGES))
-    )
+    among = len(store) if pool is None else len(pool)
+    rows, weights = (np.concatenate(parts) for parts in zip(*passes, strict=True))
+    drawn = np.concatenate([
+        _drawn(len(store), pool, min(len(own), among), (seed, number), _FLOOR_STREAM + turn)
+        for turn, (own, _) in enumerate(passes)
+    ])  # fmt: skip
+    judges = _drawn(len(store), pool, _JUDGES, (seed, number), _JUDGE_STREAM)
     known = labelled(labels_of(store))
     every = np.unique(np.concatenate([rows, drawn, judges]))
     every = every[known[every]]
@@ -269,7 +275,7 @@ def lead(
         return 0.0
     names, classes = np.unique(labels_of(store)[every], return_inverse=True)
     shown = np.zeros((2, len(every)))
-    for arm, (own, factors) in enumerate(((rows, weights), (drawn, np.ones(count)))):
+    for arm, (own, factors) in enumerate(((rows, weights), (drawn, np.ones(len(drawn))))):
         kept = known[own]
         np.add.at(shown[arm], np.searchsorted(every, own[kept]), factors[kept])
     features = _features(store, every)
