@@ -107,6 +107,17 @@ class CandidateOrder(Sampler[int]):
         known = isinstance(listed, (Sequence, np.ndarray, torch.Tensor))
         return not known or len(np.unique(np.asarray(listed))) < len(source)
 
+    @property
+    def replays(self) -> bool:
+        """Can the order of any epoch be looked at without drawing from the caller's sampler itself?"""
+        fixed = isinstance(self.source, (Sequence, SequentialSampler))
+        return self.source is None or fixed or self._listens or self._seedable
+
+    @property
+    def _seedable(self) -> bool:
+        generator = getattr(self.source, "generator", _ABSENT)
+        return generator is None or isinstance(generator, torch.Generator)
+
     def slot_key(self, epoch: int, slot: Slot) -> Hashable | None:  # noqa: ARG002 - of no order that is constant
         """Equal keys have equal candidates in any epoch; None where no other epoch has them."""
         return (slot.order_pass * (not self.rotates), slot.start, slot.size) if self.constant else None
@@ -170,13 +181,12 @@ class CandidateOrder(Sampler[int]):
 
     def _draw(self, epoch: int) -> NDArray[np.int64]:
         source = self.source
-        generator = getattr(source, "generator", _ABSENT)
-        seedable = generator is None or isinstance(generator, torch.Generator)
-        if self._listens or seedable:
+        if self._listens or self._seedable:
             source = copy.copy(source)
         if self._listens:
             source.set_epoch(epoch)
-        if seedable:
+        if self._seedable:
+            generator = self.source.generator
             own = generator.initial_seed() if isinstance(generator, torch.Generator) else 0
             key = draws.uniforms(self._seed, epoch, own, np.array([0]), _SOURCE_STREAM)[0]
             source.generator = torch.Generator().manual_seed(int(key * 2.0**53))

@@ -85,7 +85,7 @@ class Run:
         if _taught.get(id(selection)) is selection and selection.state_dict():
             _log.warning("%s learnt in another sampler and goes on from there; for another training make a new one",
                          selection.name)  # fmt: skip
-        self._tries = self._guard is not None and knows_all(self._guard.selection)
+        self._tries = self._guard is not None and knows_all(self._guard.selection) and order.replays
         """Whether the guard may try its selection in virtual passes: it chooses in them as it would."""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -261,6 +261,7 @@ class Run:
 
     def _catch_up(self) -> None:
         """Takes in what was reported; a GPU is waited for here, and not where it was reported."""
+        heard = bool(self._pending)
         while self._pending:
             own, take = self._pending.pop(0)
             rows, values = take()
@@ -268,11 +269,12 @@ class Run:
             if own is not None:
                 self.deliveries.reported(*own())
             self._heard += len(rows)
-            if self.adaptive is not None and len(values):
-                self.adaptive.observe(float(values.mean()))
             if self._guard is not None and self._by_reports:
                 self._guard.shown(rows, None, self.statistics.epoch)
-                self._compare(self.statistics.epoch)
+            if self.adaptive is not None and len(values):
+                self.adaptive.observe(float(values.mean()))
+        if heard and self._by_reports:
+            self._compare(self.statistics.epoch)
 
     def _compare(self, epoch: int, *, first: bool = False) -> None:
         """The comparisons that the guard owes before the next choice, which is one of ``epoch``, and who makes it;
@@ -292,15 +294,12 @@ class Run:
     def _judge(self, guard: Guarded, epoch: int, ahead: int | None) -> None:
         """One comparison before a choice of ``epoch``: of what was shown, or of virtual passes from so many ``ahead``
         on."""
-        pool = would_be = None
         virtual = [] if ahead is None else [epoch + ahead + later for later in range(_PASSES)]
+        trial = functools.partial(would_choose, self, guard.selection, self._scorer, number=guard.comparisons)
+        pool = None
         if self.order.source is not None:
-            pool = np.unique(self.order.whole(epoch))
-            virtual = [epoch][: len(virtual)]  # the caller's sampler may have no other passes without being moved
-        if virtual:
-            choose = functools.partial(would_choose, self, guard.selection, self._scorer, number=guard.comparisons)
-            would_be = [choose(which) for which in virtual]
-        guard.compare(self.store, pool, self.settings.seed, epoch, would_be)
+            pool = np.unique(np.concatenate([self.order.whole(which) for which in virtual or [epoch]]))
+        guard.compare(self.store, pool, self.settings.seed, epoch, [trial(which) for which in virtual])
 
     def weights_for(self, indices: Any) -> torch.Tensor:
         """(n,) the factors with which the samples ``indices`` (n,) went out."""

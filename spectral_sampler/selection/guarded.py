@@ -16,6 +16,8 @@ from spectral_sampler.selection.uniform import Uniform
 from spectral_sampler.validation import within
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from spectral_sampler.selection.protocol import CandidateBatch, Choice, EpochRequest, Proposal, Scores
@@ -78,15 +80,16 @@ class Guarded(Selection):
     ``observe``, each sample with weight one: every rank decides alike. Where a whole pass is not reported the guard
     cannot judge, says so once and gives way to ``floor``. With one process nothing needs to be reported. A pass that a
     selection proposes (InfoBatch, SensitivitySampling) ends as it was proposed: ``floor`` draws from that, then from
-    all the data. A caller's ``sampler`` is not asked for passes that nobody makes: one virtual pass, the running one.
+    all the data. With a caller's ``sampler`` that can only be iterated itself
+    there are no virtual passes: the selection acts until it gives way.
 
     Args:
         selection: any, but for another guard.
         floor: one that neither scores, proposes nor learns; default `Uniform`.
         level: bound on the chance of giving up a selection that is as good as the floor.
         balance: b of the weights ``n_y^(−b)`` of the rows that probes are compared on, as in `PlausibleEven`: 1 for a
-            test in which classes count alike, 0 for one that looks like the data. None: ``selection.balance`` where it
-            has one, else 0.
+            test in which classes count alike, 0 for one that looks like the data. None: ``selection.balance`` where
+            that is a number, else 0.
 
     Raises:
         ArgumentError: for another kind of selection or floor, or a number out of range.
@@ -104,8 +107,10 @@ class Guarded(Selection):
             rule = "a selection that neither scores, proposes nor learns"
             raise argument_error("floor", rule, repr(floor), "Leave it out for Uniform().")
         self.level = within("level", level, "(0, 1)", "0.05 gives up one good selection in twenty at most.")
-        own = getattr(self.selection, "balance", 0.0) if balance is None else balance
-        self.balance = within("balance", own, "[0, inf)", "0 counts rows alike, 1 counts classes alike.")
+        own = getattr(self.selection, "balance", None) if balance is None else balance
+        self.balance = within(
+            "balance", 0.0 if own is None else own, "[0, inf)", "0 counts rows alike, 1 counts classes alike."
+        )
         self.name = f"guarded-{self.selection.name}"
         self.needs = self.selection.needs | self.floor.needs | {"features", "labels"}
         self.judges_all, self.proposes = self.selection.judges_all, self.selection.proposes
@@ -170,15 +175,14 @@ class Guarded(Selection):
 
     def compare(
         self, store: ReferenceStore, pool: NDArray[np.int64] | None, seed: int, epoch: int,
-        would_be: list[tuple[NDArray[np.int64], Array]] | None = None,
+        would_be: Sequence[tuple[NDArray[np.int64], Array]] = (),
     ) -> None:  # fmt: skip
         """One comparison of what was shown, or of the rows and weights that ``would_be`` in some passes, with rows
         drawn from ``pool``, all that is on offer, None for all rows, keyed by ``seed``. The next choice is one of
         ``epoch``."""
         within_pass, done = epoch == self.epoch, max(_BLOCK, len(store) // _EVERY)
-        shown = [(self._rows[:_BLOCK], self._weights[:_BLOCK])]
+        passes = would_be or [(self._rows[:_BLOCK], self._weights[:_BLOCK])]
         self._rows, self._weights = self._rows[done:], self._weights[done:]
-        passes = would_be or shown
         z = lead(store, passes, pool, seed=seed, number=self.comparisons, balance=self.balance)
         self.comparisons += 1
         self.lost += z < 0
@@ -247,8 +251,8 @@ class Guarded(Selection):
 
 
 def lead(
-    store: ReferenceStore, passes: list[tuple[NDArray[np.int64], Array]], pool: NDArray[np.int64] | None, *, seed: int,
-    number: int, balance: float = 0.0,
+    store: ReferenceStore, passes: Sequence[tuple[NDArray[np.int64], Array]], pool: NDArray[np.int64] | None, *,
+    seed: int, number: int, balance: float = 0.0,
 ) -> float:  # fmt: skip
     """Z in [−1, 1]: how much better a probe that learnt from ``passes`` predicts than one that learnt from as many of
     ``pool``, drawn for each of the passes without replacement.
