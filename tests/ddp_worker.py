@@ -72,7 +72,8 @@ RUNS = {
     "sensitivity": lambda: {"selection": SensitivitySampling(8)},
     "sensitivity-learner": lambda: {"selection": SensitivitySampling(8, losses="learner")},
     "mellow-aimd": lambda: {"selection": RHOLoss(), "keep_ratio": MellowAIMD(decrease=0.05)},
-    "guarded": lambda: {"selection": Guarded(SALN(), level=0.5)},  # gives way in the second pass
+    "guarded": lambda: {"selection": Guarded(RHOLoss(), level=0.5)},  # acts at once
+    "guarded-tried": lambda: {"selection": Guarded(SALN(), level=1e-9)},
     "plateau": lambda: {"selection": Uniform(), "keep_ratio": PlateauSchedule(periods=6)},  # 8 batches each
     "bandit": lambda: {"selection": Uniform(), "keep_ratio": BanditSchedule(periods=6)},
     "hybrid": lambda: {"selection": Mix(Chain(SALN(), LossWeighted(), share=0.8), RHOLoss(), share=0.4)},
