@@ -29,7 +29,7 @@ from spectral_sampler.experiment.runner import circumstances
 RESULT = ROOT / "benchmarks" / "results" / "guard.json"
 SELECTIONS = ("saln", "sensitivity", "gstds", "plausible-learnable", "jest")
 COMPARISONS = [f"{data}-{fault}" for data in ("digits", "wordnet-10") for fault in ("clean", "noise20", "imbalance10")]
-NULLS = 60
+NULLS = 24
 """Runs of a uniform selection under a guard."""
 
 for _name in SELECTIONS:

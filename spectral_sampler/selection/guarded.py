@@ -80,8 +80,8 @@ class Guarded(Selection):
     ``observe``, each sample with weight one: every rank decides alike. Where a whole pass is not reported the guard
     cannot judge, says so once and gives way to ``floor``. With one process nothing needs to be reported. A pass that a
     selection proposes (InfoBatch, SensitivitySampling) ends as it was proposed: ``floor`` draws from that, then from
-    all the data. With a caller's ``sampler`` that can only be iterated itself
-    there are no virtual passes: the selection acts until it gives way.
+    all the data. With a caller's ``sampler`` that can only be iterated itself there are no virtual passes: the
+    selection acts until it gives way.
 
     Args:
         selection: any, but for another guard.
