@@ -68,7 +68,8 @@ MOST_SEEDS = 10
 
 
 def _command(where: str, data: str, condition: str) -> str:
-    policies = (*OURS, *(FIELD if condition in IN_FULL else ()))
+    ceilings = ("oracle", "oracle-balanced") if data == "opinions" else ()  # wrong by nature: nobody asked for noise
+    policies = (*OURS, *ceilings, *(FIELD if condition in IN_FULL else ()))
     seeds = f"--seeds {SEEDS.get(data, MOST_SEEDS)}"
     parts = ["compare", where, CONDITIONS[condition], "--schedule constant", seeds, f"--policies {','.join(policies)}"]
     return " ".join(filter(None, parts))
