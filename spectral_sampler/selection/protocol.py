@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from spectral_sampler.store import ReferenceStore
 
-__all__ = ["KINDS", "CandidateBatch", "Choice", "EpochRequest", "Proposal", "Scores", "Selection", "as_selection"]
-__all__ += ["leaves"]
+__all__ = [
+    "KINDS", "CandidateBatch", "Choice", "EpochRequest", "Proposal", "Scores", "Selection", "as_selection", "leaves",
+]  # fmt: skip
 
 KINDS = ("spectral", "weighted", "uniform")
 """Why a sample was selected: its rank by a graph score, a weighted draw, a plain draw."""
