@@ -12,16 +12,13 @@ documents need of it is committed as ``benchmarks/results/arena/NAME.json``.
 
 import argparse
 import shlex
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
+from benchmarks.study import ROOT, compared
 from spectral_sampler.cli import options, program
 from spectral_sampler.experiment.cell import Cell, Places, run_cell
 from spectral_sampler.experiment.report import read_json, write_json
 
-ROOT = Path(__file__).parent.parent
 ARENA = ROOT / "benchmarks" / "results" / "arena"
 
 DATA = {
@@ -82,18 +79,6 @@ RUNS = {
 }  # fmt: skip
 """Name and command of every comparison."""
 
-_KEPT = ("policy", "seed", "key", "selection", "commit", "steps", "samples", "distinct_samples", "learner_flops",
-         "looking_flops", "reference_flops", "test_accuracy", "test_balanced_accuracy", "wrong_label_share",
-         "left_out", "chosen", "pilot_flops", "total_seconds")  # fmt: skip
-
-
-def condensed(result: dict[str, Any], name: str) -> dict[str, Any]:
-    """What the documents need: no curves, no counts per class, no pictures."""
-    cells = [{field: cell[field] for field in _KEPT if field in cell} for cell in result["cells"]]
-    kept = {field: result[field] for field in ("settings", "policies", "seeds", "rows")}
-    circumstances = {**result["circumstances"], "command": f"spectral-sampler {RUNS[name]}"}
-    return {**kept, "circumstances": circumstances, "cells": cells}
-
 
 def redo(name: str, policy: str, seed: int, work: Path) -> str:
     """Trains once more, and says what came of it now and then."""
@@ -103,14 +88,6 @@ def redo(name: str, policy: str, seed: int, work: Path) -> str:
     then = [cell for cell in committed if (cell["policy"], cell["seed"]) == (policy, seed)]
     was = f"{100 * then[0]['test_accuracy']:.2f} % at {then[0]['commit']}" if then else "not trained before"
     return f"{name}, {policy}, seed {seed}: {100 * now:.2f} %, {was}"
-
-
-def run(name: str, work: Path, jobs: int | None) -> None:
-    """One comparison; finished trainings found in the working folder are kept."""
-    out = work / name
-    more = ["--out", str(out), "--resume", "--no-curves", *(["--jobs", str(jobs)] if jobs else [])]
-    subprocess.run([sys.executable, "-m", "spectral_sampler", *shlex.split(RUNS[name]), *more], check=True)
-    write_json(ARENA / f"{name}.json", condensed(read_json(out / "results.json"), name))
 
 
 def main() -> None:
@@ -131,7 +108,7 @@ def main() -> None:
         print(redo(arguments.names[0], arguments.redo[0], int(arguments.redo[1]), arguments.work))
         return
     for name in arguments.names or RUNS:
-        run(name, arguments.work, arguments.jobs)
+        write_json(ARENA / f"{name}.json", compared(RUNS[name], arguments.work / name, arguments.jobs))
 
 
 if __name__ == "__main__":

@@ -117,24 +117,18 @@ RUNS = {**_grid(), **_ablations()}
 
 _KEPT = ("policy", "seed", "key", "commit", "steps", "samples", "distinct_samples", "learner_flops",
          "seconds", "test_accuracy", "wrong_label_share", "reference", "total_seconds")  # fmt: skip
-_KEPT_WHERE_THERE = (
-    "selection",
-    "test_balanced_accuracy",
-    "looking_flops",
-    "reference_flops",
-    "probe_flops",
-    "left_out",
-)
+_KEPT_WHERE_THERE = ("selection", "test_balanced_accuracy", "looking_flops", "reference_flops", "probe_flops",
+                     "left_out", "chosen", "pilot_flops")  # fmt: skip
 
 
-def condensed(result: dict[str, Any], name: str) -> dict[str, Any]:
+def condensed(result: dict[str, Any], command: str) -> dict[str, Any]:
     """What the documents need: no curves, no counts per class, no pictures."""
     cells = [
         {field: cell[field] for field in (*_KEPT, *(name for name in _KEPT_WHERE_THERE if name in cell))}
         for cell in result["cells"]
     ]
     kept = {field: result[field] for field in ("settings", "policies", "seeds", "rows")}
-    circumstances = {**result["circumstances"], "command": f"spectral-sampler {RUNS[name]}"}
+    circumstances = {**result["circumstances"], "command": f"spectral-sampler {command}"}
     return {**kept, "circumstances": circumstances, "cells": cells}
 
 
@@ -144,12 +138,11 @@ def folder(name: str) -> str:
     return next(other for other, command in RUNS.items() if command.partition(" --policies")[0] == setting)
 
 
-def run(name: str, work: Path, jobs: int | None) -> None:
-    """One comparison; finished trainings found in the working folder are kept."""
-    out = work / folder(name)
+def compared(command: str, out: Path, jobs: int | None) -> dict[str, Any]:
+    """One comparison, condensed; finished trainings found in the working folder ``out`` are kept."""
     options = ["--out", str(out), "--resume", "--no-curves", *(["--jobs", str(jobs)] if jobs else [])]
-    subprocess.run([sys.executable, "-m", "spectral_sampler", *shlex.split(RUNS[name]), *options], check=True)
-    write_json(STUDY / f"{name}.json", condensed(read_json(out / "results.json"), name))
+    subprocess.run([sys.executable, "-m", "spectral_sampler", *shlex.split(command), *options], check=True)
+    return condensed(read_json(out / "results.json"), command)
 
 
 def main() -> None:
@@ -166,7 +159,8 @@ def main() -> None:
     if unknown:
         parser.error(f"NAME must be one of those that --list shows, got {unknown[0]}")
     for name in arguments.names or RUNS:
-        run(name, arguments.work, arguments.jobs)
+        found = compared(RUNS[name], arguments.work / folder(name), arguments.jobs)
+        write_json(STUDY / f"{name}.json", found)
 
 
 if __name__ == "__main__":
