@@ -10,14 +10,7 @@ MODULE``. What it writes stays in a working folder, so that an interrupted arena
 documents need of it is committed as ``benchmarks/results/arena/NAME.json``.
 """
 
-import argparse
-import shlex
-from pathlib import Path
-
-from benchmarks.study import ROOT, compared
-from spectral_sampler.cli import options, program
-from spectral_sampler.experiment.cell import Cell, Places, run_cell
-from spectral_sampler.experiment.report import read_json, write_json
+from benchmarks.study import ROOT, main
 
 ARENA = ROOT / "benchmarks" / "results" / "arena"
 
@@ -51,7 +44,10 @@ CONDITIONS = {
     "overlap": "--overlap 0.5",
 }
 
-OURS = ("plausible-even", "plausible-learnable", "plausible-even-balanced", "plausible-learnable-balanced", "auto")
+OURS = (
+    "plausible-even", "plausible-learnable", "plausible-learnable-fresh", "plausible-even-balanced",
+    "plausible-learnable-balanced", "auto",
+)  # fmt: skip
 FIELD = (
     "saln", "gstds", "rho-loss", "jest", "jest-joint", "infobatch", "gradient-norm", "sensitivity", "bayesian", "divbs",
     "seta", "uds", "el2n", "forgetting", "k-centre", "herding", "leverage",
@@ -80,36 +76,5 @@ RUNS = {
 """Name and command of every comparison."""
 
 
-def redo(name: str, policy: str, seed: int, work: Path) -> str:
-    """Trains once more, and says what came of it now and then."""
-    settings = options.settings(program.parser().parse_args(shlex.split(RUNS[name])))
-    now = run_cell(Cell(settings, policy, seed, curve=False), Places(cache=work / "cache"))["test_accuracy"]
-    committed = read_json(ARENA / f"{name}.json")["cells"] if (ARENA / f"{name}.json").exists() else []
-    then = [cell for cell in committed if (cell["policy"], cell["seed"]) == (policy, seed)]
-    was = f"{100 * then[0]['test_accuracy']:.2f} % at {then[0]['commit']}" if then else "not trained before"
-    return f"{name}, {policy}, seed {seed}: {100 * now:.2f} %, {was}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="default all, see --list")
-    parser.add_argument("--list", action="store_true", help="names and commands, run nothing")
-    parser.add_argument("--redo", nargs=2, metavar=("POLICY", "SEED"), help="one training of one NAME anew")
-    parser.add_argument("--jobs", type=int, metavar="J", help="processes (default: one a core)")
-    parser.add_argument("--work", type=Path, default=ROOT / "arena-results", metavar="DIR")
-    arguments = parser.parse_args()
-    if arguments.list:
-        print("\n".join(f"{name}: spectral-sampler {command}" for name, command in RUNS.items()))
-        return
-    unknown = [name for name in arguments.names if name not in RUNS]
-    if unknown or (arguments.redo and len(arguments.names) != 1):
-        parser.error(f"NAME must be one of those that --list shows, got {unknown[0] if unknown else 'not one'}")
-    if arguments.redo:
-        print(redo(arguments.names[0], arguments.redo[0], int(arguments.redo[1]), arguments.work))
-        return
-    for name in arguments.names or RUNS:
-        write_json(ARENA / f"{name}.json", compared(RUNS[name], arguments.work / name, arguments.jobs))
-
-
 if __name__ == "__main__":
-    main()
+    main(RUNS, ARENA, ROOT / "arena-results", __doc__.splitlines()[0])

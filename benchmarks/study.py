@@ -1,13 +1,15 @@
-"""The study: every policy on every data set under every fault, and the papers' ablations, at equal samples.
+"""The study: the papers' schedule on five data sets under six faults, and the papers' ablations, at equal samples.
 
     python -m benchmarks.study                          # run what is missing
     python -m benchmarks.study wordnet-40-noise20       # one comparison
-    python -m benchmarks.study --list                   # their names and commands
+    python -m benchmarks.study wordnet-40-noise20 --redo jest 3     # one training anew, beside the committed one
+    python -m benchmarks.study --list                   # names and commands
     python -m benchmarks.study --jobs 1 --work DIR      # as python -m benchmarks.study, elsewhere
 
 A comparison is one call of ``spectral-sampler compare``; what it writes stays in a working folder, so that an
 interrupted study goes on where it stopped. What the documents need of it is committed as
-``benchmarks/results/study/NAME.json``.
+``benchmarks/results/study/NAME.json``. Selections are judged in `benchmarks.arena`, which has the stronger controls;
+the pilot (`benchmarks.pilot_record`) and the guard (`benchmarks.guard`) are measured on the trainings made here.
 """
 
 import argparse
@@ -17,6 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from spectral_sampler.cli import options, program
+from spectral_sampler.experiment.cell import Cell, Places, run_cell
 from spectral_sampler.experiment.report import read_json, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -132,10 +136,10 @@ def condensed(result: dict[str, Any], command: str) -> dict[str, Any]:
     return {**kept, "circumstances": circumstances, "cells": cells}
 
 
-def folder(name: str) -> str:
+def folder(runs: dict[str, str], name: str) -> str:
     """Comparisons that differ in their policies alone share their trainings: the first one's name."""
-    setting = RUNS[name].partition(" --policies")[0]
-    return next(other for other, command in RUNS.items() if command.partition(" --policies")[0] == setting)
+    setting = runs[name].partition(" --policies")[0]
+    return next(other for other, command in runs.items() if command.partition(" --policies")[0] == setting)
 
 
 def compared(command: str, out: Path, jobs: int | None) -> dict[str, Any]:
@@ -145,23 +149,38 @@ def compared(command: str, out: Path, jobs: int | None) -> dict[str, Any]:
     return condensed(read_json(out / "results.json"), command)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def redo(command: str, committed: Path, policy: str, seed: int, cache: Path) -> str:
+    """Trains once more, and says what came of it now and then."""
+    settings = options.settings(program.parser().parse_args(shlex.split(command)))
+    now = run_cell(Cell(settings, policy, seed, curve=False), Places(cache=cache))["test_accuracy"]
+    cells = read_json(committed)["cells"] if committed.exists() else []
+    then = [cell for cell in cells if (cell["policy"], cell["seed"]) == (policy, seed)]
+    was = f"{100 * then[0]['test_accuracy']:.2f} % at {then[0]['commit']}" if then else "not trained before"
+    return f"{committed.stem}, {policy}, seed {seed}: {100 * now:.2f} %, {was}"
+
+
+def main(runs: dict[str, str], results: Path, work: Path, description: str) -> None:
+    """The command of a family of comparisons: ``runs`` by name, what is kept of them in ``results``."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("names", nargs="*", metavar="NAME", help="default all, see --list")
     parser.add_argument("--list", action="store_true", help="names and commands, run nothing")
+    parser.add_argument("--redo", nargs=2, metavar=("POLICY", "SEED"), help="one training of one NAME anew")
     parser.add_argument("--jobs", type=int, metavar="J", help="processes (default: one a core)")
-    parser.add_argument("--work", type=Path, default=ROOT / "study-results", metavar="DIR")
+    parser.add_argument("--work", type=Path, default=work, metavar="DIR")
     arguments = parser.parse_args()
     if arguments.list:
-        print("\n".join(f"{name}: spectral-sampler {command}" for name, command in RUNS.items()))
+        print("\n".join(f"{name}: spectral-sampler {command}" for name, command in runs.items()))
         return
-    unknown = [name for name in arguments.names if name not in RUNS]
-    if unknown:
-        parser.error(f"NAME must be one of those that --list shows, got {unknown[0]}")
-    for name in arguments.names or RUNS:
-        found = compared(RUNS[name], arguments.work / folder(name), arguments.jobs)
-        write_json(STUDY / f"{name}.json", found)
+    unknown = [name for name in arguments.names if name not in runs]
+    if unknown or (arguments.redo and len(arguments.names) != 1):
+        parser.error(f"NAME must be one of those that --list shows, got {unknown[0] if unknown else 'not one'}")
+    if arguments.redo:
+        name, (policy, seed) = arguments.names[0], arguments.redo
+        print(redo(runs[name], results / f"{name}.json", policy, int(seed), arguments.work / "cache"))
+        return
+    for name in arguments.names or runs:
+        write_json(results / f"{name}.json", compared(runs[name], arguments.work / folder(runs, name), arguments.jobs))
 
 
 if __name__ == "__main__":
-    main()
+    main(RUNS, STUDY, ROOT / "study-results", __doc__.splitlines()[0])

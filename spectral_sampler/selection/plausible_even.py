@@ -15,6 +15,7 @@ from spectral_sampler.fiedler import Status
 from spectral_sampler.selection.importance import draw_by_chances
 from spectral_sampler.selection.needs import required
 from spectral_sampler.selection.protocol import KINDS, CandidateBatch, Choice, Scores, Selection
+from spectral_sampler.selection.rho_loss import learnability
 from spectral_sampler.validation import within
 
 if TYPE_CHECKING:
@@ -175,8 +176,8 @@ class PlausibleLearnable(PlausibleEven):
     l the learner's last observed loss and r the reference loss: the learnability of RHO-LOSS (arXiv 2206.07137) in the
     draw of JEST (arXiv 2406.17711) with ``joint=False``. Call ``sampler.observe(indices, losses)`` after every step.
 
-    A candidate whose learner loss is unknown, because it was never observed or too long ago, counts as one of mean
-    learnability, neither sought nor avoided; one that is not sought waits longer for its turn the smaller T is.
+    A candidate whose learner loss is unknown, because it was never observed or too long ago, counts as the most
+    learnable of the known ones that are plausible, as in `learnability`: it is tried rather than forgotten.
 
     Args:
         temperature: T; large values approach `PlausibleEven`, small ones rank.
@@ -192,9 +193,5 @@ class PlausibleLearnable(PlausibleEven):
         super().__init__(balance=balance, label_noise=label_noise)
         self.temperature = within("temperature", temperature, "(0, inf)", "It divides the learnability, in nats.")
 
-    def _preference(self, batch: CandidateBatch, plausible: NDArray[np.bool_]) -> NDArray[np.float64]:
-        learnability = required(batch, "learner_losses") - required(batch, "losses")
-        known = np.isfinite(learnability)
-        sample = learnability[known & plausible]
-        typical = sample.mean() if len(sample) else 0.0
-        return np.asarray(np.where(known, learnability, typical) / self.temperature)
+    def _preference(self, batch: CandidateBatch, plausible: NDArray[np.bool_]) -> Array:
+        return learnability(batch, plausible) / self.temperature

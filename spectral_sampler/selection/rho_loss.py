@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["RHOLoss", "holdout_twin_losses", "learnability"]
 
 
-def learnability(batch: CandidateBatch) -> NDArray[np.float64]:
+def learnability(batch: CandidateBatch, among: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
     """``l_i − r_i``, learner loss minus reference loss, (N,).
 
     A candidate whose learner loss is unknown (never observed, or too long ago) counts as the most learnable of the
-    known ones: it is tried rather than forgotten, which also bounds the age of what the ranking rests on. Where none
-    is known, all are equal.
+    known ones, of those that are in ``among`` (N,) if given: it is tried rather than forgotten, which also bounds the
+    age of what the ranking rests on. Where none is known, all are equal.
     """
     scores = required(batch, "learner_losses") - required(batch, "losses")
     known = np.isfinite(scores)
-    return np.where(known, scores, scores[known].max() if known.any() else 0.0)
+    sample = scores[known if among is None else known & among]
+    return np.where(known, scores, sample.max() if len(sample) else 0.0)
 
 
 class RHOLoss(Selection):
