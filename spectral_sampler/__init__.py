@@ -5,6 +5,7 @@
 >>> loader = DataLoader(dataset, batch_sampler=sampler)  # doctest: +SKIP
 """
 
+from spectral_sampler.class_balanced import ClassBalancedSampler
 from spectral_sampler.errors import ArgumentError, BackendUnavailable, StoreError
 from spectral_sampler.estimates.label_noise import LabelNoise, label_noise, suspects
 from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows, fiedler_vector
@@ -67,6 +68,7 @@ __all__ = [
     "BanditSchedule",
     "BayesianSelection",
     "Chain",
+    "ClassBalancedSampler",
     "ConstantSchedule",
     "DivBS",
     "FiedlerResult",

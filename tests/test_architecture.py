@@ -26,6 +26,7 @@ LAYERS = [
     ["fiedler"],
     ["store", "schedule"],
     ["estimates"],
+    ["class_balanced"],
     ["selection"],
     ["sampler"],
     ["indexed"],

@@ -13,6 +13,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 
 from spectral_sampler import PlausibleEven, ReferenceStore, suspects
+from spectral_sampler.class_balanced import balanced_order, passes
 from spectral_sampler.cli import main
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.experiment import (
@@ -34,7 +35,7 @@ from spectral_sampler.experiment.policies import CEILINGS, FULL, FULL_EQUAL_COMP
 from spectral_sampler.experiment.policy import Material
 from spectral_sampler.experiment.reference import Reference
 from spectral_sampler.experiment.samples import Task, TensorSamples
-from spectral_sampler.experiment.shuffles import Listed, Passes, balanced_order, passes
+from spectral_sampler.experiment.shuffles import Listed, Passes
 
 EQUAL = [name for name in (*CONTROLS, *CEILINGS) if name not in {FULL, FULL_EQUAL_COMPUTE, PROBE}]
 CLEANING = [name for name in EQUAL if name.startswith(("clean", "confident", "oracle"))]
@@ -65,7 +66,7 @@ def test_after_any_number_of_places_all_were_there_equally_often(size, stop):
 def test_classes_come_equally_often_and_inside_a_class_rows(count):
     labels = np.repeat([0, 2, 5], [40, 9, 1])
     rows = np.arange(100, 150)
-    order = balanced_order(1, rows, labels, count)
+    order = balanced_order(1, rows, labels, 0, count)
     for end in range(1, count + 1, 13):
         counts = np.bincount(labels[order[:end] - 100], minlength=6)[[0, 2, 5]]
         assert counts.max() - counts.min() <= 1

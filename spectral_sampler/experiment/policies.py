@@ -172,6 +172,9 @@ _NAMED: dict[str, Policy] = {
     "confident-learning-balanced": Policy(left_out=confidently_wrong, batches=balanced, prepare=out_of_sample),
     "oracle": Policy(left_out=truly_wrong, batches=small, reads=frozenset()),
     "oracle-balanced": Policy(left_out=truly_wrong, batches=balanced, reads=frozenset()),
+    "plausible-learnable-oversampled": Policy(
+        lambda: PlausibleLearnable(balance=0.0), left_out=suspected, oversampled=True
+    ),
     AUTO: Policy(decides=piloted),
     PROBE: Policy(finished=linear_probe, steps=lambda _settings, _rows: 0, prepare=out_of_sample),
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from spectral_sampler.class_balanced import ClassBalancedSampler
 from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.budgets import budgets, candidate_batches
 from spectral_sampler.experiment.shuffles import Passes
@@ -98,7 +99,9 @@ def candidates(
     forwarded: dict[str, Any] = {}
     if look and policy.looks:
         forwarded = {"learner": material.network, "dataset": material.train.plain()}
-    if len(rows) < len(material.train):
+    if policy.oversampled:
+        forwarded["sampler"] = ClassBalancedSampler(material.train.labels, rows, seed=material.seed)
+    elif len(rows) < len(material.train):
         forwarded["sampler"] = Passes(rows, len(material.train), material.seed)
     return SpectralBatchSampler(
         reference.store,
@@ -138,6 +141,8 @@ class Policy:
     """Looks at the material and names the policy that is trained in place of this one."""
     fresh: bool = False
     """The selection asks the learner for its losses of all candidates instead of going by the last observed ones."""
+    oversampled: bool = False
+    """Candidates are offered with every class equally often (`ClassBalancedSampler`)."""
 
     reads: frozenset[str] | None = None
     """What ``left_out`` or ``finished`` reads of the reference ("features", "losses"), which is charged for; None for

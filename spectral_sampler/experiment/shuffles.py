@@ -1,4 +1,4 @@
-"""Rows in shuffled passes, every row once a pass: the order of ordinary training, at any place of it."""
+"""Index lists of ordinary training: rows in shuffled passes, cut into epochs or into batches."""
 
 from __future__ import annotations
 
@@ -6,40 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectral_sampler import draws
+from spectral_sampler.class_balanced import passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-__all__ = ["Listed", "Passes", "balanced_order", "passes"]
-
-_ROWS, _CLASSES = 0x524F5753, 0x434C4153  # streams of draws; a class has the stream after the rows' of its number
-
-
-def passes(seed: int, size: int, start: int, stop: int, stream: int = _ROWS) -> NDArray[np.int64]:
-    """Places ``start`` to ``stop`` of an order that shuffles ``range(size)`` again and again: (stop − start,).
-
-    Whatever is cut off at the end of a stretch, the next one goes on with, so that after any number of places every
-    item has been there equally often to within one.
-    """
-    first, last = start // size, -(-stop // size)
-    places = np.arange(first * size, last * size)
-    order = np.lexsort((draws.uniforms(seed, 0, 0, places, stream), places // size)) % size
-    return np.asarray(order[start - first * size : stop - first * size])
-
-
-def balanced_order(seed: int, rows: NDArray[np.int64], labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """``count`` of ``rows`` (n,), in which every class of their ``labels`` (n,) comes equally often to within one, and
-    inside a class every row: shuffled passes over the classes, and over the rows of each."""
-    names, classes = np.unique(labels, return_inverse=True)
-    turns = passes(seed, len(names), 0, count, _CLASSES)
-    order = np.empty(count, dtype=np.int64)
-    for number, name in enumerate(names.tolist()):
-        own, places = rows[classes == number], np.flatnonzero(turns == number)
-        order[places] = own[passes(seed, len(own), 0, len(places), _ROWS + 1 + name)]
-    return order
+__all__ = ["Listed", "Passes"]
 
 
 class Passes:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 
+from spectral_sampler.class_balanced import ClassBalancedSampler
 from spectral_sampler.errors import argument_error
 from spectral_sampler.selection import PlausibleEven, Selection, Uniform
 from spectral_sampler.selection.needs import FORWARDED, NEEDS
-from spectral_sampler.selection.protocol import as_selection
+from spectral_sampler.selection.protocol import as_selection, leaves
 from spectral_sampler.store import ReferenceStore
 from spectral_sampler.store.verification import check_labels, check_length
 from spectral_sampler.validation import true_or_false, whole_number
@@ -73,6 +74,14 @@ class Settings(NamedTuple):
             None if self.lookahead is None
             else whole_number("lookahead", self.lookahead, 0, "Use 0 for no look-ahead thread."),
         )  # fmt: skip
+
+
+def check_balance(selection: Selection, sampler: Any) -> None:
+    """Classes are evened out once, by the order or by the selection."""
+    balances = [getattr(leaf, "balance", None) for leaf in leaves(selection)]
+    if isinstance(sampler, ClassBalancedSampler) and any(balances):
+        remedy = "That offers all classes equally often already."
+        raise argument_error("balance", "0 with a ClassBalancedSampler", max(filter(None, balances)), remedy)
 
 
 def as_store(store: object) -> ReferenceStore:

@@ -148,6 +148,7 @@ class SpectralBatchSampler(BatchSampler):
         if constant is not None:
             self.batch_size = constant
         self.selection = arguments.chosen_selection(selection, self.store, learner=learner is not None)
+        arguments.check_balance(self.selection, sampler)
         if self.selection.proposes and constant is not None:
             rule = f'"shrink" with {self.selection.name}'
             raise argument_error("emit", rule, '"constant"', "It decides the candidates.")

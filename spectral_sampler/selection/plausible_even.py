@@ -33,6 +33,7 @@ _SUSPECT = -1e6  # below every logarithm of a weight; a doubt is a difference of
 _UNLABELLED = -1e5  # between the two
 _LOUD = 0.02  # share of the rows from which withholding them is a warning; of right, separable labels it is less
 _UNEVEN = 2.0  # rows of the largest class over those of the smallest, from which somebody should say what counts
+_USUAL = 0.3  # a keep ratio
 
 
 class _Judged(NamedTuple):
@@ -47,7 +48,7 @@ class _Judged(NamedTuple):
 
 
 _JUDGED: WeakKeyDictionary[ReferenceStore, dict[float | None, _Judged]] = WeakKeyDictionary()
-_ASKED: WeakSet[ReferenceStore] = WeakSet()
+_SPOKEN: WeakSet[ReferenceStore] = WeakSet()
 
 
 def _judged(store: ReferenceStore, share: float | None) -> _Judged:
@@ -71,16 +72,28 @@ def _judged(store: ReferenceStore, share: float | None) -> _Judged:
     return known[share]
 
 
-def _ask_for_balance(store: ReferenceStore, judged: _Judged) -> None:
-    """Once a store: nobody said whether the classes, which are uneven, count alike."""
+def _speak_of_balance(store: ReferenceStore, judged: _Judged, balance: float | None) -> None:
+    """Once a store: nobody said whether the classes, which are uneven, count alike; or candidates cannot be evened out
+    as was said."""
     rarity = judged.rarity[~np.isnan(judged.rarity)]
-    if store not in _ASKED and len(rarity) and rarity.max() >= math.log(_UNEVEN):
-        _ASKED.add(store)
+    if store in _SPOKEN or balance == 0.0 or not len(rarity) or rarity.max() < math.log(_UNEVEN):
+        return
+    _SPOKEN.add(store)
+    if balance is None:
         _log.warning(
             "classes are uneven (%.3g : 1) and are drawn as they are; pass balance=1 if rare and frequent ones count "
-            "alike in your test, balance=0 if it is as uneven",
+            "alike in your test, balance=0 if it is as uneven, or a ClassBalancedSampler evens them out",
             math.exp(rarity.max()),
         )
+        return
+    rows, weights = np.exp(-rarity), np.exp(balance * rarity)
+    largest = float(rows @ weights / (rows.sum() * weights.max()))
+    if largest < _USUAL:
+        _log.warning(
+            "balance=%g takes the rarest classes whole at keep ratios above %.2g, and shows them less often than "
+            "meant; sampler=ClassBalancedSampler(labels), with balance=0, offers all classes equally often",
+            balance, largest,
+        )  # fmt: skip
 
 
 class PlausibleEven(Selection):
@@ -89,8 +102,9 @@ class PlausibleEven(Selection):
         w_i = (n_max / n_{y_i})^b,
 
     n_y the rows of class y, *without suspects*, which have no part in it. With b = 1 every class that a candidate batch
-    has enough of is shown equally often; what it has too few of is taken whole. Whether that is wanted nobody can see
-    from training data: it gains where rare and frequent classes count alike in the test, and loses where they do not.
+    has enough of is shown equally often; what it has too few of is taken whole (`ClassBalancedSampler` offers more of
+    it, with b = 0). Whether that is wanted nobody can see from training data: it gains where rare and frequent classes
+    count alike in the test, and loses where they do not.
 
     - *Suspects* are the samples whose labels the features of all others contradict most, as many as labels are
       estimated to be wrong (`spectral_sampler.estimates.label_noise`); a line in the log says how many,
@@ -132,8 +146,7 @@ class PlausibleEven(Selection):
         """(B, N) logarithms of the weights; −10⁵ without a label, of suspects −10⁶ minus the doubt. They are exact: the
         error is 0."""
         judged, labels = _judged(store, self.label_noise), labels_of(store)[indices]
-        if self.balance is None:
-            _ask_for_balance(store, judged)
+        _speak_of_balance(store, judged, self.balance)
         rarity = (self.balance or 0.0) * judged.rarity[np.searchsorted(judged.names, labels)]
         values, accused = np.where(np.isnan(rarity), _UNLABELLED, rarity), judged.suspects[indices]
         if accused.any():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from spectral_sampler.class_balanced import balanced_order, passes
 from spectral_sampler.experiment.budgets import even_sizes
-from spectral_sampler.experiment.shuffles import Listed, balanced_order, passes
+from spectral_sampler.experiment.shuffles import Listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ def small(policy: Policy, material: Material, rows: NDArray[np.int64]) -> Listed
 def balanced(policy: Policy, material: Material, rows: NDArray[np.int64]) -> Listed:  # noqa: ARG001
     """`small`, with every class that is there shown equally often to within one, by the labels that are seen."""
     labels = material.train.labels[rows]
-    return _listed(material, balanced_order(material.seed, rows, labels, int(material.budgets.sum())))
+    return _listed(material, balanced_order(material.seed, rows, labels, 0, int(material.budgets.sum())))
 
 
 def _listed(material: Material, order: NDArray[np.int64]) -> Listed:
