@@ -89,6 +89,7 @@ wheel: $(VENV)/ready
 	SPECTRAL_SAMPLER_REQUIRE_EXT=1 $(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir dist .
 
 results: $(VENV)/ready
+	$(BIN)/python -m benchmarks.arena
 	$(BIN)/python -m benchmarks.study
 	$(BIN)/python -m benchmarks.results
 

@@ -46,32 +46,52 @@ CONDITIONS = {
 
 OURS = (
     "plausible-even", "plausible-learnable", "plausible-learnable-fresh", "plausible-even-balanced",
-    "plausible-learnable-balanced", "auto",
+    "plausible-learnable-balanced", "plausible-learnable-oversampled",
 )  # fmt: skip
+"""Beside the controls, under every condition."""
 FIELD = (
-    "saln", "gstds", "rho-loss", "jest", "jest-joint", "infobatch", "gradient-norm", "sensitivity", "bayesian", "divbs",
-    "seta", "uds", "el2n", "forgetting", "k-centre", "herding", "leverage",
+    "auto", "saln", "gstds", "rho-loss", "jest", "jest-joint", "infobatch", "gradient-norm", "sensitivity", "bayesian",
+    "divbs", "seta", "uds", "el2n", "forgetting", "k-centre", "herding", "leverage",
 )  # fmt: skip
-IN_FULL = ("clean", "noise20", "confusion20", "imbalance10")
-"""Conditions in which the field's policies run, too; the others are ours and the controls' alone."""
+"""Those of others, and what the pilot recommends, which costs a pilot each; under the conditions `IN_FULL`."""
+IN_FULL = ("clean", "noise20")
 
-SEEDS = {"fashion-mnist": 5, "wordnet-40": 5}
-MOST_SEEDS = 10
-"""Where a training takes a second, and intervals are wide."""
+SEEDS = {"wordnet-10": 10, "wordnet-verbs": 10, "digits": 10}
+"""Where a training takes a second and intervals are wide."""
+FEWEST_SEEDS = 5
 
 
 def _command(where: str, data: str, condition: str) -> str:
     ceilings = ("oracle", "oracle-balanced") if data == "opinions" else ()  # wrong by nature: nobody asked for noise
     policies = (*OURS, *ceilings, *(FIELD if condition in IN_FULL else ()))
-    seeds = f"--seeds {SEEDS.get(data, MOST_SEEDS)}"
+    seeds = f"--seeds {SEEDS.get(data, FEWEST_SEEDS)}"
     parts = ["compare", where, CONDITIONS[condition], "--schedule constant", seeds, f"--policies {','.join(policies)}"]
     return " ".join(filter(None, parts))
 
 
-RUNS = {
+GRID = {
     **{f"{data}-{condition}": _command(where, data, condition)
        for data, where in DATA.items() for condition in CONDITIONS},
     **{f"{data}-clean": _command(where, data, "clean") for data, where in NATURAL.items()},
+}  # fmt: skip
+
+BESIDE = {
+    "twins": (
+        "--reference twin --policies jest,rho-loss,plausible-even,plausible-learnable",
+        [f"{data}-{condition}" for data in DATA if data not in TUNED_ON for condition in ("clean", "noise20")],
+    ),
+    "flops": (
+        "--equal flops --runs-per-reference 10 --policies saln,gstds,jest,rho-loss,plausible-even,plausible-learnable",
+        ["diamonds-clean", "digits-clean", "digits-noise20", "fashion-mnist-clean", "fashion-mnist-noise20"],
+    ),
+}
+"""What some of them are asked besides: references that learnt from the other half of the learner's own rows; and equal
+arithmetic instead of equal samples, a reference shared by ten trainings."""
+
+RUNS = {
+    **GRID,
+    **{f"{name}-{asked}": f"{GRID[name].partition(' --policies')[0]} {options}"
+       for asked, (options, names) in BESIDE.items() for name in names},
 }  # fmt: skip
 """Name and command of every comparison."""
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import standing_figure
 from benchmarks.tables import rendered
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +44,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in [] if arguments.tables else arguments.names or RUNS:
         run(name)
+    standing_figure.main()
     for document in DOCUMENTS:
         document.write_text(rendered(document.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -1,21 +1,26 @@
 """Committed results as Markdown, put between ``<!-- KIND: NAME -->`` and ``<!-- end -->`` of a document.
 
-``results: NAME`` is one comparison in full, ``study: DATA`` every policy under every fault on one data set,
-``summary: DATA,DATA`` how often each policy wins, ``ablation: NAME`` the comparisons that vary one thing,
-``noise: FILE`` how well wrong labels are counted and found, ``arena: DATA`` every policy under every condition against
-the strongest control, ``standing: DATA,DATA`` how often each is ahead of it. A test holds the documents against the
-files.
+- ``standing: DATA,DATA`` how often each policy is ahead of the strongest control; ``DATA@POLICY,POLICY`` some of them,
+- ``arena: DATA`` every policy under every condition against that control,
+- ``beside: twins`` what some comparisons were asked besides,
+- ``natural: DATA,DATA`` accuracy and balanced accuracy of data as they are found,
+- ``results: NAME`` one comparison in full,
+- ``ablation: NAME`` the comparisons that vary one thing,
+- ``noise: FILE`` how well wrong labels are counted and found,
+- ``pilot: record`` what the pilot foretold.
+
+A test holds the documents against the files.
 """
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.arena import ARENA, CONDITIONS
-from benchmarks.study import ABLATIONS, FAULTS, STUDY
-from spectral_sampler.experiment.outcomes import Row, rows, strongest
+from benchmarks.arena import ARENA, BESIDE, CONDITIONS, GRID
+from benchmarks.study import ABLATIONS, STUDY
+from spectral_sampler.experiment.outcomes import Estimate, Row, rows, strongest
 from spectral_sampler.experiment.report import read_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,37 +54,17 @@ def _lines(name: str) -> dict[str, Row]:
     return {line.policy: line for line in rows(result["cells"], result["policies"])}
 
 
+def _emphasised(difference: Estimate) -> str:
+    """In points, bold where its interval is clear of zero."""
+    text = difference.percent(signed=True)
+    return f"**{text}**" if difference.clear_of_zero else text
+
+
 def _entry(line: Row | None) -> str:
-    """Difference to uniform, bold where its interval is clear of zero; uniform's own accuracy in per cent."""
+    """Difference to uniform; uniform's own accuracy in per cent."""
     if line is None:
         return ""
-    if line.difference is None:
-        return f"{line.accuracy.percent()} %"
-    text = line.difference.percent(signed=True)
-    return f"**{text}**" if line.difference.clear_of_zero else text
-
-
-def costs(name: str) -> dict[str, tuple[float, float]]:
-    """By policy: milliseconds a batch for which training waited for the selection, and the wall clock of the whole
-    training, selection and data included, as a share of full training's. Medians over seeds."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for cell in read_json(STUDY / f"{name}.json")["cells"]:
-        seconds = cell["seconds"]
-        found.setdefault(cell["policy"], []).append((1e3 * seconds["selection"] / cell["steps"], sum(seconds.values())))
-    medians = {policy: np.median(pairs, axis=0) for policy, pairs in found.items()}
-    return {policy: (float(ms), float(total / medians["full"][1])) for policy, (ms, total) in medians.items()}
-
-
-def study(data: str) -> str:
-    """Points against uniform for every policy and fault, and what a selection costs on the clean data."""
-    columns = {fault: _lines(f"{data}-{fault}") for fault in FAULTS}
-    cost = costs(f"{data}-clean")
-    body = []
-    for policy in columns["clean"]:
-        entries = [_entry(lines.get(policy)) for lines in columns.values()]
-        milliseconds, share = cost[policy]
-        body.append([policy, *entries, f"{milliseconds:.2f}", f"{100 * share:.0f} %"])
-    return _table(["policy", *FAULTS, "selection, ms a batch", "wall clock, of full"], body)
+    return _emphasised(line.difference) if line.difference else f"{line.accuracy.percent()} %"
 
 
 def ablation(name: str) -> str:
@@ -91,23 +76,6 @@ def ablation(name: str) -> str:
     if len(policies) > 2 * len(variants):
         entries, titles, starts = [list(column) for column in zip(*entries, strict=True)], list(variants), policies
     return _table([name, *titles], [[start, *row] for start, row in zip(starts, entries, strict=True)])
-
-
-def summary(data: str) -> str:
-    """How often each policy differs from uniform, clear of zero, over all faults of the data sets, and its worst."""
-    columns = {f"{name} {fault}": _lines(f"{name}-{fault}") for name in data.split(",") for fault in FAULTS}
-    body = []
-    for policy in next(iter(columns.values())):
-        differences = {name: lines[policy].difference for name, lines in columns.items()}
-        found = {name: difference for name, difference in differences.items() if difference is not None}
-        if not found:
-            continue
-        clear = [difference.mean > 0 for difference in found.values() if difference.clear_of_zero]
-        worst = min(found, key=lambda name: found[name].mean)
-        mean = 100 * float(np.mean([difference.mean for difference in found.values()]))
-        count = [str(sum(clear)), str(len(clear) - sum(clear)), str(len(found) - len(clear))]
-        body.append([policy, *count, f"{mean:+.2f}", f"{found[worst].percent(signed=True)} ({worst})"])
-    return _table(["policy", "better", "worse", "undecided", "mean, points", "worst, points"], body)
 
 
 def noise(name: str) -> str:
@@ -129,51 +97,97 @@ def noise(name: str) -> str:
     return _table(["data", "probe right, clean", *columns], body)
 
 
-def _arena(data: str) -> dict[str, dict[str, Row]]:
-    """The lines of every condition that one of the data sets was put under, by name."""
-    paths = {f"{name} {condition}": ARENA / f"{name}-{condition}.json"
-             for name in data.split(",") for condition in CONDITIONS}  # fmt: skip
-    results = {name: read_json(path) for name, path in paths.items() if path.exists()}
-    return {name: {line.policy: line for line in rows(result["cells"], result["policies"])}
-            for name, result in results.items()}  # fmt: skip
+def _compared(names: dict[str, str]) -> dict[str, dict[str, Row]]:
+    """By the title of a column, the lines of the comparison of the arena that it is of, by policy."""
+    results = {title: read_json(ARENA / f"{name}.json") for title, name in names.items()}
+    return {title: {line.policy: line for line in rows(result["cells"], result["policies"])}
+            for title, result in results.items()}  # fmt: skip
 
 
-def arena(data: str) -> str:
+def _conditions(data: str) -> dict[str, dict[str, Row]]:
+    """Every condition that one of the data sets was put under, by ``DATA CONDITION``."""
+    return _compared({f"{name} {condition}": f"{name}-{condition}" for name in data.split(",")
+                      for condition in CONDITIONS if f"{name}-{condition}" in GRID})  # fmt: skip
+
+
+def _margins(columns: dict[str, dict[str, Row]]) -> str:
     """Points against the strongest control, which stands above with its accuracy; bold where clear of zero."""
-    columns = {name.partition(" ")[2]: lines for name, lines in _arena(data).items()}
     best = [strongest(list(lines.values())) or "" for lines in columns.values()]
     body = [["*strongest control*", *(f"{name}, {lines[name].accuracy.percent()} %"
                                       for name, lines in zip(best, columns.values(), strict=True))]]  # fmt: skip
     for policy in dict.fromkeys(name for lines in columns.values() for name in lines):
         found = [lines[policy].margin if policy in lines else None for lines in columns.values()]
-        texts = [value.percent(signed=True) if value else "" for value in found]
-        body.append([policy, *(f"**{text}**" if value and value.clear_of_zero else text
-                               for text, value in zip(texts, found, strict=True))])  # fmt: skip
+        body.append([policy, *("" if value is None else _emphasised(value) for value in found)])
     return _table(["policy", *columns], body)
+
+
+def arena(data: str) -> str:
+    """Every condition of one data set."""
+    return _margins({name.partition(" ")[2]: lines for name, lines in _conditions(data).items()})
+
+
+def beside(asked: str) -> str:
+    """What some comparisons were asked besides, see `benchmarks.arena.BESIDE`."""
+    return _margins(_compared({name: f"{name}-{asked}" for name in BESIDE[asked][1]}))
+
+
+class Standing(NamedTuple):
+    """One policy against the strongest control of every condition that it was put under."""
+
+    policy: str
+    margins: dict[str, Estimate]
+    """By condition, without those in which it is that control."""
+    conditions: int
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Conditions in which it is better, and in which it is worse, clear of zero."""
+        clear = [margin.mean > 0 for margin in self.margins.values() if margin.clear_of_zero]
+        return sum(clear), len(clear) - sum(clear)
+
+
+def standings(data: str) -> list[Standing]:
+    """Those of the policies after an ``@``, else of all, in the order of the comparisons."""
+    names, _, wanted = data.partition("@")
+    conditions, found = _conditions(names), []
+    present = dict.fromkeys(name for lines in conditions.values() for name in lines)
+    for policy in wanted.split(",") if wanted else present:
+        margins = {name: lines[policy].margin for name, lines in conditions.items() if policy in lines}
+        compared = {name: margin for name, margin in margins.items() if margin is not None}
+        if compared:
+            found.append(Standing(policy, compared, len(margins)))
+    return found
 
 
 def standing(data: str) -> str:
     """How often each policy differs from the strongest control of a condition, clear of zero, and its worst."""
-    conditions, body = _arena(data), []
-    for policy in dict.fromkeys(name for lines in conditions.values() for name in lines):
-        found = {name: lines[policy].margin for name, lines in conditions.items() if policy in lines}
-        compared = {name: value for name, value in found.items() if value is not None}
-        if not compared:
-            continue
-        clear = [value.mean > 0 for value in compared.values() if value.clear_of_zero]
-        worst = min(compared, key=lambda name: compared[name].mean)
-        mean = 100 * float(np.mean([value.mean for value in compared.values()]))
-        count = [len(found), sum(clear), len(clear) - sum(clear)]
-        body.append([policy, *map(str, count), f"{mean:+.2f}", f"{compared[worst].percent(signed=True)} ({worst})"])
+    body = []
+    for one in standings(data):
+        worst = min(one.margins, key=lambda name: one.margins[name].mean)
+        mean = 100 * float(np.mean([margin.mean for margin in one.margins.values()]))
+        counts, least = map(str, (one.conditions, *one.counts)), one.margins[worst].percent(signed=True)
+        body.append([one.policy, *counts, f"{mean:+.2f}", f"{least} ({worst})"])
     return _table(["policy", "conditions", "better", "worse", "mean, points", "worst, points"], body)
+
+
+def natural(data: str) -> str:
+    """Accuracy and its mean over classes, in per cent, where classes are uneven in the test, too."""
+    conditions = _conditions(data)
+    titles = [f"{name.partition(' ')[0]}, {kind}" for name in conditions for kind in ("accuracy", "balanced accuracy")]
+    body = []
+    for policy in dict.fromkeys(name for lines in conditions.values() for name in lines):
+        found = [lines.get(policy) for lines in conditions.values()]
+        pairs = [(line.accuracy, line.balanced) if line else (None, None) for line in found]
+        body.append([policy, *(value.percent() if value else "" for pair in pairs for value in pair)])
+    return _table(["policy", *titles], body)
 
 
 def _one(kind: str, name: str) -> str:
     if kind == "results":
         result = read_json(RESULTS / name / "results.json")
         return comparison(rows(result["cells"], result["policies"]))
-    return {"study": study, "ablation": ablation, "summary": summary, "noise": noise, "pilot": _pilot,
-            "arena": arena, "standing": standing}[kind](name)  # fmt: skip
+    return {"ablation": ablation, "noise": noise, "pilot": _pilot, "arena": arena, "standing": standing,
+            "natural": natural, "beside": beside}[kind](name)  # fmt: skip
 
 
 def _pilot(_: str) -> str:
@@ -189,5 +203,5 @@ def rendered(text: str) -> str:
         kind, name = match[1], match[2]
         return f"<!-- {kind}: {name} -->\n{_one(kind, name)}\n<!-- end -->"
 
-    kinds = r"<!-- (results|study|summary|ablation|noise|pilot|arena|standing): ([\w,-]+) -->"
+    kinds = r"<!-- (results|ablation|noise|pilot|arena|standing|natural|beside): ([\w,@-]+) -->"
     return re.sub(kinds + r"\n.*?<!-- end -->", block, text, flags=re.DOTALL)

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from benchmarks import arena, tables
+from benchmarks import arena, study, tables
 from spectral_sampler.cli.options import settings
 from spectral_sampler.cli.program import parser
 from spectral_sampler.experiment.policies import CONTROLS, chosen_policies
@@ -17,7 +17,7 @@ def test_every_command_can_be_run(name):
     chosen = settings(arguments)
     assert chosen.schedule == "constant"
     assert chosen_policies(arguments.policies.split(","))[: len(CONTROLS)] == CONTROLS
-    condition = name.removeprefix(f"{chosen.data}").rpartition("-")[2]
+    condition = name.removeprefix(f"{chosen.data}")
     noisy = chosen.label_noise + chosen.confusion_noise
     assert (noisy > 0) == ("noise" in condition or "confusion" in condition)
 
@@ -40,6 +40,7 @@ def cells(**accuracies):
 @pytest.fixture
 def committed(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "ARENA", tmp_path)
+    monkeypatch.setattr(tables, "GRID", ["digits-clean", "digits-noise20"])
     names = ["full", "uniform", "small", "clean-once", "a", "b"]
     first = cells(full=(0.99, 0.99), uniform=(0.70, 0.71), small=(0.80, 0.81), clean_once=(0.75, 0.76), a=(0.83, 0.84),
                   b=(0.60, 0.61))  # fmt: skip
@@ -72,14 +73,12 @@ def test_standings_count_what_is_clear():
     assert table["small"][:3] == ["2", "0", "1"], "it is the strongest of one"
 
 
-def test_a_training_is_made_again_beside_the_committed_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(arena, "ARENA", tmp_path)
-    monkeypatch.setattr(
-        arena, "RUNS", {"tiny": "compare --data digits --train-size 100 --epochs 2 --schedule constant"}
-    )
-    said = arena.redo("tiny", "small", 3, tmp_path)
+def test_a_training_is_made_again_beside_the_committed_one(tmp_path):
+    command, committed = "compare --data digits --train-size 100 --epochs 2 --schedule constant", tmp_path / "tiny.json"
+    said = study.redo(command, committed, "small", 3, tmp_path)
     assert said.endswith("not trained before")
     accuracy = float(said.split()[-5])
     cell = {"policy": "small", "seed": 3, "test_accuracy": 0.5, "commit": "abc"}
-    write_json(tmp_path / "tiny.json", {"cells": [cell]})
-    assert arena.redo("tiny", "small", 3, tmp_path) == f"tiny, small, seed 3: {accuracy:.2f} %, 50.00 % at abc"
+    write_json(committed, {"cells": [cell]})
+    said = study.redo(command, committed, "small", 3, tmp_path)
+    assert said == f"tiny, small, seed 3: {accuracy:.2f} %, 50.00 % at abc"

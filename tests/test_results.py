@@ -5,20 +5,22 @@ import shlex
 
 import pytest
 
-from benchmarks import results, study, tables
+from benchmarks import arena, results, study, tables
 from spectral_sampler.cli.options import settings
 from spectral_sampler.cli.program import parser
+from spectral_sampler.experiment import policies
 from spectral_sampler.experiment.policies import chosen_policies
 
 CONTROLS = {"full", "full-equal-compute", "uniform", "loss-weighted"}
-PRUNING = {"full", "full-equal-compute", "infobatch", "seta"}  # the last two prune on top of the keep ratio
+COMPARED = sorted(path.stem for path in arena.ARENA.glob("*.json"))  # a table is refused where one of its files lacks
+PRUNING = {"full", "full-equal-compute", "infobatch", "seta", "probe"}  # infobatch and seta on top of the keep ratio
 ADAPTIVE = ("schedule-mellow-aimd", "schedule-aggressive-aimd", "schedule-plateau")  # they follow the policy's losses
 
 
 @pytest.mark.parametrize("document", results.DOCUMENTS, ids=lambda path: path.name)
 def test_tables_agree_with_the_committed_files(document):
     text = document.read_text(encoding="utf-8")
-    assert re.search(r"<!-- (results|study|summary|ablation): [\w,-]+ -->", text)
+    assert re.search(r"<!-- (results|ablation|standing): [\w,@-]+ -->", text)
     assert tables.rendered(text) == text, "run python -m benchmarks.results --tables"
 
 
@@ -37,26 +39,49 @@ def test_committed_results_are_complete(name):
         assert len(weights) == 1, "equal initial weights"
 
 
-@pytest.mark.parametrize("name", study.RUNS)
-def test_the_study_is_complete(name):
-    result = tables.read_json(study.STUDY / f"{name}.json")
-    assert result["circumstances"]["command"] == f"spectral-sampler {study.RUNS[name]}"
-    arguments = parser().parse_args(shlex.split(study.RUNS[name]))
+def assert_complete(path, command, controls):
+    """The file is what the command makes: settings, policies and seeds, equal samples, clean commits."""
+    result, arguments = tables.read_json(path), parser().parse_args(shlex.split(command))
+    assert result["circumstances"]["command"] == f"spectral-sampler {command}"
     assert result["settings"] == settings(arguments).record()
-    asked = chosen_policies(arguments.policies.split(","), ())
+    asked = chosen_policies(arguments.policies.split(","), controls)
     assert [name for name in result["policies"] if name in asked] == list(asked), "controls may have come later"
-    assert result["seeds"] == list(range(study.SEEDS))
+    assert result["seeds"] == list(range(arguments.seeds))
     done = [(cell["policy"], cell["seed"]) for cell in result["cells"]]
     assert sorted(done) == sorted((policy, seed) for policy in result["policies"] for seed in result["seeds"])
-    if name not in ADAPTIVE:
-        for seed in result["seeds"]:
-            at_seed = [cell for cell in result["cells"] if cell["seed"] == seed and cell["policy"] not in PRUNING]
-            assert len({cell["samples"] for cell in at_seed}) == 1, "equal samples"
     for cell in result["cells"]:
         assert re.fullmatch(r"[0-9a-f]{12}", cell["commit"]), "every training ran at a clean commit"
+    return result
 
 
-@pytest.mark.parametrize("kind", ["study", "summary", "ablation"])
+def assert_equal_samples(result):
+    for seed in result["seeds"]:
+        at_seed = [cell for cell in result["cells"] if cell["seed"] == seed and cell["policy"] not in PRUNING]
+        assert len({cell["samples"] for cell in at_seed}) == 1
+
+
+@pytest.mark.parametrize("name", study.RUNS)
+def test_the_study_is_complete(name):
+    result = assert_complete(study.STUDY / f"{name}.json", study.RUNS[name], ())
+    assert len(result["seeds"]) == study.SEEDS
+    if name not in ADAPTIVE:
+        assert_equal_samples(result)
+
+
+def test_the_documents_have_an_arena():
+    assert COMPARED
+    assert set(COMPARED) <= set(arena.RUNS)
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_what_the_arena_has_is_complete(name):
+    result = assert_complete(arena.ARENA / f"{name}.json", arena.RUNS[name], policies.CONTROLS)
+    assert set(result["policies"]) >= set(policies.CONTROLS)
+    if not name.endswith("-flops"):
+        assert_equal_samples(result)
+
+
+@pytest.mark.parametrize("kind", ["arena", "standing", "ablation"])
 def test_a_wrong_number_is_seen(kind):
     text = next(
         text for text in (path.read_text(encoding="utf-8") for path in reversed(results.DOCUMENTS))

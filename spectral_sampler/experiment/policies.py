@@ -94,7 +94,7 @@ CEILINGS = ("oracle", "oracle-balanced")
 """`small` and `balanced` without the rows whose labels were made wrong; compared where some were."""
 
 BALANCED = {name: f"{name}-balanced" for name in (PlausibleEven.name, PlausibleLearnable.name)}
-"""Our selections, and the same with every class shown equally often."""
+"""Our selections, and the same with `balance=1`."""
 
 POLICIES: dict[str, Callable[[], Selection]] = {
     Uniform.name: Uniform,

@@ -61,7 +61,7 @@ _WORDS = {
     "loss-weighted": "by chance, samples that the reference finds easy more often",
     "saln": "the largest entries of the Fiedler vector",
     "gstds": "half by the Fiedler vector, half by chance weighted by confidence",
-    "plausible-even": "by chance, labels that the features contradict left out, dense regions and large classes evened",
+    "plausible-even": "by chance and evenly over the epochs, without labels that the features contradict",
     "plausible-learnable": "of the plausible ones, those that the learner does not know yet",
     "rho-loss": "those whose loss is furthest above that of a held-out model",
     "jest": "by how much more the learner has to lose than the reference",

@@ -109,7 +109,7 @@ def _advice(settings: Settings, facts: dict[str, Any], verdict: str, cost: Cost,
             "Classes are uneven, and in the test part they are not: most of the gain is that every class is shown "
             "equally often. If rare classes count less to you, take balance=0."
             if facts.get("balance")
-            else "Classes are uneven, in the test part as well, and are left so: balance=1 shows them equally often."
+            else "Classes are uneven, in the test part as well, and are left so: ClassBalancedSampler evens them out."
         )
     if facts["copies"] > _COPIED * facts["rows"]:
         advice.append(
