@@ -40,7 +40,7 @@ DATA = {
     "wordnet-10": "--data wordnet --train-size 1020",
     "wordnet-verbs": "--data wordnet-verbs",
 }
-"""The last one was added, and first looked at, when every selection was final."""
+"""The last one was added, and first looked at, when every selection of the first version was final."""
 
 FAULTS = {
     "clean": "",

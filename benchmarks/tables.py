@@ -203,5 +203,4 @@ def rendered(text: str) -> str:
         kind, name = match[1], match[2]
         return f"<!-- {kind}: {name} -->\n{_one(kind, name)}\n<!-- end -->"
 
-    kinds = r"<!-- (results|ablation|noise|pilot|arena|standing|natural|beside): ([\w,@-]+) -->"
-    return re.sub(kinds + r"\n.*?<!-- end -->", block, text, flags=re.DOTALL)
+    return re.sub(r"<!-- (\w+): (\S+) -->\n.*?<!-- end -->", block, text, flags=re.DOTALL)

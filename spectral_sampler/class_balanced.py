@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch.utils.data import Sampler
 
 from spectral_sampler import draws
@@ -59,6 +60,17 @@ def _split(classes: NDArray[np.int64], number: int) -> list[NDArray[np.int64]]:
     return np.split(np.argsort(classes, kind="stable"), np.cumsum(counts[:-1]))
 
 
+def _integers(argument: str, values: Any, rule: str, remedy: str) -> NDArray[np.int64]:
+    """``values`` as a filled array of one axis."""
+    try:
+        found = np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+    except (TypeError, ValueError):
+        raise argument_error(argument, rule, type(values).__name__, remedy) from None
+    if found.ndim != 1 or found.dtype.kind not in "iu" or not len(found):
+        raise argument_error(argument, rule, f"{found.dtype} of shape {found.shape}", remedy)
+    return found.astype(np.int64)
+
+
 class ClassBalancedSampler(Sampler[int]):
     """An index sampler that offers every class equally often: rows of rare classes several times an epoch, those of
     frequent ones not in every epoch.
@@ -67,7 +79,10 @@ class ClassBalancedSampler(Sampler[int]):
     DataLoader that is curated, it evens out what is *offered*, for every selection and at every keep ratio, where
     ``PlausibleEven(balance=1)`` can only choose among candidates as uneven as the data. Not both: the selection's
     ``balance`` is 0 then. An epoch goes on where the last one stopped, so that over epochs all rows of a class come
-    equally often to within one; a row that comes twice in a candidate batch is offered once in it.
+    equally often to within one; a curated loader tells it the epoch, a plain one has to (``set_epoch``). A row that
+    comes twice in a candidate batch is offered once in it, and the keep ratio stays that of all places: more of a batch
+    is kept where much of it is repeated. `PlausibleEven` draws a row alike whenever it comes in an epoch, so a rare
+    class is shown by some of its rows in one epoch, by others in the next.
 
     Args:
         labels: (M,) integers, of all samples of the data set; those labelled −1 have no class and are never offered.
@@ -80,15 +95,13 @@ class ClassBalancedSampler(Sampler[int]):
     """
 
     def __init__(self, labels: Any, rows: Any = None, *, seed: int = 0) -> None:
-        known = np.asarray(labels)
-        if known.ndim != 1 or known.dtype.kind not in "iu" or not len(known):
-            found = f"{known.dtype} of shape {known.shape}"
-            raise argument_error("labels", "(M,) integers", found, "Pass a class for every sample of the data set.")
-        chosen = np.arange(len(known)) if rows is None else np.unique(np.asarray(rows))
-        if rows is not None and (chosen.dtype.kind not in "iu" or not len(chosen) or chosen[0] < 0
-                                 or chosen[-1] >= len(known)):  # fmt: skip
-            found = f"{chosen[0]} to {chosen[-1]}" if len(chosen) else "none"
-            raise argument_error("rows", f"indices from 0 to {len(known) - 1}", found, "They count the labels.")
+        known = _integers("labels", labels, "(M,) integers", "Pass a class for every sample of the data set.")
+        chosen = np.arange(len(known))
+        if rows is not None:
+            rule, remedy = f"indices from 0 to {len(known) - 1}", "They count the labels; of a mask, np.flatnonzero."
+            chosen = np.unique(_integers("rows", rows, rule, remedy))
+            if chosen[0] < 0 or chosen[-1] >= len(known):
+                raise argument_error("rows", rule, f"{chosen[0]} to {chosen[-1]}", remedy)
         chosen = chosen[labelled(known)[chosen]]
         if not len(chosen):
             raise argument_error(
@@ -96,11 +109,11 @@ class ClassBalancedSampler(Sampler[int]):
             )
         self.seed = whole_number("seed", seed, 0, "It is that of the order.")
         self.epoch, self._size = 0, len(known)
-        self._rows, self._labels = chosen.astype(np.int64), known[chosen].astype(np.int64)
+        self._rows, self._labels = chosen, known[chosen]
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next iteration is of."""
-        self.epoch = epoch
+        self.epoch = whole_number("epoch", epoch, 0, "Epochs count from 0.")
 
     def __len__(self) -> int:
         """M, whatever ``rows`` leaves: an epoch is as long as it would be otherwise."""

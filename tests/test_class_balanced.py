@@ -84,14 +84,56 @@ def test_seeds_and_epochs_differ_and_a_copy_is_the_same():
         ([-1, 0, 2], [0], "labels must be of a class for some row"),
         ([0, 1], [2], "rows must be indices from 0 to 1, got 2 to 2"),
         ([0, 1], [-1], "rows must be indices from 0 to 1, got -1 to -1"),
-        ([0, 1], [], "rows must be indices from 0 to 1, got none"),
-        ([0, 1], [True, False], "rows must be indices from 0 to 1"),
+        ([0, 1], [], "rows must be indices from 0 to 1, got float64 of shape (0,)"),
+        (
+            [0, 1],
+            [True, False],
+            "rows must be indices from 0 to 1, got bool of shape (2,). They count the labels; of a",
+        ),
+        ([0, 1], [[0, 1]], "rows must be indices from 0 to 1, got int64 of shape (1, 2)"),
+        ([0, 1], {0, 1}, "rows must be indices from 0 to 1, got object of shape ()"),
+        ([[0, 1], [0]], None, "labels must be (M,) integers, got list"),
+        (torch.zeros(2, dtype=torch.bfloat16), None, "labels must be (M,) integers, got Tensor"),
+        (torch.zeros(2, requires_grad=True), None, "labels must be (M,) integers, got float32 of shape (2,)"),
     ],
 )
 def test_bad_input_gets_one_sentence(labels, rows, message):
     with pytest.raises(ArgumentError) as error:
         ClassBalancedSampler(labels, rows)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.5, None, "a"])
+def test_epochs_count_from_zero(epoch):
+    with pytest.raises(ArgumentError, match="epoch must be"):
+        ClassBalancedSampler(LABELS).set_epoch(epoch)
+    sampler = ClassBalancedSampler(LABELS)
+    sampler.set_epoch(np.int32(2**30))
+    assert len(set(sampler)) > 4, "in numbers that do not overflow"
+
+
+def test_the_order_answers_for_a_selection_that_has_not_said(caplog):
+    store = store_of(LABELS)
+    next(iter(SpectralBatchSampler(store, 60, sampler=ClassBalancedSampler(LABELS))))
+    assert not [record for record in caplog.records if "uneven" in record.getMessage()]
+
+
+def test_a_store_whose_classes_were_asked_about_is_told_of_a_shortfall_too(caplog):
+    labels = np.repeat(np.arange(3), [400, 400, 10])
+    store = store_of(labels)
+    for selection in (PlausibleEven(), PlausibleEven(balance=1), PlausibleEven(balance=1)):
+        next(iter(SpectralBatchSampler(store, 60, selection=selection)))
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [text.partition(" ")[0] for text in said if "classes" in text] == ["classes", "at"]
+
+
+def test_the_ratio_from_which_balance_falls_short_counts_all_candidates(caplog):
+    labels = np.repeat(np.arange(3), [100, 100, 40])
+    store = store_of(np.concatenate([labels, np.zeros(240, dtype=int)]))
+    store = ReferenceStore.from_arrays(store.features, labels=np.concatenate([labels, np.full(240, -1)]))
+    next(iter(SpectralBatchSampler(store, 60, selection=PlausibleEven(balance=1, label_noise=0))))
+    (said,) = [record.getMessage() for record in caplog.records if "balance=1" in record.getMessage()]
+    assert said.startswith("at keep ratios above 0.25 balance=1"), "3 · 40 rows of 480"
 
 
 def shown(sampler, labels, count=30):
@@ -108,7 +150,7 @@ def test_a_selection_shows_rare_classes_as_often_where_balance_cannot(caplog):
         assert shown(balanced, labels)[3] < 0.05, "taken whole, and too few: 0.25 are meant"
     said = [record.getMessage() for record in caplog.records if "ClassBalancedSampler" in record.getMessage()]
     assert len(said) == 1
-    assert said[0].startswith("balance=1 takes the rarest classes whole at keep ratios above 0.06")
+    assert said[0].startswith("at keep ratios above 0.06 balance=1 takes the rarest classes whole")
     for selection in (PlausibleEven(balance=0), Uniform()):
         offered = SpectralBatchSampler(store, selection=selection, sampler=ClassBalancedSampler(labels), **options)
         assert np.abs(shown(offered, labels) - 0.25).max() < 0.03

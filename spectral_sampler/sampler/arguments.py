@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KeepRatio: TypeAlias = "float | AdaptiveSchedule | ConstantSchedule | FittedSchedule | Callable[[float], float]"
 
-__all__ = ["KeepRatio", "Settings", "as_store", "check_dataset", "check_emission", "check_order"]
+__all__ = ["KeepRatio", "Settings", "as_store", "check_balance", "check_dataset", "check_emission", "check_order"]
 __all__ += ["chosen_selection"]
 
 _log = logging.getLogger("spectral_sampler")
@@ -77,11 +77,15 @@ class Settings(NamedTuple):
 
 
 def check_balance(selection: Selection, sampler: Any) -> None:
-    """Classes are evened out once, by the order or by the selection."""
-    balances = [getattr(leaf, "balance", None) for leaf in leaves(selection)]
-    if isinstance(sampler, ClassBalancedSampler) and any(balances):
-        remedy = "That offers all classes equally often already."
-        raise argument_error("balance", "0 with a ClassBalancedSampler", max(filter(None, balances)), remedy)
+    """Classes are evened out once, by the order or by the selection; the order has answered where that has not said."""
+    if not isinstance(sampler, ClassBalancedSampler):
+        return
+    for leaf in leaves(selection):
+        if getattr(leaf, "balance", None):
+            remedy = "That offers all classes equally often already."
+            raise argument_error("balance", "0 with a ClassBalancedSampler", leaf.balance, remedy)  # type: ignore[attr-defined]
+        if isinstance(leaf, PlausibleEven):
+            leaf.balance = 0.0
 
 
 def as_store(store: object) -> ReferenceStore:

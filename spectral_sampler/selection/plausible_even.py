@@ -45,10 +45,12 @@ class _Judged(NamedTuple):
     """(C,) labels, ascending."""
     rarity: Array
     """(C,) logarithm of the rows of the largest class over those of each, without suspects; NaN for no label."""
+    counts: NDArray[np.int64]
+    """(C,) those rows; 0 for no label."""
 
 
 _JUDGED: WeakKeyDictionary[ReferenceStore, dict[float | None, _Judged]] = WeakKeyDictionary()
-_SPOKEN: WeakSet[ReferenceStore] = WeakSet()
+_SPOKEN: dict[bool, WeakSet[ReferenceStore]] = {True: WeakSet(), False: WeakSet()}  # of what was asked; of a shortfall
 
 
 def _judged(store: ReferenceStore, share: float | None) -> _Judged:
@@ -60,7 +62,7 @@ def _judged(store: ReferenceStore, share: float | None) -> _Judged:
         counts = np.bincount(classes[meant & ~accused], minlength=len(names))
         rarity = np.log(counts.max() / np.maximum(counts, 1.0))
         rarity[classes[~meant]] = np.nan
-        judged = _Judged(accused, float(accused.mean()), names, rarity)
+        judged = _Judged(accused, float(accused.mean()), names, rarity, counts)
         if known.setdefault(share, judged) is judged and share != 0.0:
             _log.log(
                 logging.WARNING if share is None and judged.share > _LOUD else logging.INFO,
@@ -75,25 +77,26 @@ def _judged(store: ReferenceStore, share: float | None) -> _Judged:
 def _speak_of_balance(store: ReferenceStore, judged: _Judged, balance: float | None) -> None:
     """Once a store: nobody said whether the classes, which are uneven, count alike; or candidates cannot be evened out
     as was said."""
-    rarity = judged.rarity[~np.isnan(judged.rarity)]
-    if store in _SPOKEN or balance == 0.0 or not len(rarity) or rarity.max() < math.log(_UNEVEN):
+    present, spoken = judged.counts > 0, _SPOKEN[balance is None]
+    rarity, rows = judged.rarity[present], judged.counts[present]
+    if store in spoken or balance == 0.0 or not len(rows) or rarity.max() < math.log(_UNEVEN):
         return
-    _SPOKEN.add(store)
+    spoken.add(store)
     if balance is None:
         _log.warning(
             "classes are uneven (%.3g : 1) and are drawn as they are; pass balance=1 if rare and frequent ones count "
-            "alike in your test, balance=0 if it is as uneven, or a ClassBalancedSampler evens them out",
+            "alike in your test, balance=0 if it is as uneven",
             math.exp(rarity.max()),
         )
         return
-    rows, weights = np.exp(-rarity), np.exp(balance * rarity)
-    largest = float(rows @ weights / (rows.sum() * weights.max()))
-    if largest < _USUAL:
-        _log.warning(
-            "balance=%g takes the rarest classes whole at keep ratios above %.2g, and shows them less often than "
-            "meant; sampler=ClassBalancedSampler(labels), with balance=0, offers all classes equally often",
-            balance, largest,
-        )  # fmt: skip
+    weights = np.exp(balance * rarity)
+    largest = float(rows @ weights / (len(store) * weights.max()))
+    _log.log(
+        logging.WARNING if largest < _USUAL else logging.INFO,
+        "at keep ratios above %.2g balance=%g takes the rarest classes whole, and shows them less often than meant; "
+        "sampler=ClassBalancedSampler(labels), with balance=0, offers all classes equally often",
+        largest, balance,
+    )  # fmt: skip
 
 
 class PlausibleEven(Selection):
