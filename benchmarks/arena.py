@@ -10,17 +10,12 @@ MODULE``. What it writes stays in a working folder, so that an interrupted arena
 documents need of it is committed as ``benchmarks/results/arena/NAME.json``.
 """
 
+from benchmarks import study
 from benchmarks.study import ROOT, main
 
 ARENA = ROOT / "benchmarks" / "results" / "arena"
 
-DATA = {
-    "fashion-mnist": "--data fashion-mnist --train-size 6000",
-    "digits": "--data digits",
-    "wordnet-40": "--data wordnet --train-size 4080",
-    "wordnet-10": "--data wordnet --train-size 1020",
-    "wordnet-verbs": "--data wordnet-verbs",
-}
+DATA = {**study.DATA, "fashion-mnist": study.FASHION}
 NATURAL = {
     "wordnet-fields": "--data wordnet-fields",
     "diamonds": "--data diamonds",

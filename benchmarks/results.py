@@ -1,7 +1,7 @@
 """Redo the committed comparisons, and write their tables into the documents.
 
     python -m benchmarks.results                 # run what is missing (hours), then write the tables
-    python -m benchmarks.results --tables        # only write the tables from the committed files
+    python -m benchmarks.results --tables        # only write tables and picture, from the committed files
     python -m benchmarks.results fashion-mnist-clean
 
 These four have pictures; the study of every policy under every fault is `benchmarks.study`.
@@ -40,7 +40,7 @@ def run(name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default all: {', '.join(RUNS)}")
-    parser.add_argument("--tables", action="store_true", help="run nothing, write the tables")
+    parser.add_argument("--tables", action="store_true", help="run nothing, write the tables and the picture")
     arguments = parser.parse_args()
     for name in [] if arguments.tables else arguments.names or RUNS:
         run(name)

@@ -18,7 +18,7 @@ LEAST, MOST = TICKS[0], TICKS[-1]  # points; what lies beyond stands at the edge
 
 def figure(data: str) -> Figure:
     """Policies from the best mean to the worst; filled marks are clear of zero."""
-    found = sorted(standings(data), key=lambda one: sum(m.mean for m in one.margins.values()) / len(one.margins))
+    found = sorted(standings(data), key=lambda one: one.mean)
     drawn = Figure(figsize=(9, 0.24 * len(found) + 1.2), dpi=120, layout="constrained")
     axes = drawn.subplots()
     for place, one in enumerate(found):

@@ -69,7 +69,7 @@ class Ablation(NamedTuple):
     variants: dict[str, str]
 
 
-_FASHION = "--data fashion-mnist --train-size 6000"
+FASHION = "--data fashion-mnist --train-size 6000"
 _OURS = ("plausible-even", "plausible-learnable")
 ABLATIONS = {
     "schedule": Ablation(
@@ -79,26 +79,26 @@ ABLATIONS = {
                                                  "mellow-aimd", "aggressive-aimd", "plateau")},
     ),
     "reference": Ablation(
-        _FASHION,
+        FASHION,
         ("saln", "gstds", "jest", *_OURS),
         {"imagenet": "", "trained": "--reference held-out",
          "twin": "--reference twin", "one-epoch": "--reference held-out --reference-epochs 1",
          "untrained": "--reference untrained"},
     ),
     "keep-ratio": Ablation(
-        f"{_FASHION} --schedule constant",
+        f"{FASHION} --schedule constant",
         ("gstds", "jest", *_OURS),
         {ratio: f"--keep-ratio .{ratio}" for ratio in ("10", "30", "50", "70")},
     ),
-    "batches": Ablation(_FASHION, ("saln", "gstds", "jest", *_OURS), {"reshuffled": "", "fixed": "--fixed-batches"}),
+    "batches": Ablation(FASHION, ("saln", "gstds", "jest", *_OURS), {"reshuffled": "", "fixed": "--fixed-batches"}),
     "graph": Ablation(
         "",
         ("saln", "saln-negated", "saln-clamped", "saln-rbf", "gstds", "gstds-negated", "gstds-boundary",
          "gstds-abs-fiedler", "gstds-high-loss", "gstds-clamped", "gstds-rbf", "spectral-strata"),
-        {"fashion-mnist": _FASHION, "wordnet": "--data wordnet --train-size 4080"},
+        {"fashion-mnist": FASHION, "wordnet": "--data wordnet --train-size 4080"},
     ),
     "parts": Ablation(
-        _FASHION,
+        FASHION,
         ("spectral-strata", "jest", *_OURS, "plausible-even-unbalanced", "plausible-even-uncut"),
         {fault: FAULTS[fault] for fault in ("clean", "noise20", "imbalance10", "duplicate50")},
     ),

@@ -49,8 +49,9 @@ def comparison(lines: list[Row]) -> str:
     return _table([*titles, *(["wrong labels seen"] if noisy else [])], body)
 
 
-def _lines(name: str) -> dict[str, Row]:
-    result = read_json(STUDY / f"{name}.json")
+def _lines(path: Path) -> dict[str, Row]:
+    """Of one comparison, by policy."""
+    result = read_json(path)
     return {line.policy: line for line in rows(result["cells"], result["policies"])}
 
 
@@ -69,7 +70,7 @@ def _entry(line: Row | None) -> str:
 
 def ablation(name: str) -> str:
     """The variants of a setting against the policies that are compared under it; the longer list gives the rows."""
-    variants = {variant: _lines(f"{name}-{variant}") for variant in ABLATIONS[name].variants}
+    variants = {variant: _lines(STUDY / f"{name}-{variant}.json") for variant in ABLATIONS[name].variants}
     policies = ["full", "full-equal-compute", "uniform", *ABLATIONS[name].policies]
     entries = [[_entry(lines.get(policy)) for policy in policies] for lines in variants.values()]
     titles, starts = policies, list(variants)
@@ -99,9 +100,7 @@ def noise(name: str) -> str:
 
 def _compared(names: dict[str, str]) -> dict[str, dict[str, Row]]:
     """By the title of a column, the lines of the comparison of the arena that it is of, by policy."""
-    results = {title: read_json(ARENA / f"{name}.json") for title, name in names.items()}
-    return {title: {line.policy: line for line in rows(result["cells"], result["policies"])}
-            for title, result in results.items()}  # fmt: skip
+    return {title: _lines(ARENA / f"{name}.json") for title, name in names.items()}
 
 
 def _conditions(data: str) -> dict[str, dict[str, Row]]:
@@ -140,6 +139,11 @@ class Standing(NamedTuple):
     conditions: int
 
     @property
+    def mean(self) -> float:
+        """Of its margins, whatever conditions they are of."""
+        return float(np.mean([margin.mean for margin in self.margins.values()]))
+
+    @property
     def counts(self) -> tuple[int, int]:
         """Conditions in which it is better, and in which it is worse, clear of zero."""
         clear = [margin.mean > 0 for margin in self.margins.values() if margin.clear_of_zero]
@@ -164,9 +168,8 @@ def standing(data: str) -> str:
     body = []
     for one in standings(data):
         worst = min(one.margins, key=lambda name: one.margins[name].mean)
-        mean = 100 * float(np.mean([margin.mean for margin in one.margins.values()]))
         counts, least = map(str, (one.conditions, *one.counts)), one.margins[worst].percent(signed=True)
-        body.append([one.policy, *counts, f"{mean:+.2f}", f"{least} ({worst})"])
+        body.append([one.policy, *counts, f"{100 * one.mean:+.2f}", f"{least} ({worst})"])
     return _table(["policy", "conditions", "better", "worse", "mean, points", "worst, points"], body)
 
 

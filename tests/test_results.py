@@ -57,7 +57,7 @@ def assert_complete(path, command, controls):
 def assert_equal_samples(result):
     for seed in result["seeds"]:
         at_seed = [cell for cell in result["cells"] if cell["seed"] == seed and cell["policy"] not in PRUNING]
-        assert len({cell["samples"] for cell in at_seed}) == 1
+        assert len({cell["samples"] for cell in at_seed}) == 1, "equal samples"
 
 
 @pytest.mark.parametrize("name", study.RUNS)

@@ -81,9 +81,10 @@ def check_balance(selection: Selection, sampler: Any) -> None:
     if not isinstance(sampler, ClassBalancedSampler):
         return
     for leaf in leaves(selection):
-        if getattr(leaf, "balance", None):
+        balance = getattr(leaf, "balance", None)
+        if balance:
             remedy = "That offers all classes equally often already."
-            raise argument_error("balance", "0 with a ClassBalancedSampler", leaf.balance, remedy)  # type: ignore[attr-defined]
+            raise argument_error("balance", "0 with a ClassBalancedSampler", balance, remedy)
         if isinstance(leaf, PlausibleEven):
             leaf.balance = 0.0
 
