@@ -81,8 +81,7 @@ class ClassBalancedSampler(Sampler[int]):
     ``balance`` is 0 then. An epoch goes on where the last one stopped, so that over epochs all rows of a class come
     equally often to within one; a curated loader tells it the epoch, a plain one has to (``set_epoch``). A row that
     comes twice in a candidate batch is offered once in it, and the keep ratio stays that of all places: more of a batch
-    is kept where much of it is repeated. `PlausibleEven` draws a row alike whenever it comes in an epoch, so a rare
-    class is shown by some of its rows in one epoch, by others in the next.
+    is kept where much of it is repeated.
 
     Args:
         labels: (M,) integers, of all samples of the data set; those labelled −1 have no class and are never offered.

@@ -21,6 +21,7 @@ __all__ = ["FOURIER", "TIES", "TURN", "mixed", "permutation", "permuted", "recur
 
 _GOLDEN = 0x9E3779B97F4A7C15
 TURN = (5.0**0.5 - 1.0) / 2.0  # no other step fills (0, 1) more evenly
+_AGAIN = 3.0**0.5  # within a turn; sums of both steps fill it almost as evenly as one sequence would
 _MASK = (1 << 64) - 1
 TIES = 0x7165  # the stream that ranks equals, so that ties say nothing about other draws
 FOURIER = 0x464F5552  # the stream of random frequencies
@@ -67,14 +68,17 @@ def uniforms(seed: int, epoch: int, batch: int, indices: NDArray[np.int64], stre
     return np.asarray(((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52)
 
 
-def recurring(seed: int, turn: int, indices: NDArray[np.int64], stream: int = 0) -> NDArray[np.float64]:
-    """Uniform draws in (0, 1) that move by the golden ratio from turn to turn: ``frac(u_i + turn · (√5 − 1) / 2)``.
+def recurring(
+    seed: int, turn: int, indices: NDArray[np.int64], stream: int = 0, *, again: NDArray[np.int64] | int = 0
+) -> NDArray[np.float64]:
+    """Uniform draws in (0, 1) that move by the golden ratio from turn to turn, and by √3 where a sample comes again
+    in one turn, for the ``again_i``-th time: ``frac(u_i + turn · (√5 − 1) / 2 + again_i · √3)``.
 
     In one turn they are as `uniforms`, independent between samples. Over the turns one sample's draws form a Weyl
     sequence, which fills (0, 1) as evenly as any: the share of k turns in which it falls below r is r to within
     O(log k / k), where independent draws miss it by O(1 / √k).
     """
-    turned = uniforms(seed, 0, 0, indices, stream) + (turn * TURN) % 1.0
+    turned = uniforms(seed, 0, 0, indices, stream) + (turn * TURN) % 1.0 + (again * _AGAIN) % 1.0
     turned -= np.floor(turned)
     return np.clip(turned, 2.0**-53, 1.0 - 2.0**-53)
 

@@ -179,3 +179,22 @@ def test_classes_are_not_evened_out_twice(selection):
     store = ReferenceStore.from_arrays(store_of(labels).features, losses=np.ones(len(labels)), labels=labels)
     with pytest.raises(ArgumentError, match="balance must be 0 with a ClassBalancedSampler, got"):
         SpectralBatchSampler(store, 75, selection=selection, sampler=ClassBalancedSampler(labels))
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3])
+def test_a_rare_class_is_shown_by_all_its_rows_alike_within_an_epoch(ratio):
+    labels = np.repeat(np.arange(4), [3000, 900, 100, 40])
+    store, shown = store_of(labels), []
+    for epoch in range(12):
+        sampler = SpectralBatchSampler(
+            store, 200, keep_ratio=ratio, selection=PlausibleEven(balance=0, label_noise=0),
+            sampler=ClassBalancedSampler(labels),
+        )  # fmt: skip
+        sampler.set_epoch(epoch)
+        shown.append(np.bincount(np.concatenate(list(sampler)), minlength=len(labels)))
+    times = np.array(shown)[:, labels == 2]  # each of its rows is offered ten times an epoch
+    share = times.mean() / 10
+    independent = 10 * share * (1 - share)
+    assert share == pytest.approx(ratio, rel=0.1)
+    assert times.var(axis=1).mean() < 0.5 * independent, "within an epoch"
+    assert times.sum(0).var() < 0.3 * 12 * independent, "and over epochs"

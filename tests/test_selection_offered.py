@@ -24,7 +24,7 @@ from spectral_sampler.selection import (
     Scores,
     Selection,
 )
-from spectral_sampler.selection.offered import chosen, learnt, offered
+from spectral_sampler.selection.offered import chosen, learnt, offered, part_of
 
 M, N, C, D = 90, 24, 4, 6
 generator = np.random.default_rng(0)
@@ -208,6 +208,8 @@ def test_outputs_stay_where_they_are():
     assert batch.learner_losses == pytest.approx(losses, rel=1e-5)
     assert (batch.seed, batch.turn, batch.losses) == (4, 2, None)
     assert offered(Spy(), STORE, INDICES, outputs()).learner_losses is None, "nobody asked"
+    again = np.arange(len(INDICES)) % 3
+    assert part_of(offered(Spy(), STORE, INDICES, {}, again=again), np.array([2, 1])).again.tolist() == [2, 1]
 
 
 def test_what_is_given_wins_over_the_store():

@@ -44,7 +44,7 @@ class Decision(NamedTuple):
 def choose(selection: Selection, store: ReferenceStore, candidates: Candidates, view: View) -> Decision:
     """The selection's choice; all candidates, as offered, where the budget asks for no choice and the selection has
     nothing to say of them."""
-    slot, indices, score = candidates
+    slot, indices, again, score = candidates
     if slot.budget == len(indices) and not selection.judges_all:
         return Decision(Choice(np.arange(slot.budget), np.full(slot.budget, KINDS.index("uniform"), np.int8)), None)
     given: dict[str, Any] = {}
@@ -55,5 +55,5 @@ def choose(selection: Selection, store: ReferenceStore, candidates: Candidates, 
         ignore_index = view.learner.ignore_index
     elif "learner_losses" in selection.needs:
         given["learner_losses"] = view.losses(indices)
-    batch = offered(selection, store, indices, given, score, ignore_index, **view.place)
+    batch = offered(selection, store, indices, given, score, ignore_index, again=again, **view.place)
     return Decision(chosen(selection, batch, slot.budget), batch, forwarded, seconds)

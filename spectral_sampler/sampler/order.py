@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["CandidateOrder"]
 
 _ABSENT = object()
+_NONE = np.empty(0, dtype=np.int64)
 _SOURCE_STREAM = 0x534F5552  # separates the seed given to a caller's sampler from our own permutations
 _TOLD: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # by any of us: another sampler's epochs are not the caller's
 _PASS_STRIDE = 1 << 32  # a further pass over the data is keyed like an epoch far in the future
@@ -56,7 +57,7 @@ class CandidateOrder(Sampler[int]):
         self._rows, self._seed, self._shuffle, self._fixed = rows, seed, shuffle, fixed
         self._listens = callable(getattr(source, "set_epoch", None))
         self._told = _TOLD.get(source, 0) if self._listens else 0  # 0: what a sampler has before anybody sets it
-        self._drawn: dict[int, NDArray[np.int64]] = {}  # the source's order of the running epoch, and of one looked at
+        self._drawn: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}  # `_of` the running epoch, and another
 
     def __len__(self) -> int:
         return self._rows if self.source is None else len(self.source)
@@ -128,27 +129,26 @@ class CandidateOrder(Sampler[int]):
         if self.source is not None:
             self._of(epoch, runs=True)
 
-    def indices(self, epoch: int, slot: Slot) -> NDArray[np.int64]:
-        """(slot.size,) the candidates of a slot, in the order offered, with repetitions where the order has them."""
-        return self.indices_of(epoch, [slot])[0]
-
-    def indices_of(self, epoch: int, slots: list[Slot]) -> list[NDArray[np.int64]]:
-        """`indices` of several slots."""
+    def offered(self, epoch: int, slots: list[Slot]) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64] | None]]:
+        """The candidates of slots, (slot.size,) each in the order offered, less those that came before in the same
+        slot; and how often each comes earlier in this pass, None where the order repeats none."""
         parts = [self._positions(epoch, slot) for slot in slots]
         positions = np.concatenate(parts)  # all at once: a call costs as much as a hundred positions
+        cuts = np.cumsum([len(part) for part in parts[:-1]])
+        if self.repeats:
+            order, earlier = self._of(epoch)
+            kept = [part[_first(order[part])] for part in np.split(positions, cuts)]
+            return [order[part] for part in kept], [earlier[part] for part in kept]
         if self.source is not None:
-            positions = self._of(epoch)[positions]
+            positions = self._of(epoch)[0][positions]
         elif self._shuffle:
             positions = draws.permuted(self._seed, self._key(epoch), self._rows, positions)
-        return np.split(positions, np.cumsum([len(part) for part in parts[:-1]]))
+        return np.split(positions, cuts), [None] * len(slots)
 
-    def distinct(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """``indices`` without those that came before: a caller's sampler may offer a sample twice, and the first place
-        counts."""
-        if not self.repeats:
-            return indices
-        distinct, first = np.unique(indices, return_index=True)
-        return indices if len(distinct) == len(indices) else indices[np.sort(first)]
+    def distinct(self, epoch: int) -> NDArray[np.int64]:
+        """`whole` without the samples that came before: the first place counts."""
+        order = self.whole(epoch)
+        return order[_first(order)] if self.repeats else order
 
     def _positions(self, epoch: int, slot: Slot) -> NDArray[np.int64]:
         positions = np.arange(slot.start, slot.start + slot.size)
@@ -162,7 +162,7 @@ class CandidateOrder(Sampler[int]):
     def whole(self, epoch: int) -> NDArray[np.int64]:
         """(len(self),) all candidates of an epoch's first pass, in the order offered."""
         if self.source is not None:
-            return self._of(epoch)
+            return self._of(epoch)[0]
         if self._shuffle:
             return draws.permutation(self._seed, self._key(epoch), self._rows)
         return np.arange(self._rows, dtype=np.int64)
@@ -170,16 +170,17 @@ class CandidateOrder(Sampler[int]):
     def _key(self, epoch: int) -> int:
         return 0 if self._fixed else epoch
 
-    def _of(self, epoch: int, *, runs: bool = False) -> NDArray[np.int64]:
-        """The source's order; that of the epoch that runs is the first of the two kept."""
+    def _of(self, epoch: int, *, runs: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The source's order, and if it repeats samples how often each place's came before; that of the epoch that runs
+        is the first of the two kept."""
         key, kept = self._key(epoch), self._drawn
         if key not in kept or (runs and next(iter(kept)) != key):
-            order = kept[key] if key in kept else self._draw(key)
+            found = kept[key] if key in kept else self._draw(key)
             others = {other: kept[other] for other in list(kept)[:1] if other != key}
-            self._drawn = {key: order, **others} if runs else {**others, key: order}
+            self._drawn = {key: found, **others} if runs else {**others, key: found}
         return self._drawn[key]
 
-    def _draw(self, epoch: int) -> NDArray[np.int64]:
+    def _draw(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         source = self.source
         if self._listens or self._seedable:
             source = copy.copy(source)
@@ -201,7 +202,20 @@ class CandidateOrder(Sampler[int]):
                 "sampler", f"one that yields indices from 0 to {self._rows - 1}", f"{order.min()} to {order.max()}",
                 "Indices count rows of the reference store.",
             )  # fmt: skip
-        return order
+        return order, _earlier(order) if self.repeats else _NONE
+
+
+def _first(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The places of the first of equals, ascending."""
+    return np.sort(np.unique(indices, return_index=True)[1])
+
+
+def _earlier(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) at how many earlier places of ``order`` (n,) the sample of each place is."""
+    places = np.argsort(order, kind="stable")
+    grouped, earlier = order[places], np.empty_like(order)
+    earlier[places] = np.arange(len(order)) - np.searchsorted(grouped, grouped)
+    return earlier
 
 
 def _index(item: Any) -> int:

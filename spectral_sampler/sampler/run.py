@@ -165,7 +165,7 @@ class Run:
         """What ``selection`` proposes for an epoch at this moment."""
         horizon, rows = self.settings.epochs, np.arange(len(self.store))
         return selection.propose(EpochRequest(
-            self.store, self.order.distinct(self.order.whole(epoch)), self.plan.batches, self.plan.candidates,
+            self.store, self.order.distinct(epoch), self.plan.batches, self.plan.candidates,
             self.observed.of(rows) if "learner_losses" in selection.needs else None,
             self.settings.seed, epoch, min(1.0, epoch / horizon) if horizon else 0.0,
             memo,

@@ -39,6 +39,8 @@ class Candidates(NamedTuple):
     slot: Slot
     indices: NDArray[np.int64]
     """(size,) dataset indices, unique."""
+    again: NDArray[np.int64] | None
+    """(size,) how often each comes earlier in this pass of the order; None where the order repeats none."""
     score: Score | None
 
 
@@ -102,8 +104,9 @@ class Epoch:
     def prepare(self, slots: list[Slot]) -> list[Candidates]:
         """Candidates and scores of some slots."""
         keys: list[Hashable | None] = [None] * len(slots)
+        again: list[NDArray[np.int64] | None] = [None] * len(slots)
         if self._proposed is None:
-            indices = [self._order.distinct(own) for own in self._order.indices_of(self._epoch, slots)]
+            indices, again = self._order.offered(self._epoch, slots)
             if self._plan.recurs:
                 keys = [self._order.slot_key(self._epoch, slot) for slot in slots]
             slots = [self._fitted(slot, len(own)) for slot, own in zip(slots, indices, strict=True)]
@@ -111,7 +114,8 @@ class Epoch:
             size = self._proposed.shape[1]
             slots = [self._plan.refitted(self._epoch, slot, size) for slot in slots]
             indices = [self._proposed[slot.number] for slot in slots]
-        return [Candidates(*row) for row in zip(slots, indices, self._scorer.score(slots, indices, keys), strict=True)]
+        scores = self._scorer.score(slots, indices, keys)
+        return [Candidates(*row) for row in zip(slots, indices, again, scores, strict=True)]
 
     def _fitted(self, slot: Slot, distinct: int) -> Slot:
         """``slot`` with a budget that its distinct candidates suffice for."""

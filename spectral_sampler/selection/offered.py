@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["checked", "chosen", "learnt", "offered", "part_of", "whole_numbers"]
 
-_ROWS = ("indices", "scores", "losses", "labels", "learner_losses", "logits", "embeddings", "features", "ignored")
+_ROWS = (
+    "indices", "again", "scores", "losses", "labels", "learner_losses", "logits", "embeddings", "features", "ignored",
+)  # fmt: skip
 
 
 def whole_numbers(name: str, values: Any) -> NDArray[np.int64]:
@@ -71,7 +73,7 @@ def offered(
             Labels come from the store if not given, learner losses from logits and labels.
         score: its ``values`` (N,) and ``error``, or None; of a selection made of k, (N, k) and (k,).
         ignore_index: the label of candidates that come last, as a loss with this argument learns nothing from them.
-        place: seed, epoch, batch, turn and progress.
+        place: seed, epoch, batch, turn, again and progress.
 
     Raises:
         ArgumentError: a need that is not met, labels that are no classes of the logits, or lengths that differ.

@@ -119,8 +119,8 @@ class PlausibleEven(Selection):
       before suspects, with weight one; a loss with ``ignore_index=-1`` learns nothing from them.
     - The draw of a sample moves from epoch to epoch by the golden ratio instead of being made anew
       (`spectral_sampler.draws.recurring`). Each epoch's draw has the same distribution, but over several epochs a
-      sample is drawn about as often as it should be: one drawn now is less likely to be drawn next. A ``sampler=``
-      that offers a sample twice in one epoch gives it the same draw twice.
+      sample is drawn about as often as it should be: one drawn now is less likely to be drawn next. It moves too
+      where a ``sampler=`` offers a sample again in one epoch.
 
     The combination is our own. The draw is Rosén's (1997) Pareto sampling, the sequence Weyl's. docs/results.md has
     what it is worth, and where it is not. The first batch waits for the estimate: `spectral_sampler.label_noise`.
@@ -172,7 +172,8 @@ class PlausibleEven(Selection):
         plausible = scores > _UNLABELLED / 2
         count = min(budget, int(plausible.sum()))
         places, others = np.flatnonzero(plausible), np.flatnonzero(~plausible)
-        uniforms = draws.recurring(batch.seed, batch.turn, batch.indices, _STREAM)
+        again = 0 if batch.again is None else batch.again
+        uniforms = draws.recurring(batch.seed, batch.turn, batch.indices, _STREAM, again=again)
         logits = scores + self._preference(batch, plausible)
         drawn = places[draw_by_chances(logits[places], count, uniforms[places])]
         others = others[np.lexsort((batch.ties()[others], -scores[others]))][: budget - count]

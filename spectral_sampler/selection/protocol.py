@@ -61,6 +61,8 @@ class CandidateBatch(NamedTuple):
     """Number of the candidate batch within its epoch, over all ranks."""
     turn: int = 0
     """Number of the pass over the data: the epoch, where that has one pass."""
+    again: NDArray[np.int64] | None = None
+    """(N,) how often each candidate comes earlier in this pass; None where the order repeats none."""
     progress: float = 0.0
     """Share of the training horizon that has passed, in [0, 1]."""
     logits: Any = None
