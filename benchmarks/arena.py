@@ -41,9 +41,9 @@ CONDITIONS = {
 
 OURS = (
     "plausible-even", "plausible-learnable", "plausible-learnable-fresh", "plausible-even-balanced",
-    "plausible-learnable-balanced", "plausible-learnable-oversampled",
+    "plausible-learnable-balanced", "plausible-learnable-oversampled", "all-labelled",
 )  # fmt: skip
-"""Beside the controls, under every condition."""
+"""Beside the controls, under every condition; the last one selects nothing, and trains on the reference's rows too."""
 FIELD = (
     "auto", "saln", "gstds", "rho-loss", "jest", "jest-joint", "infobatch", "gradient-norm", "sensitivity", "bayesian",
     "divbs", "seta", "uds", "el2n", "forgetting", "k-centre", "herding", "leverage",

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.arena import ARENA, DATA, TUNED_ON
 from benchmarks.tables import standings
-from spectral_sampler.experiment.policies import CEILINGS, CONTROLS
+from spectral_sampler.experiment.policies import SELECT_NOTHING
 
 UNTUNED = tuple(name for name in DATA if name not in TUNED_ON)
 TICKS = (-10.0, -5.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -22,7 +22,7 @@ def figure(data: str) -> Figure:
     drawn = Figure(figsize=(9, 0.24 * len(found) + 1.2), dpi=120, layout="constrained")
     axes = drawn.subplots()
     for place, one in enumerate(found):
-        control = one.policy in (*CONTROLS, *CEILINGS)
+        control = one.policy in SELECT_NOTHING
         for margin in one.margins.values():
             points = 100 * margin.mean
             at, mark = min(max(points, LEAST), MOST), "<" if points < LEAST else ">" if points > MOST else "o"

@@ -30,11 +30,19 @@ from spectral_sampler.experiment import (
 from spectral_sampler.experiment import cell as cells
 from spectral_sampler.experiment import policies as named
 from spectral_sampler.experiment.budgets import budgets, even_sizes
-from spectral_sampler.experiment.corruption import Corrupted
-from spectral_sampler.experiment.policies import CEILINGS, FULL, FULL_EQUAL_COMPUTE, PROBE, controls_for, policy_named
+from spectral_sampler.experiment.corruption import Corrupted, corrupt_held_out
+from spectral_sampler.experiment.policies import (
+    ALL_LABELLED,
+    CEILINGS,
+    FULL,
+    FULL_EQUAL_COMPUTE,
+    PROBE,
+    controls_for,
+    policy_named,
+)
 from spectral_sampler.experiment.policy import Material
 from spectral_sampler.experiment.reference import Reference
-from spectral_sampler.experiment.samples import Task, TensorSamples
+from spectral_sampler.experiment.samples import DatasetSamples, ImageSamples, Task, TensorSamples, TextSamples
 from spectral_sampler.experiment.shuffles import Listed, Passes
 
 EQUAL = [name for name in (*CONTROLS, *CEILINGS) if name not in {FULL, FULL_EQUAL_COMPUTE, PROBE}]
@@ -130,7 +138,7 @@ def trained(settings, places):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cells, "fit", watched)
-        for policy in (*EQUAL, "plausible-even"):
+        for policy in (*EQUAL, ALL_LABELLED, "plausible-even"):
             found[policy] = run_cell(Cell(settings, policy, 5, curve=False), places), *seen
     return found
 
@@ -146,7 +154,8 @@ def test_every_control_sees_as_many_samples_in_as_many_steps_from_the_same_weigh
     for result, times, _ in trained.values():
         assert result["samples"] == times.sum() == expected.sum()
         assert result["steps"] == len(expected)
-        assert result["passes"] == pytest.approx(expected.sum() / rows)
+        assert result["passes"] == pytest.approx(expected.sum() / len(times))
+    assert {len(times) for _, times, _ in trained.values()} == {rows, rows + 400}
     assert len({result["initial_weights"] for result, *_ in trained.values()}) == 1
 
 
@@ -189,6 +198,42 @@ def test_who_is_shown_and_how_often(policy, trained, corrupted, settings, places
     for group in groups:
         if not policy.startswith("confident"):
             assert times[group].max() - times[group].min() <= 1
+
+
+def test_all_labelled_rows_are_shown_alike_with_the_labels_that_the_reference_saw(trained, corrupted, settings, places):
+    result, times, labels = trained[ALL_LABELLED]
+    held_out = cells.load(settings, places).held_out
+    told = corrupt_held_out(held_out.labels, settings.corruption, 10, 5)
+    assert labels.tolist() == [*corrupted.labels, *told]
+    assert (told != held_out.labels).any()
+    assert times.max() - times.min() <= 1
+    wrong = np.append(corrupted.wrong, told != held_out.labels)
+    assert result["wrong_label_share"] == pytest.approx(times @ wrong / times.sum())
+    assert result["corruption"] == trained["small"][0]["corruption"]
+
+
+def test_samples_that_are_read_one_by_one_are_joined():
+    inputs = torch.arange(12, dtype=torch.uint8).reshape(6, 2)
+    source = [(row, 0) for row in inputs]
+    plain = TensorSamples(inputs[:3].float() / 255, np.array([0, 1, 2]))
+    one = DatasetSamples(source, np.array([4, 0, 1]), np.array([0, 1, 2]), plain)
+    both = one.joined(DatasetSamples(source, np.array([5]), np.array([7]), plain.subset(np.array([0]), np.array([7]))))
+    assert [(255 * row).round().tolist() for row, _ in map(both.__getitem__, range(4))] == [
+        [8, 9],
+        [0, 1],
+        [2, 3],
+        [10, 11],
+    ]
+    assert [int(label) for _, label in map(both.__getitem__, range(4))] == both.labels.tolist() == [0, 1, 2, 7]
+    assert both.plain().inputs.tolist() == [*plain.inputs.tolist(), plain.inputs[0].tolist()]
+    images = ImageSamples(source, np.array([3, 2]), np.array([1, 0]), lambda image: image + 100, lambda image: image)
+    images = images.joined(ImageSamples(source, np.array([1]), np.array([4]), None, None))
+    assert [images[row][0].tolist() for row in range(3)] == [[106, 107], [104, 105], [102, 103]]
+    assert images.plain()[2][0].tolist() == [2, 3]
+    assert images.labels.tolist() == [1, 0, 4]
+    texts = TextSamples(inputs[:2], np.array([1, 2]), ["one", "two"], 9)
+    texts = texts.joined(texts.subset(np.array([1])))
+    assert (texts.texts, texts.labels.tolist(), texts.vocabulary) == (["one", "two", "two"], [1, 2, 2], 9)
 
 
 def test_without_wrong_labels_the_ceiling_is_ordinary_training(places):

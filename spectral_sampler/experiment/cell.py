@@ -122,6 +122,8 @@ class _Trained(NamedTuple):
     task: Task
     """Its test part as this predictor reads it."""
     train: Samples
+    corrupted: Corrupted
+    """Of the rows in ``train``."""
     trace: Trace
     record: dict[str, Any]
     """What the policy alone has to say."""
@@ -130,6 +132,8 @@ class _Trained(NamedTuple):
 def _train(cell: Cell, policy: Policy, material: Material, allotted: Allotment, report: Callable[[], None]) -> _Trained:
     """The material's network, trained."""
     material = _for(material, allotted)
+    if policy.extended is not None:
+        material = policy.extended(material)
     settings, network, train = cell.settings, material.network, material.train
     recipe = Recipe(
         allotted.steps, settings.learning_rate, settings.weight_decay, checkpoints(cell), settings.device,
@@ -147,7 +151,7 @@ def _train(cell: Cell, policy: Policy, material: Material, allotted: Allotment, 
         left_out = np.ones(len(train), dtype=np.bool_)
         left_out[rows] = False
         record["left_out"] = cleaning_record(left_out, material.corrupted.wrong)
-    return _Trained(network, material.task, train, trace, record)
+    return _Trained(network, material.task, train, material.corrupted, trace, record)
 
 
 def _for(material: Material, allotted: Allotment) -> Material:
@@ -171,7 +175,7 @@ def _judge(
     trace = Trace([point], np.zeros((1, len(made.train)), dtype=np.int64), seconds, {})
     seen = {"wrong_label_share": float(material.corrupted.wrong.mean())}
     task = material.task._replace(test=made.test, validation=None)  # whose rows it cannot read
-    return _Trained(made.network, task, made.train, trace, {**seen, **made.record})
+    return _Trained(made.network, task, made.train, material.corrupted, trace, {**seen, **made.record})
 
 
 def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -204,9 +208,9 @@ def run_cell(cell: Cell, places: Places, report: Callable[[], None] = lambda: No
         raise argument_error("learning-rate", rule, what, remedy)
     result |= {
         "steps": allotted.steps,
-        **_outcome(trained.trace, flops, corrupted, classes),
+        **_outcome(trained.trace, flops, trained.corrupted, classes),
         **trained.record,
-        **_accuracies(*trained[:4]),
+        **_accuracies(trained.network, trained.task, trained.train, trained.trace),
         "corruption": corrupted.record(classes),
         "clock": {"seconds": trained.trace.clock},
         "statistics": trained.trace.statistics,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectral_sampler.experiment.outcomes import BASELINE, by_policy, estimate, rows, strongest
-from spectral_sampler.experiment.policies import CEILINGS, CONTROLS
+from spectral_sampler.experiment.policies import SELECT_NOTHING
 from spectral_sampler.optional import optional
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def save_figures(results: dict[str, Any], folder: Path) -> list[Path]:
     pictures["keep-ratio"] = schedule_figure(results)
     grouped = by_policy(results["cells"])
     for policy in results["policies"]:
-        if policy in {*CONTROLS, *CEILINGS} or policy not in grouped:
+        if policy in SELECT_NOTHING or policy not in grouped:
             continue
         pictures[f"classes-{policy}"] = class_figure(results, policy)
         batch = pictured_batch_figure(results, policy)

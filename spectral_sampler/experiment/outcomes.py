@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from spectral_sampler.experiment.policies import CEILINGS, CONTROLS, FULL, FULL_EQUAL_COMPUTE, PROBE
+from spectral_sampler.experiment.policies import CONTROLS, FULL, FULL_EQUAL_COMPUTE, PROBE, SELECT_NOTHING
 from spectral_sampler.experiment.ready import is_ready
 from spectral_sampler.optional import optional
 
@@ -227,8 +227,7 @@ def standings(lines: Sequence[Row]) -> list[dict[str, Any]]:
 
 def selections(lines: Sequence[Row]) -> list[Row]:
     """The lines that a selection made, which have something to be compared with."""
-    others = {*CONTROLS, *CEILINGS}
-    return [line for line in lines if line.policy not in others and (line.margin or line.difference)]
+    return [line for line in lines if line.policy not in SELECT_NOTHING and (line.margin or line.difference)]
 
 
 def margin(line: Row) -> Estimate:

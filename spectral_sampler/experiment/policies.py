@@ -16,6 +16,7 @@ from spectral_sampler.experiment.controls import (
     small,
     suspected,
     truly_wrong,
+    with_held_out,
 )
 from spectral_sampler.experiment.policy import Policy
 from spectral_sampler.experiment.ready import is_ready
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from spectral_sampler.selection import Selection
 
 __all__ = [
+    "ALL_LABELLED",
     "AUTO",
     "BALANCED",
     "CEILINGS",
@@ -63,6 +65,7 @@ __all__ = [
     "FULL_EQUAL_COMPUTE",
     "POLICIES",
     "PROBE",
+    "SELECT_NOTHING",
     "chosen_policies",
     "controls_for",
     "policy_named",
@@ -92,6 +95,12 @@ has features of the test rows (`controls_for`)."""
 
 CEILINGS = ("oracle", "oracle-balanced")
 """`small` and `balanced` without the rows whose labels were made wrong; compared where some were."""
+
+ALL_LABELLED = "all-labelled"
+"""`small` on the training rows and the held-out ones, on which else the reference alone is trained: what their labels
+are worth without it. It has more rows than a control, and is compared where it is asked for."""
+
+SELECT_NOTHING = frozenset({*CONTROLS, *CEILINGS, ALL_LABELLED})
 
 BALANCED = {name: f"{name}-balanced" for name in (PlausibleEven.name, PlausibleLearnable.name)}
 """Our selections, and the same with `balance=1`."""
@@ -175,6 +184,7 @@ _NAMED: dict[str, Policy] = {
     "plausible-learnable-oversampled": Policy(
         lambda: PlausibleLearnable(balance=0.0), left_out=suspected, oversampled=True
     ),
+    ALL_LABELLED: Policy(extended=with_held_out, batches=small),
     AUTO: Policy(decides=piloted),
     PROBE: Policy(finished=linear_probe, steps=lambda _settings, _rows: 0, prepare=out_of_sample),
 }

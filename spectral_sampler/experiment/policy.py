@@ -43,7 +43,7 @@ class Material(NamedTuple):
     train: Samples
     """The M training rows with the labels that the learner sees."""
     reference: Reference
-    """Of these rows, in their order."""
+    """Of these rows, in their order; of the first M, where a policy has added some."""
     network: nn.Module
     """The learner, untrained."""
     cache: Path | None = None
@@ -51,7 +51,7 @@ class Material(NamedTuple):
     @property
     def budgets(self) -> NDArray[np.int64]:
         """(steps,) samples of every step of a curated policy; a control takes as many in as many steps."""
-        return budgets(self.settings, len(self.train))
+        return budgets(self.settings, len(self.reference.store))
 
 
 class Decision(NamedTuple):
@@ -133,6 +133,8 @@ class Policy:
     """The batch sampler over the rows (n,) that are left, ascending; `learner.fit` says what it asks of one."""
     steps: Callable[[Settings, int], int] = every_step
     """Training steps, from the settings and M."""
+    extended: Callable[[Material], Material] | None = None
+    """Adds rows to train on, behind the M, at as many steps and samples; none that a candidate batch has."""
     finished: Callable[[Material], Finished] | None = None
     """A predictor that is judged as it is, in place of the learner: nothing is trained step by step."""
     prepare: Callable[[Material], object] | None = None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from spectral_sampler.experiment.corruption import Known
 
@@ -37,6 +37,10 @@ class Samples(Dataset[Any]):
 
     def subset(self, rows: NDArray[np.int64], labels: NDArray[np.int64] | None = None) -> Samples:
         """The samples ``rows`` (n,), repeats allowed, with ``labels`` (n,) in place of their own if given."""
+        raise NotImplementedError
+
+    def joined(self, others: Samples) -> Samples:
+        """These samples, then ``others`` of the same kind."""
         raise NotImplementedError
 
     def digest(self) -> str:
@@ -88,6 +92,11 @@ class TensorSamples(Samples):
         inputs = self.inputs.index_select(0, torch.from_numpy(np.asarray(rows, dtype=np.int64)))
         return TensorSamples(inputs, self.labels[rows] if labels is None else labels, self.scale)
 
+    def joined(self, others: Samples) -> TensorSamples:
+        """See `Samples.joined`."""
+        inputs = torch.cat([self.inputs, cast("TensorSamples", others).inputs])
+        return TensorSamples(inputs, np.append(self.labels, others.labels), self.scale)
+
 
 class TextSamples(TensorSamples):
     """Token numbers (M, length) for the learner, and the texts (M,) they came from for a reference.
@@ -106,6 +115,11 @@ class TextSamples(TensorSamples):
         """See `Samples.subset`."""
         tensors = super().subset(rows, labels)
         return TextSamples(tensors.inputs, tensors.labels, [self.texts[row] for row in rows], self.vocabulary)
+
+    def joined(self, others: Samples) -> TextSamples:
+        """See `Samples.joined`."""
+        tensors, texts = super().joined(others), [*self.texts, *cast("TextSamples", others).texts]
+        return TextSamples(tensors.inputs, tensors.labels, texts, self.vocabulary)
 
 
 class ImageSamples(Samples):
@@ -147,6 +161,11 @@ class ImageSamples(Samples):
         chosen = self.labels[rows] if labels is None else labels
         return ImageSamples(self.source, self.rows[rows], chosen, self.augmented, self.evaluated)
 
+    def joined(self, others: Samples) -> ImageSamples:
+        """See `Samples.joined`."""
+        source, rows, labels = _concatenated(self, cast("ImageSamples", others))
+        return ImageSamples(source, rows, labels, self.augmented, self.evaluated)
+
     def plain(self) -> ImageSamples:
         """See `Samples.plain`."""
         return ImageSamples(self.source, self.rows, self.labels, self.evaluated, self.evaluated)
@@ -184,9 +203,22 @@ class DatasetSamples(Samples):
         evaluated = self.evaluated and self.evaluated.subset(rows, chosen)
         return DatasetSamples(self.source, self.rows[rows], chosen, evaluated)
 
+    def joined(self, others: Samples) -> DatasetSamples:
+        """See `Samples.joined`."""
+        evaluated = self.evaluated and self.evaluated.joined(others.plain())
+        return DatasetSamples(*_concatenated(self, cast("DatasetSamples", others)), evaluated)
+
     def plain(self) -> Samples:
         """See `Samples.plain`."""
         return self if self.evaluated is None else self.evaluated
+
+
+def _concatenated(
+    one: ImageSamples | DatasetSamples, other: ImageSamples | DatasetSamples
+) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
+    """Source, rows and labels of both."""
+    rows = np.append(one.rows, other.rows + len(one.source))
+    return ConcatDataset([one.source, other.source]), rows, np.append(one.labels, other.labels)
 
 
 def sample_shape(samples: Samples) -> tuple[int, ...]:

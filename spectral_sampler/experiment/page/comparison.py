@@ -31,7 +31,7 @@ from spectral_sampler.experiment.page.markup import (
     table,
 )
 from spectral_sampler.experiment.page.samples import gallery
-from spectral_sampler.experiment.policies import CEILINGS, CONTROLS, FULL, FULL_EQUAL_COMPUTE
+from spectral_sampler.experiment.policies import FULL, FULL_EQUAL_COMPUTE, SELECT_NOTHING
 from spectral_sampler.experiment.report import cost_columns, cost_note, footnote, headline, verdict
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def _classes(page: _Page) -> Html | None:
         return None
     shares = {}
     for policy in page.policies:
-        if policy not in {*CONTROLS, *CEILINGS} or policy == "uniform":
+        if policy not in SELECT_NOTHING or policy == "uniform":
             selected, offered = figures.class_counts(page.results, policy)
             shares[policy] = selected.sum(0) / (offered * len(selected))
     order = np.argsort(-shares[page.best if page.best in shares else "uniform"], kind="stable").tolist()
