@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spectral_sampler.cli import options, program
+from spectral_sampler.errors import ArgumentError
 from spectral_sampler.experiment.cell import Cell, Places, run_cell
 from spectral_sampler.experiment.report import read_json, write_json
 
@@ -149,8 +150,9 @@ def compared(command: str, out: Path, jobs: int | None) -> dict[str, Any]:
     return condensed(read_json(out / "results.json"), command)
 
 
-def redo(command: str, committed: Path, policy: str, seed: int, cache: Path) -> str:
-    """Trains once more, and says what came of it now and then."""
+def redo(command: str, committed: Path, policy: str, seed: int, cache: Path | None = None) -> str:
+    """Trains once more, and says what came of it now and then; with the references that comparisons left in the
+    ``cache``."""
     settings = options.settings(program.parser().parse_args(shlex.split(command)))
     now = run_cell(Cell(settings, policy, seed, curve=False), Places(cache=cache))["test_accuracy"]
     cells = read_json(committed)["cells"] if committed.exists() else []
@@ -176,7 +178,12 @@ def main(runs: dict[str, str], results: Path, work: Path, description: str) -> N
         parser.error(f"NAME must be one of those that --list shows, got {unknown[0] if unknown else 'not one'}")
     if arguments.redo:
         name, (policy, seed) = arguments.names[0], arguments.redo
-        print(redo(runs[name], results / f"{name}.json", policy, int(seed), arguments.work / "cache"))
+        if not seed.isdecimal():
+            parser.error(f"SEED must be a whole number from 0 on, got {seed}")
+        try:
+            print(redo(runs[name], results / f"{name}.json", policy, int(seed)))
+        except ArgumentError as error:
+            parser.error(str(error))
         return
     for name in arguments.names or runs:
         write_json(results / f"{name}.json", compared(runs[name], arguments.work / folder(runs, name), arguments.jobs))

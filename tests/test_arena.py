@@ -1,6 +1,7 @@
 """The arena: its commands can be run, its tables are of the strongest control, one training can be made again."""
 
 import shlex
+import sys
 
 import pytest
 
@@ -82,3 +83,19 @@ def test_a_training_is_made_again_beside_the_committed_one(tmp_path):
     write_json(committed, {"cells": [cell]})
     said = study.redo(command, committed, "small", 3, tmp_path)
     assert said == f"tiny, small, seed 3: {accuracy:.2f} %, 50.00 % at abc"
+
+
+@pytest.mark.parametrize(
+    ("policy", "seed", "message"),
+    [
+        ("smal", "3", "policies must be names out of"),
+        ("small", "-1", "SEED must be a whole number"),
+        ("small", "x", "SEED"),
+    ],
+)
+def test_a_training_that_is_none_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys, policy, seed, message):
+    monkeypatch.setattr(sys, "argv", ["arena", "tiny", "--redo", policy, seed])
+    command = "compare --data digits --train-size 100 --epochs 2 --schedule constant"
+    with pytest.raises(SystemExit):
+        study.main({"tiny": command}, tmp_path, tmp_path / "work", "")
+    assert message in capsys.readouterr().err

@@ -177,9 +177,9 @@ def check_emission(emit: str, batch_size: object, samples: int, settings: Settin
         raise argument_error("batch_size", f"at most the number of samples ({samples})", size, remedy)
     if size % multiple:
         raise argument_error("batch_size", f"a multiple of multiple_of ({multiple})", size, "Change one of the two.")
-    if getattr(sampler, "replacement", False):
+    if getattr(sampler, "replacement", False) or isinstance(sampler, ClassBalancedSampler):
         raise argument_error(
-            "emit", '"shrink" with a sampler= that draws with replacement', repr(emit),
-            "Its repetitions are offered once, so a batch may come out smaller.",
+            "emit", f'"shrink" with a {type(sampler).__name__}, which offers samples again', repr(emit),
+            "In one candidate batch they are offered once, so a batch may come out smaller.",
         )  # fmt: skip
     return size
