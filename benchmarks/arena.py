@@ -70,18 +70,18 @@ GRID = {
     **{f"{data}-clean": _command(where, data, "clean") for data, where in NATURAL.items()},
 }  # fmt: skip
 
+_UNTUNED = [f"{data}-{condition}" for data in DATA if data not in TUNED_ON for condition in IN_FULL]
 BESIDE = {
-    "twins": (
-        "--reference twin --policies jest,rho-loss,plausible-even,plausible-learnable",
-        [f"{data}-{condition}" for data in DATA if data not in TUNED_ON for condition in ("clean", "noise20")],
-    ),
+    "held-out": ("--reference held-out --policies jest,rho-loss,plausible-even,plausible-learnable", _UNTUNED),
+    "twins": ("--reference twin --policies jest,rho-loss,plausible-even,plausible-learnable", _UNTUNED),
     "flops": (
         "--equal flops --runs-per-reference 10 --policies saln,gstds,jest,rho-loss,plausible-even,plausible-learnable",
         ["diamonds-clean", "digits-clean", "digits-noise20", "fashion-mnist-clean", "fashion-mnist-noise20"],
     ),
 }
-"""What some of them are asked besides: references that learnt from the other half of the learner's own rows; and equal
-arithmetic instead of equal samples, a reference shared by ten trainings."""
+"""What some of them are asked besides: references that know no encoder, but the held-out rows; that know neither, and
+learnt from the other half of the learner's own rows; and equal arithmetic instead of equal samples, a reference shared
+by ten trainings."""
 
 RUNS = {
     **GRID,
