@@ -76,7 +76,7 @@ BESIDE = {
     "twins": ("--reference twin --policies jest,rho-loss,plausible-even,plausible-learnable", _UNTUNED),
     "flops": (
         "--equal flops --runs-per-reference 10 --policies saln,gstds,jest,rho-loss,plausible-even,plausible-learnable",
-        ["diamonds-clean", "digits-clean", "digits-noise20", "fashion-mnist-clean", "fashion-mnist-noise20"],
+        ["digits-clean", "digits-noise20"],
     ),
 }
 """What some of them are asked besides: references that know no encoder, but the held-out rows; that know neither, and

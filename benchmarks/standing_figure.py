@@ -37,7 +37,7 @@ def figure(data: str) -> Figure:
     axes.grid(axis="y", linewidth=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(
-        "test accuracy minus the strongest control's of the condition, points; filled: clear of zero (95 %)"
+        "balanced accuracy minus the strongest control's of the condition, points; filled: clear of zero (95 %)"
     )
     axes.set_title("One mark a condition; grey: controls and ceilings", loc="left", fontsize=9)
     return drawn

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from spectral_sampler.cli import options, program
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.experiment.cell import Cell, Places, run_cell
+from spectral_sampler.experiment.policies import policy_named
 from spectral_sampler.experiment.report import read_json, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -181,6 +182,7 @@ def main(runs: dict[str, str], results: Path, work: Path, description: str) -> N
         if not seed.isdecimal():
             parser.error(f"SEED must be a whole number from 0 on, got {seed}")
         try:
+            policy_named(policy)
             print(redo(runs[name], results / f"{name}.json", policy, int(seed)))
         except ArgumentError as error:
             parser.error(str(error))

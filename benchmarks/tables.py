@@ -7,7 +7,8 @@
 - ``results: NAME`` one comparison in full,
 - ``ablation: NAME`` the comparisons that vary one thing,
 - ``noise: FILE`` how well wrong labels are counted and found,
-- ``pilot: record`` what the pilot foretold.
+- ``pilot: record`` what the pilot foretold,
+- ``guard: record`` what a guard saves and costs.
 
 A test holds the documents against the files.
 """
@@ -24,6 +25,7 @@ from spectral_sampler.experiment.outcomes import Estimate, Row, rows, strongest
 from spectral_sampler.experiment.report import read_json
 
 RESULTS = Path(__file__).parent / "results"
+ACCURACY, BALANCED = "test_accuracy", "test_balanced_accuracy"
 
 
 def _table(titles: list[str], body: list[list[str]]) -> str:
@@ -49,10 +51,11 @@ def comparison(lines: list[Row]) -> str:
     return _table([*titles, *(["wrong labels seen"] if noisy else [])], body)
 
 
-def _lines(path: Path) -> dict[str, Row]:
-    """Of one comparison, by policy."""
+def _lines(path: Path, measure: str = ACCURACY) -> dict[str, Row]:
+    """Of one comparison, by policy, judged by ``measure``."""
     result = read_json(path)
-    return {line.policy: line for line in rows(result["cells"], result["policies"])}
+    cells = [{**cell, ACCURACY: cell[measure]} for cell in result["cells"]]
+    return {line.policy: line for line in rows(cells, result["policies"])}
 
 
 def _emphasised(difference: Estimate) -> str:
@@ -98,19 +101,20 @@ def noise(name: str) -> str:
     return _table(["data", "probe right, clean", *columns], body)
 
 
-def _compared(names: dict[str, str]) -> dict[str, dict[str, Row]]:
+def _compared(names: dict[str, str], measure: str = BALANCED) -> dict[str, dict[str, Row]]:
     """By the title of a column, the lines of the comparison of the arena that it is of, by policy."""
-    return {title: _lines(ARENA / f"{name}.json") for title, name in names.items()}
+    return {title: _lines(ARENA / f"{name}.json", measure) for title, name in names.items()}
 
 
-def _conditions(data: str) -> dict[str, dict[str, Row]]:
+def _conditions(data: str, measure: str = BALANCED) -> dict[str, dict[str, Row]]:
     """Every condition that one of the data sets was put under, by ``DATA CONDITION``."""
-    return _compared({f"{name} {condition}": f"{name}-{condition}" for name in data.split(",")
-                      for condition in CONDITIONS if f"{name}-{condition}" in GRID})  # fmt: skip
+    names = {f"{name} {condition}": f"{name}-{condition}" for name in data.split(",")
+             for condition in CONDITIONS if f"{name}-{condition}" in GRID}  # fmt: skip
+    return _compared(names, measure)
 
 
 def _margins(columns: dict[str, dict[str, Row]]) -> str:
-    """Points against the strongest control, which stands above with its accuracy; bold where clear of zero."""
+    """Points of balanced accuracy against the control that is strongest by it, above; bold where clear of zero."""
     best = [strongest(list(lines.values())) or "" for lines in columns.values()]
     body = [["*strongest control*", *(f"{name}, {lines[name].accuracy.percent()} %"
                                       for name, lines in zip(best, columns.values(), strict=True))]]  # fmt: skip
@@ -144,16 +148,17 @@ class Standing(NamedTuple):
         return float(np.mean([margin.mean for margin in self.margins.values()]))
 
     @property
-    def counts(self) -> tuple[int, int]:
-        """Conditions in which it is better, and in which it is worse, clear of zero."""
+    def said(self) -> tuple[str, str]:
+        """Conditions in which it is better / worse, clear of zero, and the mean."""
         clear = [margin.mean > 0 for margin in self.margins.values() if margin.clear_of_zero]
-        return sum(clear), len(clear) - sum(clear)
+        return f"{sum(clear)} / {len(clear) - sum(clear)}", f"{100 * self.mean:+.2f}"
 
 
-def standings(data: str) -> list[Standing]:
-    """Those of the policies after an ``@``, else of all, in the order of the comparisons."""
+def standings(data: str, measure: str = BALANCED) -> list[Standing]:
+    """Those of the policies after an ``@``, else of all, in the order of the comparisons; the strongest control is the
+    best by the same ``measure``."""
     names, _, wanted = data.partition("@")
-    conditions, found = _conditions(names), []
+    conditions, found = _conditions(names, measure), []
     present = dict.fromkeys(name for lines in conditions.values() for name in lines)
     for policy in wanted.split(",") if wanted else present:
         margins = {name: lines[policy].margin for name, lines in conditions.items() if policy in lines}
@@ -164,18 +169,21 @@ def standings(data: str) -> list[Standing]:
 
 
 def standing(data: str) -> str:
-    """How often each policy differs from the strongest control of a condition, clear of zero, and its worst."""
+    """How often each policy differs from the strongest control of a condition, clear of zero, and by how much in the
+    mean: by balanced accuracy, with its worst, and by plain accuracy."""
+    balanced, plain = ({one.policy: one for one in standings(data, measure)} for measure in (BALANCED, ACCURACY))
     body = []
-    for one in standings(data):
-        worst = min(one.margins, key=lambda name: one.margins[name].mean)
-        counts, least = map(str, (one.conditions, *one.counts)), one.margins[worst].percent(signed=True)
-        body.append([one.policy, *counts, f"{100 * one.mean:+.2f}", f"{least} ({worst})"])
-    return _table(["policy", "conditions", "better", "worse", "mean, points", "worst, points"], body)
+    for policy in [name for name in plain if name in balanced]:
+        one, worst = balanced[policy], min(balanced[policy].margins.items(), key=lambda entry: entry[1].mean)
+        least = f"{worst[1].percent(signed=True)} ({worst[0]})"
+        body.append([policy, str(one.conditions), *one.said, least, *plain[policy].said])
+    titles = ["better / worse", "mean, points", "worst", "by plain accuracy", "mean, points"]
+    return _table(["policy", "conditions", *titles], body)
 
 
 def natural(data: str) -> str:
     """Accuracy and its mean over classes, in per cent, where classes are uneven in the test, too."""
-    conditions = _conditions(data)
+    conditions = _conditions(data, ACCURACY)
     titles = [f"{name.partition(' ')[0]}, {kind}" for name in conditions for kind in ("accuracy", "balanced accuracy")]
     body = []
     for policy in dict.fromkeys(name for lines in conditions.values() for name in lines):
@@ -189,14 +197,20 @@ def _one(kind: str, name: str) -> str:
     if kind == "results":
         result = read_json(RESULTS / name / "results.json")
         return comparison(rows(result["cells"], result["policies"]))
-    return {"ablation": ablation, "noise": noise, "pilot": _pilot, "arena": arena, "standing": standing,
-            "natural": natural, "beside": beside}[kind](name)  # fmt: skip
+    return {"ablation": ablation, "noise": noise, "pilot": _pilot, "guard": _guard, "arena": arena,
+            "standing": standing, "natural": natural, "beside": beside}[kind](name)  # fmt: skip
 
 
 def _pilot(_: str) -> str:
     from benchmarks import pilot_record  # which the command line of every comparison is read for
 
     return pilot_record.table(read_json(pilot_record.RESULT))
+
+
+def _guard(_: str) -> str:
+    from benchmarks import guard  # likewise
+
+    return guard.table(read_json(guard.RESULT))
 
 
 def rendered(text: str) -> str:

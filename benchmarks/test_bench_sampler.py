@@ -131,7 +131,7 @@ def test_order(benchmark, length, case):
         if case == "torch.randperm":
             return torch.randperm(length)[:CANDIDATES].numpy()
         order, plan = _placed(length, RATIO if case == "constant" else SigmoidSchedule())
-        return order.indices(0, plan.at_step(0, 0))
+        return order.offered(0, [plan.at_step(0, 0)])[0][0]
 
     benchmark.group = f"first candidates of {length:,} samples"
     found = benchmark.pedantic(first, setup=draws._permutation_tables.cache_clear, rounds=3)
@@ -145,5 +145,5 @@ def test_slot(benchmark, length):
     order, plan = _placed(length, RATIO)
     benchmark.group = f"the next {CANDIDATES} candidates of {length:,} samples"
     steps, found = itertools.count(), []
-    benchmark(lambda: found.append(order.indices(0, plan.at_step(0, next(steps)))))
+    benchmark(lambda: found.append(order.offered(0, [plan.at_step(0, next(steps))])[0][0]))
     assert len(np.unique(found)) == len(found) * CANDIDATES

@@ -31,8 +31,8 @@ def test_no_two_comparisons_are_the_same():
 
 def cells(**accuracies):
     return [
-        {"policy": policy.replace("_", "-"), "seed": seed, "test_accuracy": value, "samples": 10, "learner_flops": 1.0,
-         "wrong_label_share": 0.0}
+        {"policy": policy.replace("_", "-"), "seed": seed, "test_balanced_accuracy": value, "test_accuracy": value / 2,
+         "samples": 10, "learner_flops": 1.0, "wrong_label_share": 0.0}
         for policy, values in accuracies.items()
         for seed, value in enumerate(values)
     ]  # fmt: skip
@@ -68,10 +68,10 @@ def test_differences_are_to_the_strongest_control_of_each_condition():
 def test_standings_count_what_is_clear():
     lines = [[entry.strip() for entry in line.split("|")[1:-1]] for line in tables.standing("digits").splitlines()]
     table = {line[0]: line[1:] for line in lines[2:]}
-    assert table["a"][:4] == ["2", "1", "0", "+1.00"]
-    assert table["b"][:3] == ["1", "0", "1"]
-    assert table["b"][4] == "-20.00 ± 0.00 (digits clean)"
-    assert table["small"][:3] == ["2", "0", "1"], "it is the strongest of one"
+    assert table["a"][:3] == ["2", "1 / 0", "+1.00"]
+    assert table["a"][4:] == ["1 / 0", "+0.50"], "by plain accuracy"
+    assert table["b"] == ["1", "0 / 1", "-20.00", "-20.00 ± 0.00 (digits clean)", "0 / 1", "-10.00"]
+    assert table["small"][:2] == ["2", "0 / 1"], "it is the strongest of one"
 
 
 def test_a_training_is_made_again_beside_the_committed_one(tmp_path):

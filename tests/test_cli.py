@@ -387,7 +387,7 @@ def test_quick_demo_from_the_command_line(tmp_path):
         wrong[name] = sum(cell["corruption"]["wrong_labels"] for cell in results["cells"])
     assert wrong["clean-labels"] == 0 < wrong["wrong-labels"]
     assert run.stdout.count("Means over 5 seeds") == 2
-    assert run.stdout.count("chosen at random here") == 2
+    assert run.stdout.count("the strongest control, here") == 2
     assert run.stdout.splitlines()[-1] == f"Page: {tmp_path / 'index.html'}"
     assert max(float(number) for number in re.findall(r"± (\d+\.\d+)", run.stdout)) <= 25.0
     page = (tmp_path / "index.html").read_text(encoding="utf-8")

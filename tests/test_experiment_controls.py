@@ -214,7 +214,7 @@ def test_all_labelled_rows_are_shown_alike_with_the_labels_that_the_reference_sa
 
 def test_samples_that_are_read_one_by_one_are_joined():
     inputs = torch.arange(12, dtype=torch.uint8).reshape(6, 2)
-    source = [(row, 0) for row in inputs]
+    source = [(row, 0) for row in inputs]  # of both, as they are parts of one data set
     plain = TensorSamples(inputs[:3].float() / 255, np.array([0, 1, 2]))
     one = DatasetSamples(source, np.array([4, 0, 1]), np.array([0, 1, 2]), plain)
     both = one.joined(DatasetSamples(source, np.array([5]), np.array([7]), plain.subset(np.array([0]), np.array([7]))))

@@ -76,6 +76,14 @@ def test_links_and_pictures_exist(document):
             assert (document.parent / target).exists(), f"{document.name} points at {target}"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_has_one_title_and_no_section_twice(document):
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^(##? .+)$", text, re.MULTILINE)
+    assert sum(title.startswith("# ") for title in titles) == 1, "what a merge leaves may look like another"
+    assert len(set(titles)) == len(titles)
+
+
 def test_make_targets_named_in_documents_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))

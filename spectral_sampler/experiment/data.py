@@ -203,7 +203,7 @@ def _photographs(name: str, train: Any, test: Any, labels: tuple[Any, Any], sour
     evaluation = ImageSamples(test, np.arange(len(test_labels)), test_labels, evaluated, evaluated)
     classes = tuple(getattr(train, "classes", None) or map(str, range(int(train_labels.max()) + 1)))
     version = f"{name}-{len(train_labels)}-{source.image_size}"
-    return Task(name, everything.subset(chosen), everything.subset(reference).plain(), evaluation, classes,
+    return Task(name, everything.subset(chosen), everything.subset(reference), evaluation, classes,
                 version=version)  # fmt: skip
 
 

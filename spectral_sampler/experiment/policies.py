@@ -98,7 +98,7 @@ CEILINGS = ("oracle", "oracle-balanced")
 
 ALL_LABELLED = "all-labelled"
 """`small` on the training rows and the held-out ones, on which else the reference alone is trained: what their labels
-are worth without it. It has more rows than a control, and is compared where it is asked for."""
+are worth without it. It has more rows than a control, and other shares of the classes."""
 
 SELECT_NOTHING = frozenset({*CONTROLS, *CEILINGS, ALL_LABELLED})
 

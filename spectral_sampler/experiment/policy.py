@@ -150,6 +150,11 @@ class Policy:
     """What ``left_out`` or ``finished`` reads of the reference ("features", "losses"), which is charged for; None for
     the features, where there is either."""
 
+    def __post_init__(self) -> None:
+        if self.extended is not None and (self.left_out is not None or self.batches is candidates):
+            rule, remedy = "None with left_out, and with candidate batches", "Both know the M training rows alone."
+            raise argument_error("extended", rule, self.extended, remedy)
+
     @property
     def looks(self) -> bool:
         """Whether the learner looks at all candidates before each step."""

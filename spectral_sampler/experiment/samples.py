@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import Dataset
 
 from spectral_sampler.experiment.corruption import Known
 
@@ -40,7 +40,7 @@ class Samples(Dataset[Any]):
         raise NotImplementedError
 
     def joined(self, others: Samples) -> Samples:
-        """These samples, then ``others`` of the same kind."""
+        """These samples, then ``others`` of the same kind and source."""
         raise NotImplementedError
 
     def digest(self) -> str:
@@ -163,8 +163,8 @@ class ImageSamples(Samples):
 
     def joined(self, others: Samples) -> ImageSamples:
         """See `Samples.joined`."""
-        source, rows, labels = _concatenated(self, cast("ImageSamples", others))
-        return ImageSamples(source, rows, labels, self.augmented, self.evaluated)
+        rows = np.append(self.rows, cast("ImageSamples", others).rows)
+        return ImageSamples(self.source, rows, np.append(self.labels, others.labels), self.augmented, self.evaluated)
 
     def plain(self) -> ImageSamples:
         """See `Samples.plain`."""
@@ -205,20 +205,13 @@ class DatasetSamples(Samples):
 
     def joined(self, others: Samples) -> DatasetSamples:
         """See `Samples.joined`."""
+        rows = np.append(self.rows, cast("DatasetSamples", others).rows)
         evaluated = self.evaluated and self.evaluated.joined(others.plain())
-        return DatasetSamples(*_concatenated(self, cast("DatasetSamples", others)), evaluated)
+        return DatasetSamples(self.source, rows, np.append(self.labels, others.labels), evaluated)
 
     def plain(self) -> Samples:
         """See `Samples.plain`."""
         return self if self.evaluated is None else self.evaluated
-
-
-def _concatenated(
-    one: ImageSamples | DatasetSamples, other: ImageSamples | DatasetSamples
-) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
-    """Source, rows and labels of both."""
-    rows = np.append(one.rows, other.rows + len(one.source))
-    return ConcatDataset([one.source, other.source]), rows, np.append(one.labels, other.labels)
 
 
 def sample_shape(samples: Samples) -> tuple[int, ...]:
@@ -232,7 +225,7 @@ class Task(NamedTuple):
     name: str
     train: Samples
     held_out: Samples
-    """For training the reference only."""
+    """For training the reference, without augmentation (`Samples.plain`)."""
     test: Samples
     """Clean labels, whatever happens to the other two."""
     classes: tuple[str, ...]

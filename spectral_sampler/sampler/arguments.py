@@ -179,7 +179,7 @@ def check_emission(emit: str, batch_size: object, samples: int, settings: Settin
         raise argument_error("batch_size", f"a multiple of multiple_of ({multiple})", size, "Change one of the two.")
     if getattr(sampler, "replacement", False) or isinstance(sampler, ClassBalancedSampler):
         raise argument_error(
-            "emit", f'"shrink" with a {type(sampler).__name__}, which offers samples again', repr(emit),
-            "In one candidate batch they are offered once, so a batch may come out smaller.",
+            "emit", f'"shrink" with a {type(sampler).__name__}, which may offer a sample twice', repr(emit),
+            "In one candidate batch it is offered once, so a batch may come out smaller.",
         )  # fmt: skip
     return size

@@ -130,8 +130,8 @@ class CandidateOrder(Sampler[int]):
             self._of(epoch, runs=True)
 
     def offered(self, epoch: int, slots: list[Slot]) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64] | None]]:
-        """The candidates of slots, (slot.size,) each in the order offered, less those that came before in the same
-        slot; and how often each comes earlier in this pass, None where the order repeats none."""
+        """The candidates of each slot in the order offered, a sample that comes again in it left out; and which of its
+        places in the epoch's order each one's is, from 0, None where the order repeats none."""
         parts = [self._positions(epoch, slot) for slot in slots]
         positions = np.concatenate(parts)  # all at once: a call costs as much as a hundred positions
         cuts = np.cumsum([len(part) for part in parts[:-1]])
@@ -171,8 +171,8 @@ class CandidateOrder(Sampler[int]):
         return 0 if self._fixed else epoch
 
     def _of(self, epoch: int, *, runs: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The source's order, and if it repeats samples how often each place's came before; that of the epoch that runs
-        is the first of the two kept."""
+        """The source's order, and if it repeats samples how often each place's comes earlier in it; that of the epoch
+        that runs is the first of the two kept."""
         key, kept = self._key(epoch), self._drawn
         if key not in kept or (runs and next(iter(kept)) != key):
             found = kept[key] if key in kept else self._draw(key)

@@ -40,7 +40,7 @@ class Candidates(NamedTuple):
     indices: NDArray[np.int64]
     """(size,) dataset indices, unique."""
     again: NDArray[np.int64] | None
-    """(size,) how often each comes earlier in this pass of the order; None where the order repeats none."""
+    """(size,) which of its places in the epoch's order this is of each, from 0; None where the order repeats none."""
     score: Score | None
 
 

@@ -61,8 +61,6 @@ class CandidateBatch(NamedTuple):
     """Number of the candidate batch within its epoch, over all ranks."""
     turn: int = 0
     """Number of the pass over the data: the epoch, where that has one pass."""
-    again: NDArray[np.int64] | None = None
-    """(N,) how often each candidate comes earlier in this pass; None where the order repeats none."""
     progress: float = 0.0
     """Share of the training horizon that has passed, in [0, 1]."""
     logits: Any = None
@@ -75,6 +73,8 @@ class CandidateBatch(NamedTuple):
 
     ignored: NDArray[np.bool_] | None = None
     """(N,) candidates that are not to be chosen before all others are, for their label; None where there are none."""
+    again: NDArray[np.int64] | None = None
+    """(N,) which of its places in the epoch's order each candidate's is, from 0; None where the order repeats none."""
 
     def uniforms(self, stream: int = 0) -> NDArray[np.float64]:
         """(N,) draws in (0, 1), a function of (seed, epoch, batch, dataset index, stream)."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spectral_sampler.errors import argument_error
 from spectral_sampler.experiment.corruption import Corrupted, corrupt_held_out
 
 if TYPE_CHECKING:
@@ -19,9 +20,15 @@ def with_held_out(material: Material) -> Material:
 
     Budgets stay those of the M rows, and so do the rows of the reference. Which held-out labels are wrong by nature
     nobody knows; they count as right.
+
+    Raises:
+        ArgumentError: no row is held out.
     """
     task, settings, before = material.task, material.settings, material.corrupted
     held_out, known = task.held_out, task.known
+    if not len(held_out):
+        rule, remedy = "a comparison with held-out rows, for all-labelled", "Leave it out: it would be small."
+        raise argument_error("reference", rule, repr(settings.reference), remedy)
     seen = corrupt_held_out(held_out.labels, settings.corruption, len(task.classes), material.seed, known)
     told, truth = (
         (seen, held_out.labels) if known.origins is None else (known.origins[seen], known.origins[held_out.labels])

@@ -162,7 +162,7 @@ def task_of(raw: Raw, cut: Cut) -> Task:
     every = _samples(raw, labels, pool, cut.image_size)
     given = None if raw.features is None else (raw.features, raw.losses)
     return Task(
-        re.sub(r"[^\w.-]", "_", raw.name), every[0].subset(train), every[0].plain().subset(reference),
+        re.sub(r"[^\w.-]", "_", raw.name), every[0].subset(train), every[0].subset(reference),
         every[0].plain().subset(tested) if raw.test is None else every[1], classes,
         f"own-{raw.content}-{cut.image_size}", None if raw.validation is None else every[-1],
         train, reference, total, given, labels[0],

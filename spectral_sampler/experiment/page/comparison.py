@@ -58,6 +58,7 @@ _WORDS = {
     "probe": "nothing is trained but a linear classifier on the reference's features",
     "oracle": "the labels that are truly wrong left out beforehand, then as small: the ceiling",
     "oracle-balanced": "the same, every class equally often",
+    "all-labelled": "as small, on the rows held out for the reference too",
     "loss-weighted": "by chance, samples that the reference finds easy more often",
     "saln": "the largest entries of the Fiedler vector",
     "gstds": "half by the Fiedler vector, half by chance weighted by confidence",
