@@ -30,6 +30,7 @@ from spectral_sampler.experiment import (
 from spectral_sampler.experiment import cell as cells
 from spectral_sampler.experiment import policies as named
 from spectral_sampler.experiment.budgets import budgets, even_sizes
+from spectral_sampler.experiment.controls import small, with_held_out
 from spectral_sampler.experiment.corruption import Corrupted, corrupt_held_out
 from spectral_sampler.experiment.policies import (
     ALL_LABELLED,
@@ -293,6 +294,19 @@ def test_a_selection_over_the_rows_that_are_left(tmp_path):
     everyone = dataclasses.replace(policy, left_out=lambda known: np.ones(60, dtype=bool))
     with pytest.raises(ArgumentError, match="left_out must be false for a training row, got true for all of them"):
         everyone.rows(given)
+
+
+def test_rows_are_added_to_controls_alone_and_where_there_are_any():
+    for known in ({}, {"batches": small, "left_out": lambda known: known.corrupted.wrong}):
+        with pytest.raises(ArgumentError, match="extended must be None with left_out, and with candidate batches"):
+            Policy(extended=with_held_out, **known)
+    given = material(np.arange(60) % 3, np.eye(60, 4) + 1.0)
+    none = given.task._replace(held_out=given.train.subset(np.arange(0)))
+    with pytest.raises(ArgumentError, match="reference must be one trained on held-out rows, for all-labelled"):
+        with_held_out(given._replace(task=none))
+    more = with_held_out(given)
+    assert len(more.train) == len(more.corrupted.rows) == 120
+    assert more.budgets.tolist() == given.budgets.tolist()
 
 
 # ---- comparisons --------------------------------------------------------------------------------------------------

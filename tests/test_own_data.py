@@ -719,7 +719,11 @@ def test_an_augmented_part_is_trained_on_and_its_twin_is_what_a_reference_sees(o
     noisy = task.train.subset(np.array([5, 5]), np.array([1, 0]))
     assert (int(noisy[0][1]), int(noisy.plain()[1][1])) == (1, 0)
     assert torch.equal(noisy.plain()[0][0], plain[5][0])
-    for policy in ("gstds", "gradient-norm"):
+    both, last = task.train.joined(task.held_out), len(task.train) + len(task.held_out) - 1
+    assert not torch.equal(both[last][0], both[last][0]), "held-out rows are trained on as the others"
+    assert torch.equal(both.plain()[last][0], task.held_out.plain()[len(task.held_out) - 1][0])
+    assert [int(both[row][1]) for row in (0, last)] == [int(task.train.labels[0]), int(task.held_out.labels[-1])]
+    for policy in ("gstds", "gradient-norm", "all-labelled"):
         cells = [run_cell(Cell(settings, policy, 0, curve=False), places) for _ in range(2)]
         assert cells[0]["test_accuracy"] == cells[1]["test_accuracy"], "augmentation is seeded"
         assert cells[0]["curve"] == cells[1]["curve"]

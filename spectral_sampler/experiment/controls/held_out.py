@@ -27,7 +27,7 @@ def with_held_out(material: Material) -> Material:
     task, settings, before = material.task, material.settings, material.corrupted
     held_out, known = task.held_out, task.known
     if not len(held_out):
-        rule, remedy = "a comparison with held-out rows, for all-labelled", "Leave it out: it would be small."
+        rule, remedy = "one trained on held-out rows, for all-labelled", "Leave it out: it would be small."
         raise argument_error("reference", rule, repr(settings.reference), remedy)
     seen = corrupt_held_out(held_out.labels, settings.corruption, len(task.classes), material.seed, known)
     told, truth = (
