@@ -333,7 +333,7 @@ def test_in_a_file_a_long_comparison_is_seen_to_go_on_and_ctrl_c_ends_it(tmp_pat
         while "to go" not in log.read_text().partition("trainings after")[2] and time.monotonic() < deadline:
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: the workers too
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=120) == 130
     said = log.read_text()
     assert f"0 of {len(CONTROLS)} trainings after" in said
     assert said.endswith("spectral-sampler: interrupted; finished trainings are kept, go on with --resume\n")
