@@ -101,6 +101,7 @@ ALL_LABELLED = "all-labelled"
 are worth without it. It has more rows than a control, and other shares of the classes."""
 
 SELECT_NOTHING = frozenset({*CONTROLS, *CEILINGS, ALL_LABELLED})
+"""Those that are compared beside the selections."""
 
 BALANCED = {name: f"{name}-balanced" for name in (PlausibleEven.name, PlausibleLearnable.name)}
 """Our selections, and the same with `balance=1`."""
