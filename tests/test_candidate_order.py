@@ -219,7 +219,7 @@ def test_a_prepared_epoch_is_read_in_any_thread_without_the_source():
         (np.array([3, 1, 3]), True),
         (Counting(), True),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_orders_that_may_repeat_a_sample(source, repeats):
     assert make(source=source).repeats == repeats

@@ -110,7 +110,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("options", "argument"), WRONG, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("options", "argument"), WRONG, ids=lambda value: re.sub(r" at 0x\w+", "", str(value))[:60])
 def test_refused_by_the_constructor_in_one_sentence(options, argument):
     valid = {"candidate_batch_size": 16, "keep_ratio": 0.5, "selection": FirstFeature()}
     with pytest.raises(ArgumentError) as caught:

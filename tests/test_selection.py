@@ -117,7 +117,7 @@ def test_uniform_takes_everyone_equally_often():
         (GSTDS(weights="abs_fiedler", spectral_share=0.0), lambda loss, score: np.abs(score)),
         (GSTDS(epsilon=0.05, spectral_share=0.0), lambda loss, score: 1 / (loss + 0.05)),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_first_draws_follow_the_weights(selection, weight):
     store = make_store(4)
