@@ -20,6 +20,7 @@ enum class Form : int64_t { automatic = 0, dense = 1, factored = 2 };
 struct Options {
   Form form = Form::automatic;
   int64_t refresh_every = 32;  // factored form: see FactoredLaplacian
+  const int64_t* numbers = nullptr;  // (members, size) what the start vector and the sign know a row by; null: its index
 };
 
 // Results for member b of B begin at vector + b · size and at element b of the rest, as in spectral_sampler.FiedlerResult.
@@ -32,7 +33,7 @@ struct Results {
 bool dense_is_faster(int64_t size, int64_t width);
 
 // Solves the graphs of `indices` (members, size). A member with a zero or non-finite row gets zeros and kInvalid. The bits of
-// a member depend on its rows and indices alone, not on its neighbours or the number of threads.
+// a member depend on its rows and their numbers alone, not on its neighbours or the number of threads.
 void solve(const Features& features, const int64_t* indices, int64_t members, int64_t size, const Options& options,
            const Executor& executor, const Results& results);
 

@@ -53,10 +53,15 @@ Tensor with_whole_rows(const Tensor& features) {
   return features.dim() == 2 && features.stride(1) == 1 ? features : torch::stable::contiguous(features);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fiedler(const Tensor& features, const Tensor& indices,
-                                                                           int64_t form, int64_t refresh_every) {
+using Solution = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Solution numbered(const Tensor& features, const Tensor& indices, const Tensor& numbers, int64_t form, int64_t refresh_every) {
   const Tensor rows = with_whole_rows(features), chosen = torch::stable::contiguous(indices);
+  const Tensor known_by = torch::stable::contiguous(numbers);
   const Features source = checked(rows, chosen);
+  STD_TORCH_CHECK(known_by.scalar_type() == ScalarType::Long && known_by.dim() == 2 && known_by.size(0) == chosen.size(0) &&
+                      known_by.size(1) == chosen.size(1),
+                  "numbers must be int64 of the shape of indices");
   STD_TORCH_CHECK(form >= 0 && form <= 2, "form must be 0 (automatic), 1 (dense) or 2 (factored), got ", form);
   STD_TORCH_CHECK(refresh_every >= 1, "refresh_every must be at least 1, got ", refresh_every);
   const int64_t members = chosen.size(0), size = chosen.size(1);
@@ -71,9 +76,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fiedler(const
       static_cast<float*>(vector.data_ptr()), static_cast<float*>(value.data_ptr()), static_cast<float*>(residual.data_ptr()),
       static_cast<float*>(gap.data_ptr()), static_cast<float*>(error.data_ptr()), static_cast<int64_t*>(matvecs.data_ptr()),
       static_cast<int64_t*>(status.data_ptr())};
-  const spectral::Options options = {static_cast<spectral::Form>(form), refresh_every};
+  const spectral::Options options = {static_cast<spectral::Form>(form), refresh_every,
+                                     static_cast<const int64_t*>(known_by.data_ptr())};
   spectral::solve(source, static_cast<const int64_t*>(chosen.data_ptr()), members, size, options, TorchThreads(), results);
   return {vector, value, residual, matvecs, status, gap, error};
+}
+
+Solution fiedler(const Tensor& features, const Tensor& indices, int64_t form, int64_t refresh_every) {
+  return numbered(features, indices, indices, form, refresh_every);
 }
 
 std::tuple<Tensor, Tensor> cosine_graph(const Tensor& features, const Tensor& indices) {
@@ -109,12 +119,17 @@ STABLE_TORCH_LIBRARY(spectral_sampler, library) {
   library.def(
       "fiedler(Tensor features, Tensor indices, int form=0, int refresh_every=32) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor, Tensor)");
+  // The same, its rows known by `numbers` (B, N) to the start vector and the sign, and not by where they lie in `features`.
+  library.def(
+      "fiedler.numbered(Tensor features, Tensor indices, Tensor numbers, int form=0, int refresh_every=32) -> (Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor)");
   // (affinity without its diagonal (B, N, N), degrees (B, N)).
   library.def("cosine_graph(Tensor features, Tensor indices) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(spectral_sampler, CPU, library) {
   library.impl("fiedler", TORCH_BOX(&fiedler));
+  library.impl("fiedler.numbered", TORCH_BOX(&numbered));
   library.impl("cosine_graph", TORCH_BOX(&cosine_graph));
 }
 

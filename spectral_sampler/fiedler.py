@@ -176,8 +176,14 @@ def fiedler_vector(
 
 
 @torch.no_grad()
-def fiedler_rows(features: Tensor, indices: Tensor, *, backend: str = "auto") -> FiedlerResult:
+def fiedler_rows(
+    features: Tensor, indices: Tensor, *, backend: str = "auto", numbers: Tensor | None = None
+) -> FiedlerResult:
     """Fiedler vectors of the candidate batches ``indices`` (B, N) int64 into the rows of ``features`` (M, d).
+
+    ``numbers`` (B, N) int64, in the order of ``indices`` within each member, are what the rows are called elsewhere:
+    where ``features`` has a copy of the candidates alone, results on a CPU are to the bit those of the rows where they
+    were copied from (eager, native). The kernels of GPUs go by ``indices``, and agree to rounding.
 
     A member with a faulty row gets a zero vector and `Status.INVALID`, and the others the bits they have without it.
     """
@@ -190,12 +196,18 @@ def fiedler_rows(features: Tensor, indices: Tensor, *, backend: str = "auto") ->
     if indices.device.type == "cpu" and not 0 <= int(indices.min()) <= int(indices.max()) < len(features):
         got = f"{int(indices.min())} to {int(indices.max())}"
         raise argument_error("indices", f"between 0 and {len(features) - 1}", got, "They count rows of the features.")
+    if numbers is not None and (numbers.dtype != torch.int64 or numbers.shape != indices.shape):
+        got = f"{numbers.dtype} {tuple(numbers.shape)}"
+        raise argument_error("numbers", "int64 of the shape of indices", got, "Leave them out, or one for each row.")
     indices = indices.to(features.device)
     module = ops.solver_module(backend, features, indices)
     with torch.autocast(features.device.type, enabled=False):
         if module is not None:
+            if numbers is not None and getattr(module, "NUMBERED", False):
+                return completed(module.solve(features, indices, numbers=numbers))
             return completed(module.solve(features, indices))
-        return _solve_rows(lambda member: features.index_select(0, indices[member]), indices)
+        known = indices if numbers is None else numbers.to(features.device)
+        return _solve_rows(lambda member: features.index_select(0, indices[member]), known)
 
 
 @torch.no_grad()

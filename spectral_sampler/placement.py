@@ -52,7 +52,7 @@ class Placement:
 
     Args:
         backend, device, lookahead: as the sampler got them.
-        features: (M, d), on the host.
+        dtype, width: of the features, on the host.
         candidates: N.
         steps: candidate batches of an epoch on this rank.
 
@@ -62,16 +62,17 @@ class Placement:
     """
 
     def __init__(
-        self, backend: str, device: Any, lookahead: int | None, features: torch.Tensor, candidates: int, steps: int
-    ) -> None:
+        self, backend: str, device: Any, lookahead: int | None, dtype: torch.dtype, width: int, candidates: int,
+        steps: int,
+    ) -> None:  # fmt: skip
         self.backend = ops.requested(backend)
         auto = self.backend == "auto"
         home = "cpu" if auto else ops.devices(self.backend)[0]
-        ops.resolve(self.backend, home, features.dtype)
+        ops.resolve(self.backend, home, dtype)
         self._named = check_device(device, self.backend)
         self._on_gpu = (home if self._named is None else self._named.type) == "cuda"
         self._may_move = auto and self._named is None
-        self._candidates, self._width = candidates, features.shape[1]
+        self._candidates, self._width = candidates, width
         self._steps, self._asked = steps, lookahead
         self._unsettle()
 

@@ -73,8 +73,8 @@ def test_a_fitting_array_is_not_copied():
 def test_dtype_argument():
     assert ReferenceStore.from_arrays(rows(), dtype="float16").features.dtype == np.float16
     assert ReferenceStore.from_arrays(rows().astype("f2"), dtype=torch.float32).features.dtype == np.float32
-    with pytest.raises(ArgumentError, match="dtype must be float16 or float32, got int8"):
-        ReferenceStore.from_arrays(rows(), dtype="int8")
+    with pytest.raises(ArgumentError, match="dtype must be float16, float32, bfloat16 or int8, got int16"):
+        ReferenceStore.from_arrays(rows(), dtype="int16")
 
 
 def planted(values, dtype="f8"):
@@ -230,7 +230,7 @@ def test_verify_says_how_much_is_read(tmp_path, monkeypatch):
         with pytest.raises(StoreError, match="changed after it was written"):
             ReferenceStore.open(tmp_path, verify=verify)
     assert len(ReferenceStore.open(tmp_path, verify=False)) == 20
-    monkeypatch.setattr("spectral_sampler.store.reference_store._VERIFY_BELOW", 10)
+    monkeypatch.setattr("spectral_sampler.store.reference_store.VERIFY_BELOW", 10)
     assert len(ReferenceStore.open(tmp_path)) == 20  # too large to read at every start
 
 

@@ -158,7 +158,7 @@ def sign(body):
     """A manifest by somebody who knows how the checksum is made."""
     if isinstance(body, dict):
         body = {key: value for key, value in body.items() if key != "sha256"}
-        body["sha256"] = hashlib.sha256(manifest._canonical(body)).hexdigest()
+        body["sha256"] = hashlib.sha256(manifest.canonical(body)).hexdigest()
     return json.dumps(body)
 
 
@@ -188,7 +188,7 @@ def test_json_that_is_no_manifest(store, text):
 
 
 def test_a_manifest_too_large_is_not_read(store, monkeypatch):
-    monkeypatch.setattr(manifest, "_MANIFEST_LIMIT", 100)
+    monkeypatch.setattr(manifest, "MANIFEST_LIMIT", 100)
     with pytest.raises(StoreError, match="larger than 100 bytes"):
         ReferenceStore.open(store.path)
 

@@ -235,13 +235,14 @@ void solve_member(const Kernels& kernels, const Features& features, const int64_
   const bool dense = options.form == Form::dense || (options.form == Form::automatic && dense_is_faster(size, features.width));
   const int64_t capacity = basis_capacity(size, features, dense);
   space.factored.refresh_every = options.refresh_every;
+  const int64_t* numbers = options.numbers ? options.numbers + b * size : own;
   const bool valid = build_safely(space, rows, size, [&](const Rows& from) {
     return dense ? space.dense.build(from, size, kernels, executor, b + 1 < last ? &next : nullptr)
                  : space.factored.build(from, size, kernels, executor, Lanczos::rows(capacity));
   });
   if (!valid) return refuse(out, b, size);
   Laplacian& laplacian = dense ? static_cast<Laplacian&>(space.dense) : space.factored;
-  Member(kernels, laplacian, executor, space, own, capacity).solve(out, b);
+  Member(kernels, laplacian, executor, space, numbers, capacity).solve(out, b);
 }
 
 }  // namespace

@@ -158,17 +158,18 @@ def encoded_features(samples: Samples, name: str, version: str, cache: Path | No
     if name not in ENCODERS:
         module = _module(name)
         path = folder / f"{version}-{_module_digest(module)}-{samples.digest()}"
-        return extract(module, _Plain(samples), path, loss=None, collate_fn=_collated, batch_size=64, version=version,
-                       dtype="float32", zero_rows="uniform").features  # fmt: skip
+        found = extract(module, _Plain(samples), path, loss=None, collate_fn=_collated, batch_size=64, version=version,
+                        dtype="float32", zero_rows="uniform")  # fmt: skip
+        return np.asarray(found.features)
     wants, make = ENCODERS[name]
     kind = "texts" if isinstance(samples, TextSamples) else "images"
     if wants != kind or not (isinstance(samples, (ImageSamples, TextSamples)) or _are_pixels(samples)):
         raise argument_error("reference", f"one that reads these {kind}", repr(name), "held-out always does.")
     path = folder / f"{version}-{name}-{samples.digest()}"
     if path.exists() and not any(path.glob(".partial*")):
-        return ReferenceStore.open(path, verify=False).features
-    encodable = _Encodable(samples)
-    return extract(make(), encodable, path, loss=None, collate_fn=_collated, batch_size=64, version=version).features
+        return np.asarray(ReferenceStore.open(path, verify=False).features)
+    found = extract(make(), _Encodable(samples), path, loss=None, collate_fn=_collated, batch_size=64, version=version)
+    return np.asarray(found.features)
 
 
 def _are_pixels(samples: Samples) -> bool:

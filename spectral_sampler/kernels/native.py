@@ -16,9 +16,10 @@ from torch import Tensor
 from spectral_sampler.errors import BackendUnavailable
 from spectral_sampler.result import FiedlerResult
 
-__all__ = ["DEVICES", "cosine_graph", "instruction_set", "solve", "unusable_reason"]
+__all__ = ["DEVICES", "NUMBERED", "cosine_graph", "instruction_set", "solve", "unusable_reason"]
 
 DEVICES = ("cpu",)
+NUMBERED = True  # solve() can be told what rows are called elsewhere
 _STORED = (torch.float32, torch.float16, torch.bfloat16)  # what is read as it lies
 _FORMS = {"auto": 0, "dense": 1, "factored": 2}
 
@@ -41,6 +42,7 @@ def _load() -> str | None:
         return f"the extension does not load under torch {torch.__version__}, it needs 2.10 or later ({error})"
     extension.instruction_set()
     torch.library.register_fake("spectral_sampler::fiedler", _fake_fiedler)
+    torch.library.register_fake("spectral_sampler::fiedler.numbered", _fake_numbered)
     torch.library.register_fake("spectral_sampler::cosine_graph", _fake_cosine_graph)
     return None
 
@@ -53,6 +55,13 @@ def _fake_fiedler(features: Tensor, indices: Tensor, form: int = 0, refresh_ever
     counts = [features.new_empty((members,), dtype=torch.int64) for _ in range(2)]
     vector = features.new_empty((members, size), dtype=torch.float32)
     return FiedlerResult(vector, numbers[0], numbers[1], counts[0], counts[1], *numbers[2:])
+
+
+def _fake_numbered(
+    features: Tensor, indices: Tensor, numbers: Tensor, form: int = 0, refresh_every: int = 32
+) -> FiedlerResult:
+    del numbers
+    return _fake_fiedler(features, indices, form, refresh_every)
 
 
 def _fake_cosine_graph(features: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,18 +88,29 @@ def instruction_set() -> str:
     return name
 
 
-def solve(features: Tensor, indices: Tensor, *, form: str = "auto", refresh_every: int = 32) -> FiedlerResult:
+def solve(
+    features: Tensor,
+    indices: Tensor,
+    *,
+    numbers: Tensor | None = None,
+    form: str = "auto",
+    refresh_every: int = 32,
+) -> FiedlerResult:
     """Fiedler vectors of the graphs of ``features[indices]``.
 
     Args:
         features: (M, d), float32, float16 or bfloat16; other types are converted to float32 first, and copied if the
             features of a row do not lie side by side.
         indices: (B, N) int64, rows of each member.
+        numbers: (B, N) int64 that name these rows to the start vector and the sign; None for ``indices`` themselves.
         form: "dense" keeps S in memory, "factored" never forms it, "auto" takes the faster.
         refresh_every: factored form: steps between fresh products Uᵀq (csrc/cpu/factored_laplacian.cpp).
     """
     _require()
     rows = features if features.dtype in _STORED else features.to(torch.float32)
+    if numbers is not None:
+        numbered = torch.ops.spectral_sampler.fiedler.numbered
+        return FiedlerResult(*numbered(rows, indices, numbers, _FORMS[form], refresh_every))
     return FiedlerResult(*torch.ops.spectral_sampler.fiedler(rows, indices, _FORMS[form], refresh_every))
 
 

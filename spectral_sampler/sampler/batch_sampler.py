@@ -156,8 +156,9 @@ class SpectralBatchSampler(BatchSampler):
         self._plan = Plan(len(self.sampler), chosen, constant, rotates=self.sampler.rotates)
         self._plan.follow(keep_ratio, chosen.epochs)
         self._placement = Placement(
-            backend, device, chosen.lookahead, self.store.features_tensor, chosen.candidate_batch_size, len(self)
-        )
+            backend, device, chosen.lookahead, self.store.dtype, self.store.width, chosen.candidate_batch_size,
+            len(self),
+        )  # fmt: skip
         self.backend = self._placement.backend
         self._scorer = Scorer(self.selection, self.store, self._placement)
         self._run = Run(self.store, self.selection, chosen, self._plan, self.sampler, counter, asked, self._scorer)

@@ -121,7 +121,9 @@ def affinity(features: Tensor, graph: Graph) -> Tensor:
     return weights.to(rows.dtype)
 
 
-def solve_similarity(features: Tensor, indices: Tensor, graph: Graph, backend: str) -> FiedlerResult:
+def solve_similarity(
+    features: Tensor, indices: Tensor, graph: Graph, backend: str, numbers: Tensor | None = None
+) -> FiedlerResult:
     """Fiedler vectors of B candidate batches whose graph no kernel computes.
 
     Args:
@@ -129,16 +131,19 @@ def solve_similarity(features: Tensor, indices: Tensor, graph: Graph, backend: s
         indices: (B, N) int64.
         graph: another than the papers'.
         backend: "auto" or "eager"; the kernels know the papers' only.
+        numbers: as of `spectral_sampler.fiedler.fiedler_rows`.
     """
     if ops.requested(backend) not in ("auto", "eager"):
         raise argument_error(
             "backend", f'"auto" or "eager" for {str(graph)[2:]}', repr(backend), "Kernels compute the papers' graph."
         )
     parts, indices = [], indices.to(features.device)
+    numbers = indices if numbers is None else numbers.to(features.device)
     step = max(1, _CHUNK_BYTES // (8 * indices.shape[1] ** 2))
     with torch.autocast(features.device.type, enabled=False):  # what training does is of no concern here
         for first in range(0, len(indices), step):
             part = indices[first : first + step]
             weights = torch.stack([affinity(features.index_select(0, row), graph) for row in part])
-            parts.append(fiedler_of_affinity(weights, laplacian=graph.laplacian, indices=part))
+            known_by = numbers[first : first + step]
+            parts.append(fiedler_of_affinity(weights, laplacian=graph.laplacian, indices=known_by))
     return FiedlerResult(*(torch.cat(field) for field in zip(*parts, strict=True)))

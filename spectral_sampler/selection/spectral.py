@@ -14,6 +14,7 @@ from spectral_sampler.fiedler import FiedlerResult, Status, fiedler_rows
 from spectral_sampler.selection.protocol import Scores
 from spectral_sampler.selection.ranking import tie_tolerance
 from spectral_sampler.selection.similarity import COSINE, Graph, solve_similarity
+from spectral_sampler.store.rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,17 +44,19 @@ def check_orientation(score: str) -> str:
     return score
 
 
+_HOST = torch.device("cpu")
 _ON_DEVICE: WeakKeyDictionary[ReferenceStore, dict[torch.device, DeviceRows]] = WeakKeyDictionary()
 
 
 def _solve(store: ReferenceStore, indices: torch.Tensor, backend: str) -> FiedlerResult:
     """Where `ops.device_for` says; results on the host."""
-    features = store.features_tensor
-    device = ops.device_for(backend, features.device)
-    if device == features.device:
-        return fiedler_rows(features, indices, backend=backend)
+    device = ops.device_for(backend, _HOST)
+    if device == _HOST:
+        near = store.candidate_rows(indices)
+        return fiedler_rows(near.features, near.rows, backend=backend, numbers=near.numbers)
     from spectral_sampler.kernels.device_store import DeviceRows
 
+    features = store.features if isinstance(store.features, Rows) else store.features_tensor
     rows = _ON_DEVICE.setdefault(store, {}).setdefault(device, DeviceRows(features, device))
     return FiedlerResult(*rows.solve(indices, lambda part, places: tuple(fiedler_rows(part, places, backend=backend))))
 
@@ -89,7 +92,8 @@ def fiedler_scores(
     if graph == Graph():
         result = _solve(store, rows, backend)
     else:
-        result = solve_similarity(store.features_tensor, rows, graph, backend)
+        near = store.candidate_rows(rows)
+        result = solve_similarity(near.features, near.rows, graph, backend, near.numbers)
     status = result.status.cpu().numpy().astype(np.int64)
     invalid = np.flatnonzero(status & int(Status.INVALID))
     if invalid.size:
@@ -107,7 +111,7 @@ def fiedler_scores(
 
 
 def equal_for_copies(
-    scores: NDArray[np.float64], indices: NDArray[np.int64], features: NDArray[np.floating]
+    scores: NDArray[np.float64], indices: NDArray[np.int64], features: NDArray[np.floating] | Rows
 ) -> NDArray[np.float64]:
     """``scores`` (N,), that of the lowest dataset index for all candidates whose rows of features are the same bits.
 
@@ -116,7 +120,8 @@ def equal_for_copies(
     order = np.argsort(scores)
     near = np.diff(scores[order]) <= tie_tolerance(scores)
     positions = order[np.append(near, False) | np.insert(near, 0, False)]
+    positions = positions[np.argsort(indices[positions])]
     equal, first = np.array(scores), dict[bytes, int]()
-    for position in positions[np.argsort(indices[positions])]:
-        equal[position] = scores[first.setdefault(features[indices[position]].tobytes(), position)]
+    for position, row in zip(positions, features[indices[positions]], strict=True):
+        equal[position] = scores[first.setdefault(row.tobytes(), position)]
     return equal

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.store.quantised import BITS, quantise, restore
+from spectral_sampler.store.rows import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +25,7 @@ __all__ = [
     "checked_features",
     "checked_labels",
     "checked_losses",
+    "checked_part",
     "checked_zero_rows",
     "feature_dtype",
     "filled_text",
@@ -80,15 +83,21 @@ def _as_array(argument: str, values: Any) -> NDArray[Any]:
 
 
 def feature_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    """The little-endian dtype that ``dtype`` names, if a store can hold features of it."""
+    """The little-endian dtype that ``dtype`` names, if it is float16 or float32."""
+    little: np.dtype[Any] = np.dtype(_dtype_name(dtype, FEATURE_DTYPES)).newbyteorder("<")
+    return little
+
+
+def _dtype_name(dtype: DTypeLike, among: tuple[str, ...]) -> str:
     try:
-        name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else np.dtype(dtype).name
+        of_torch = isinstance(dtype, torch.dtype) or dtype == "bfloat16"
+        name = str(dtype).removeprefix("torch.") if of_torch else np.dtype(dtype).name
     except TypeError:
         name = str(dtype)
-    if name not in FEATURE_DTYPES:
-        raise argument_error("dtype", "float16 or float32", name, "A store holds features in one of these two.")
-    little: np.dtype[Any] = np.dtype(name).newbyteorder("<")
-    return little
+    if name not in among:
+        rule = f"{', '.join(among[:-1])} or {among[-1]}"
+        raise argument_error("dtype", rule, name, "Features are kept in one of these here.")
+    return name
 
 
 def _blocks(rows: int, row_bytes: int) -> Iterator[slice]:
@@ -120,7 +129,16 @@ def filled_text(filled: list[int]) -> str:
 def checked_features(
     features: Any, dtype: DTypeLike | None = None, first_row: int = 0, *, filled: list[int] | None = None
 ) -> NDArray[Any]:
-    """Features (M, d) as a C-contiguous little-endian float16 or float32 array, without a copy where none is needed.
+    """Features (M, d) as a C-contiguous little-endian float16 or float32 array, without a copy where none is needed:
+    the ``stored`` of `checked_part`.
+    """
+    return checked_part(features, None if dtype is None else feature_dtype(dtype), first_row, filled=filled).stored
+
+
+def checked_part(
+    features: Any, dtype: DTypeLike | None = None, first_row: int = 0, *, filled: list[int] | None = None
+) -> Part:
+    """Features (M, d) as a store keeps them.
 
     float16 and float32 stay as they are; bool, integers, bfloat16 and float64 become float32; ``dtype`` overrides.
     A row is refused by number if it holds a NaN or an Inf, is zero throughout, or becomes so in the stored dtype;
@@ -135,9 +153,23 @@ def checked_features(
             "features", "a non-empty (M, d) array", f"shape {array.shape}", "Flatten each sample's features to one row."
         )
     kept = array.dtype.name if array.dtype.name in FEATURE_DTYPES else "float32"
-    target = feature_dtype(kept if dtype is None else dtype)
-    ready = array.dtype == target and array.flags.c_contiguous
+    name = _dtype_name(kept if dtype is None else dtype, (*FEATURE_DTYPES, *BITS))
+    target: np.dtype[Any] = np.dtype(BITS.get(name, name)).newbyteorder("<")
+    ready = array.dtype == target and array.flags.c_contiguous and name not in BITS
     result = array if ready else np.empty(array.shape, target)
+    scales = np.empty(len(array), "<f4") if name == "int8" else None
+
+    def keep(rows: Any, values: NDArray[Any]) -> NDArray[Any]:
+        """Stores the rows, and gives what will be read of them."""
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            if name not in BITS:
+                result[rows] = values
+                return np.asarray(result[rows])
+            result[rows], found = quantise(values.astype(np.float32), name)
+            if scales is not None:
+                scales[rows] = found
+            return restore(result[rows], found)
+
     bad: list[NDArray[np.int64]] = []
     zero: list[NDArray[np.int64]] = []
     overflow: list[NDArray[np.int64]] = []
@@ -148,14 +180,13 @@ def checked_features(
         bad.append(first_row + rows.start + np.flatnonzero(~finite))
         zero.append(first_row + rows.start + np.flatnonzero(~nonzero))
         if not ready:
-            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-                result[rows] = source
-            overflow.append(first_row + rows.start + np.flatnonzero(finite & ~np.isfinite(result[rows]).all(axis=1)))
-            underflow.append(first_row + rows.start + np.flatnonzero(nonzero & ~result[rows].any(axis=1)))
+            read = keep(rows, source)
+            overflow.append(first_row + rows.start + np.flatnonzero(finite & ~np.isfinite(read).all(axis=1)))
+            underflow.append(first_row + rows.start + np.flatnonzero(nonzero & ~read.any(axis=1)))
     _refuse_rows("features", "finite", "NaN or Inf", bad, "Repair or drop these rows.")
     if filled is not None and (empty := np.sort(np.concatenate(zero + underflow))).size:
         result = result.copy() if ready else result
-        result[empty - first_row] = result.shape[1] ** -0.5
+        keep(empty - first_row, np.full((len(empty), result.shape[1]), result.shape[1] ** -0.5))
         filled += empty.tolist()
         zero, underflow = [], []
     _refuse_rows(
@@ -167,19 +198,19 @@ def checked_features(
     )
     _refuse_rows(
         "features",
-        f"within the range of {target.name}",
+        f"within the range of {name}",
         "overflow",
         overflow,
         "Rescale these rows (cosines do not change) or store a wider dtype.",
     )
     _refuse_rows(
         "features",
-        f"within the range of {target.name}",
+        f"within the range of {name}",
         "underflow to zero",
         underflow,
         'Rescale these rows (cosines do not change), store a wider dtype, or pass zero_rows="uniform".',
     )
-    return result
+    return Part(result, scales)
 
 
 def _one_per_row(argument: str, array: NDArray[Any], rows: int) -> None:

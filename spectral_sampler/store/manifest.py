@@ -1,12 +1,14 @@
 """The manifest of a store: what each file must be, to the byte, before NumPy is shown any of it.
 
-A store is a directory with ``manifest.json`` and up to three ``.npy`` files (format 1.0, C order, little-endian) that
-any NumPy program can read. The manifest holds for each file its bare name, dtype, shape, size and one SHA-256 per 8 MiB
-of data, and a SHA-256 of itself. Headers are written by :func:`npy_header` and compared byte by byte, never parsed.
+A store is a directory with ``manifest.json`` and up to four ``.npy`` files (format 1.0, C order, little-endian) that
+any NumPy program can read; features of uint16 are the bits of bfloat16, those of int8 have ``scales``, one a row. The
+manifest holds for each file its bare name, dtype, shape, size and one SHA-256 per 8 MiB of data, and a SHA-256 of
+itself. Headers are written by :func:`npy_header` and compared byte by byte, never parsed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -29,28 +31,39 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "CHUNK_BYTES",
     "FILE_NAME",
     "FORMAT",
     "MANIFEST",
+    "MANIFEST_LIMIT",
     "ArrayEntry",
     "Manifest",
+    "canonical",
+    "checked_body",
+    "damage_named",
     "data_chunks",
     "data_digests",
     "map_array",
     "npy_header",
     "open_regular",
+    "parsed",
     "read_manifest",
+    "read_text",
     "verify_data",
+    "with_checksum",
 ]
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "spectral_sampler reference store", 1
 CHUNK_BYTES = 8 << 20
 _HEADER_BYTES = 128
-_MANIFEST_LIMIT = 32 << 20  # 8 MiB chunks: enough for four terabytes of features
-_DTYPES = {"features": ("float16", "float32"), "losses": ("float32",), "labels": ("int64",)}
+MANIFEST_LIMIT = 32 << 20  # 8 MiB chunks: enough for four terabytes of features
+_DTYPES = {
+    "features": ("float16", "float32", "int8", "uint16"), "scales": ("float32",), "losses": ("float32",),
+    "labels": ("int64",),
+}  # fmt: skip
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-FILE_NAME = re.compile(r"(features|losses|labels)(-[0-9a-f]{16})?\.npy")
+FILE_NAME = re.compile(r"(features|scales|losses|labels)(-[0-9a-f]{16})?\.npy")
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ class Manifest:
     def fingerprint(self) -> str:
         """SHA-256 over names, dtypes, shapes and data of the arrays: equal stores have equal fingerprints."""
         content = {name: [entry.dtype, entry.shape, entry.sha256] for name, entry in self.arrays.items()}
-        return hashlib.sha256(_canonical(content)).hexdigest()
+        return hashlib.sha256(canonical(content)).hexdigest()
 
     def to_bytes(self) -> bytes:
         """The JSON text of the manifest."""
@@ -93,11 +106,11 @@ class Manifest:
             "source": self.source,
             "arrays": {name: asdict(entry) for name, entry in self.arrays.items()},
         }
-        body["sha256"] = hashlib.sha256(_canonical(body)).hexdigest()
-        return json.dumps(body, indent=1, allow_nan=False).encode()
+        return with_checksum(body)
 
 
-def _canonical(value: Any) -> bytes:
+def canonical(value: Any) -> bytes:
+    """The one JSON text of a value, that digests are taken of."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -134,10 +147,14 @@ def verify_data(path: Path, entry: ArrayEntry, array: NDArray[Any]) -> None:
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the store at ``path``; StoreError unless it is complete and unchanged."""
+    return parsed(read_text(path), path / MANIFEST)
+
+
+def read_text(path: Path) -> bytes:
+    """The text of the manifest in the directory ``path``, of bounded length; StoreError where there is none."""
     try:
         with open_regular(path / MANIFEST) as file:
-            size = os.fstat(file.fileno()).st_size
-            text = file.read(min(size, _MANIFEST_LIMIT))
+            text = file.read(min(os.fstat(file.fileno()).st_size, MANIFEST_LIMIT) + 1)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG and any(path.glob(f"{PARTIAL}*")):
             raise StoreError(
@@ -147,27 +164,50 @@ def read_manifest(path: Path) -> Manifest:
         raise StoreError(
             f"{path} holds no readable {MANIFEST} ({error.strerror}): it is not a store, or its writing never finished."
         ) from error
-    if size > _MANIFEST_LIMIT:
-        raise StoreError(f"{path / MANIFEST} is larger than {_MANIFEST_LIMIT} bytes, so it is not ours.")
-    try:
-        body = json.loads(text)
-        digest = body.pop("sha256")
-        if body["format"] != FORMAT:
-            raise ValueError(f"the format is {body['format']!r}")  # noqa: TRY301
-        if body["version"] != VERSION:
-            raise StoreError(
-                f"{path / MANIFEST} has format version {body['version']!r}, this package reads {VERSION}. "
-                f"Install a package of the right version or make the store again."
-            )
-        if hashlib.sha256(_canonical(body)).hexdigest() != digest:
-            raise ValueError("its checksum does not match")  # noqa: TRY301
-        manifest = Manifest({name: _entry(name, fields) for name, fields in body["arrays"].items()}, body["source"])
+    if len(text) > MANIFEST_LIMIT:
+        raise StoreError(f"{path / MANIFEST} is larger than {MANIFEST_LIMIT} bytes, so it is not ours.")
+    return text
+
+
+def parsed(text: bytes, name: object) -> Manifest:
+    """The manifest with this text, found at ``name``; StoreError unless it is complete and unchanged."""
+    with damage_named(name):
+        body = checked_body(text, name, FORMAT, VERSION)
+        manifest = Manifest({key: _entry(key, fields) for key, fields in body["arrays"].items()}, body["source"])
         _check(manifest, body)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(
-            f"{path / MANIFEST} is damaged ({type(error).__name__}: {error}). Make the store again."
-        ) from error
     return manifest
+
+
+def checked_body(text: bytes, name: object, form: str, version: int) -> dict[str, Any]:
+    """The JSON object with this text, if it is of this form and version and has its own SHA-256."""
+    body: dict[str, Any] = json.loads(text)
+    digest = body.pop("sha256")
+    if body["format"] != form:
+        raise ValueError(f"the format is {body['format']!r}")
+    if body["version"] != version:
+        raise StoreError(
+            f"{name} has format version {body['version']!r}, this package reads {version}. "
+            f"Install a package of the right version or make the store again."
+        )
+    if hashlib.sha256(canonical(body)).hexdigest() != digest:
+        raise ValueError("its checksum does not match")
+    return body
+
+
+def with_checksum(body: dict[str, Any]) -> bytes:
+    """The JSON text of an object, its SHA-256 included."""
+    return json.dumps(
+        {**body, "sha256": hashlib.sha256(canonical(body)).hexdigest()}, indent=1, allow_nan=False
+    ).encode()
+
+
+@contextlib.contextmanager
+def damage_named(name: object) -> Iterator[None]:
+    """Turns what other content raises in whoever reads it into one sentence."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{name} is damaged ({type(error).__name__}: {error}). Make the store again.") from error
 
 
 def _entry(name: str, fields: dict[str, Any]) -> ArrayEntry:
@@ -190,6 +230,8 @@ def _check(manifest: Manifest, body: dict[str, Any]) -> None:
     rows = manifest.arrays["features"].shape[0]
     if any(entry.shape[0] != rows for entry in manifest.arrays.values()):
         raise ValueError("the arrays differ in length")
+    if (manifest.arrays["features"].dtype == "int8") != ("scales" in manifest.arrays):
+        raise ValueError("int8 features, and no others, have scales")
     if body["byte_order"] != "little" or body["chunk_bytes"] != CHUNK_BYTES:
         raise ValueError("byte order or chunk size is not the one of this version")
     if body["fingerprint"] != manifest.fingerprint:
