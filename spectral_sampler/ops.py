@@ -209,7 +209,11 @@ def _on_the_host() -> str:
 
 def _solved_by(features: Any) -> str:
     """Which backend gets ``features``, why, and what their dtype costs."""
-    rows = graph.as_features(getattr(features, "features_tensor", features))
+    if hasattr(features, "candidate_rows"):  # a store, whose rows may be no tensor: any two are of its dtype
+        rows = features.candidate_rows(torch.arange(2, device="cpu")[None]).features
+        rows = rows[:1].expand(len(features), -1)
+    else:
+        rows = graph.as_features(features)
     shape = " × ".join(map(str, rows.shape))
     what = f"these features ({_short(rows.dtype)}, {shape}, on {rows.device.type})"
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ def add(commands: Any) -> None:
     """The two commands and their options."""
     inspect = commands.add_parser("inspect", help="what a store holds and was made of")
     inspect.add_argument("store", type=Path, metavar="STORE")
+    inspect.add_argument("--cache", type=Path, metavar="DIR", help="where copies of remote parts are kept")
     inspect.add_argument("--suspects", type=int, default=0, metavar="K", help="estimate which labels are wrong, and "
                          "list the K most doubtful")  # fmt: skip
     inspect.set_defaults(run=_inspect, interrupted="nothing was changed")
@@ -35,8 +37,9 @@ def _facts(store: ReferenceStore) -> dict[str, Any]:
     import numpy as np
 
     facts: dict[str, Any] = {
-        "path": str(store.path), "rows": len(store), "width": store.width, "dtype": store.features.dtype.name,
+        "path": str(store.path), "rows": len(store), "width": store.width, "dtype": store.stored,
         "bytes": sum(array.nbytes for array in (store.features, store.losses, store.labels) if array is not None),
+        "parts": [dataclasses.asdict(part) for part in getattr(store, "shards", ())],
         "fingerprint": store.fingerprint, "losses": None, "labels": None, "source": store.source,
     }  # fmt: skip
     if store.losses is not None:
@@ -54,12 +57,14 @@ def _facts(store: ReferenceStore) -> dict[str, Any]:
 def _inspect(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer:
     from spectral_sampler.store import ReferenceStore
 
-    store = ReferenceStore.open(arguments.store, verify=False)
+    store = ReferenceStore.open(arguments.store, verify=False, cache=arguments.cache)
     if arguments.suspects < 0:
         raise argument_error("suspects", "at least 0", arguments.suspects, "It is how many to list.")
     facts = _facts(store)
     shape = f"{facts['rows']:,} rows of {facts['width']} {facts['dtype']} features"
     lines = [f"{facts['path']}: {shape}, {facts['bytes'] / 1e6:,.1f} MB", f"fingerprint {facts['fingerprint']}"]
+    lines += [f"part {number}: {part['rows']:,} rows of {part['dtype']}, {part['place']}"
+              for number, part in enumerate(facts["parts"])]  # fmt: skip
     if losses := facts["losses"]:
         lines.append("losses: 1 % below {quantile_01:.4g}, half below {median:.4g}, 1 % above {quantile_99:.4g}"
                      .format(**losses))  # fmt: skip
@@ -92,7 +97,7 @@ def _suspects(store: ReferenceStore, most: int) -> dict[str, Any]:
 def _verify(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answer:
     from spectral_sampler.store import ReferenceStore
 
-    store = ReferenceStore.open(arguments.store, verify=True)
+    store = ReferenceStore.open(arguments.store, verify=True, cache=arguments.cache)
     say(f"{arguments.store}: all {len(store):,} rows are as they were written.")
     if arguments.data is None and arguments.preset is None:
         return Answer("Not compared with a data set: name it with --data.", {**_facts(store), "compared": None})

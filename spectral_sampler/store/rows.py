@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.store import paging
 from spectral_sampler.store.quantised import restore
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Part", "Rows"]
 
 _BLOCK_BYTES = 8 << 20
+_TOUCHED = 1 << 17  # rows, each a page of 4 KiB, after which mapped pages are let go
+_DENSE = 4  # times as many rows between the first and the last: read them all
 _SHARE = 0.5  # of this machine's memory: more is refused where somebody asks for all rows at once
 
 
@@ -41,8 +44,15 @@ class Part:
         """The dtype that is stored, "bfloat16" included."""
         return "bfloat16" if self.stored.dtype == np.uint16 else self.stored.dtype.name
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are stored."""
+        return self.stored.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Rows (n,) of this part as floats (n, d)."""
+        if len(rows) > 1 and (last := int(rows.max())) - (first := int(rows.min())) < _DENSE * len(rows):
+            paging.soon(self.stored, first, last)
         return restore(self.stored.take(rows, axis=0), None if self.scales is None else self.scales.take(rows))
 
 
@@ -60,11 +70,16 @@ class Rows:
         self._starts = np.cumsum([0, *(len(part.stored) for part in self.parts)])
         self.shape = (int(self._starts[-1]), int(self.parts[0].stored.shape[1]))
         self.dtype = np.result_type(*(part.dtype for part in self.parts))
+        self._touched = 0
+        for part in self.parts:
+            paging.at_random(
+                part.stored
+            )  # not the scales, a sixteenth of it or less: read ahead, they are soon all there
 
     @property
     def nbytes(self) -> int:
         """Bytes that are stored."""
-        return sum(part.stored.nbytes + (0 if part.scales is None else part.scales.nbytes) for part in self.parts)
+        return sum(part.nbytes for part in self.parts)
 
     @property
     def stored(self) -> str:
@@ -91,6 +106,11 @@ class Rows:
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Rows (n,), between 0 and M − 1, as a new array (n, d): ascending within each part, as a disk likes it."""
+        self._touched += len(rows)
+        if self._touched > _TOUCHED:
+            self._touched = 0
+            for part in self.parts:
+                paging.release(part.stored)
         if len(self.parts) == 1:
             return self.parts[0].take(rows)
         found = np.empty((len(rows), self.shape[1]), self.dtype)
