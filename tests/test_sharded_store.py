@@ -28,9 +28,10 @@ from spectral_sampler import (
 )
 from spectral_sampler.errors import ArgumentError, StoreError
 from spectral_sampler.estimates.clustering import cluster
-from spectral_sampler.kernels.device_store import DeviceRows
+from spectral_sampler.kernels import device_store
 from spectral_sampler.selection.guarded import lead
 from spectral_sampler.selection.leverage import ridge_leverage
+from spectral_sampler.selection.spectral import fiedler_scores
 from spectral_sampler.store import atomic, manifest, rows, sharded_store, shards
 
 ROWS, CUTS = 600, (0, 170, 171, 460, 600)
@@ -131,6 +132,18 @@ def test_copied_rows_have_the_bits_of_those_in_their_place(backend):
         fiedler_rows(features, indices, backend=backend, numbers=places[0])
 
 
+@pytest.mark.parametrize(("similarity", "backend"), [("cosine", "native"), ("cosine", "eager"), ("knn", "eager")])
+@pytest.mark.parametrize("size", [40, 200])
+def test_scores_are_those_of_the_plain_store_to_the_bit(store, similarity, backend, size):
+    """Lists alone would not tell: they are made not to follow rounding."""
+    indices = np.random.default_rng(2).permutation(ROWS)[: 2 * size].reshape(2, size)
+    found, wanted = (
+        fiedler_scores(one, indices, score="signed", backend=backend, similarity=similarity) for one in (store, PLAIN)
+    )
+    for own, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
 def test_estimates_are_those_of_the_plain_store(store):
     assert suspects(PLAIN).any()
     np.testing.assert_array_equal(suspects(store), suspects(PLAIN))
@@ -155,9 +168,12 @@ def test_what_would_hold_everything_is_refused_in_one_sentence(store, monkeypatc
 
 
 @pytest.mark.parametrize("budget", [0, None])
-def test_a_device_gets_rows_of_parts(store, budget):
+def test_a_device_gets_rows_of_parts(store, budget, monkeypatch):
+    monkeypatch.setattr(device_store, "_BLOCK_BYTES", 1000)
     indices = torch.from_numpy(np.random.default_rng(0).permutation(ROWS)[:120].reshape(3, 40))
-    found = DeviceRows(store.features, "cpu", budget=budget).solve(indices, lambda part, at: (part[at],))[0]
+    found = device_store.DeviceRows(store.features, "cpu", budget=budget).solve(indices, lambda part, at: (part[at],))[
+        0
+    ]
     np.testing.assert_array_equal(found.numpy(), FEATURES[indices.numpy()])
 
 
