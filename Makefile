@@ -7,12 +7,13 @@ READY  := $(if $(filter file,$(origin BIN)),$(VENV)/ready)
 # Training and tests of small models are fastest, and repeatable, on one thread each.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-slow test-frameworks test-older-frameworks test-cpu-torch test-gpu lint docs bench latency device-check \
+.PHONY: help demo test test-slow reliability soak fuzz test-frameworks test-older-frameworks test-cpu-torch test-gpu lint docs bench latency device-check \
 	prove-gpu sanitize wheel results clean
 
 help:
 	@echo "make demo      train with and without selection, on right and on wrong labels; ends in a page (a minute)"
 	@echo "make test      the test suite          make lint     ruff and mypy"
+	@echo "make reliability  what must never happen, tried thousands of times (make soak: for an hour; make fuzz: random graphs)"
 	@echo "make bench     latency against peers   make latency  solver, sampler and store, to compare two commits"
 	@echo "make docs      these documents and the API as a site"
 	@echo "make results   redo the committed experiments (hours)"
@@ -33,6 +34,17 @@ test: $(VENV)/ready
 
 test-slow: $(VENV)/ready  # builds wheels and sanitized kernels, kills processes by the hundred
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# What docs/reliability.md has, with the numbers of CI or of a long run; `python -m benchmarks.results --tables` writes it there.
+RELIABILITY = $(BIN)/python -m pytest -m slow tests/reliability --record benchmarks/results/reliability
+reliability: $(VENV)/ready
+	$(RELIABILITY)/ci.json $(ARGS)
+
+soak: $(VENV)/ready  # an hour or more
+	$(RELIABILITY)/soak.json --full $(ARGS)
+
+fuzz: $(VENV)/ready  # 100,000 random graphs
+	$(BIN)/python -m pytest -m slow tests/reliability/test_solver_fuzz.py --full $(ARGS)
 
 # Every framework on one and two processes, killed and resumed. With RESULTS=benchmarks/results/frameworks/newest.json (older.json)
 # what passed is kept there, and `python -m benchmarks.framework_matrix` writes it into docs/frameworks.md.

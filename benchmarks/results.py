@@ -18,7 +18,7 @@ from benchmarks.tables import rendered
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "reliability.md")
 
 RUNS = {
     "digits": "compare --data digits --seeds 5",

@@ -8,7 +8,8 @@
 - ``ablation: NAME`` the comparisons that vary one thing,
 - ``noise: FILE`` how well wrong labels are counted and found,
 - ``pilot: record`` what the pilot foretold,
-- ``guard: record`` what a guard saves and costs.
+- ``guard: record`` what a guard saves and costs,
+- ``reliability: RUN`` what was checked how often, and what failed.
 
 A test holds the documents against the files.
 """
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import reliability
 from benchmarks.arena import ARENA, BESIDE, CONDITIONS, GRID
 from benchmarks.study import ABLATIONS, STUDY
 from spectral_sampler.experiment.outcomes import Estimate, Row, rows, strongest
@@ -198,7 +200,7 @@ def _one(kind: str, name: str) -> str:
         result = read_json(RESULTS / name / "results.json")
         return comparison(rows(result["cells"], result["policies"]))
     return {"ablation": ablation, "noise": noise, "pilot": _pilot, "guard": _guard, "arena": arena,
-            "standing": standing, "natural": natural, "beside": beside}[kind](name)  # fmt: skip
+            "standing": standing, "natural": natural, "beside": beside, "reliability": _reliability}[kind](name)  # fmt: skip
 
 
 def _pilot(_: str) -> str:
@@ -211,6 +213,10 @@ def _guard(_: str) -> str:
     from benchmarks import guard  # likewise
 
     return guard.table(read_json(guard.RESULT))
+
+
+def _reliability(name: str) -> str:
+    return reliability.table(read_json(RESULTS / "reliability" / f"{name}.json"))
 
 
 def rendered(text: str) -> str:

@@ -1,0 +1,35 @@
+"""The table of docs/reliability.md, from what ``make reliability`` and ``make soak`` have written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["table"]
+
+TITLES = ["group", "what", "checks", "failures", "worst", "limit"]
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """A line for every line of the run, its machine, date and command above."""
+    lines = found["lines"]
+    checks, failures = (sum(line[key] for line in lines) for key in ("checks", "failures"))
+    rows = [TITLES, ["---", "---", "--:", "--:", "--:", "--:"]]
+    rows += [
+        [line["group"], line["name"], f"{line['checks']:,}", _failures(line), _value(line, "worst"), _value(line, "limit")]
+        for line in sorted(lines, key=lambda line: (line["group"], line["name"]))
+    ]
+    head = (f"{checks:,} checks, {failures:,} failures, {found['seconds']:,.0f} s. {found['date']}, {found['machine']}, "
+            f"Python {found['python']}, torch {found['torch']}, commit {found['commit']}: `{found['command']}`")  # fmt: skip
+    return head + "\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _failures(line: Mapping[str, Any]) -> str:
+    """Their number, or why nothing was checked."""
+    return f"not run: {line['skipped'].removeprefix('Skipped: ')}" if line["skipped"] else f"{line['failures']:,}"
+
+
+def _value(line: Mapping[str, Any], key: str) -> str:
+    return "" if line[key] is None else f"{line[key]:.3g} {line['unit']}".strip()
