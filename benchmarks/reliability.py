@@ -17,12 +17,12 @@ def table(found: Mapping[str, Any]) -> str:
     lines = found["lines"]
     checks, failures = (sum(line[key] for line in lines) for key in ("checks", "failures"))
     rows = [TITLES, ["---", "---", "--:", "--:", "--:", "--:"]]
-    rows += [
-        [line["group"], line["name"], f"{line['checks']:,}", _failures(line), _value(line, "worst"), _value(line, "limit")]
-        for line in sorted(lines, key=lambda line: (line["group"], line["name"]))
-    ]
-    head = (f"{checks:,} checks, {failures:,} failures, {found['seconds']:,.0f} s. {found['date']}, {found['machine']}, "
-            f"Python {found['python']}, torch {found['torch']}, commit {found['commit']}: `{found['command']}`")  # fmt: skip
+    for line in sorted(lines, key=lambda line: (line["group"], line["name"])):
+        values = [_value(line, "worst"), _value(line, "limit")]
+        rows.append([line["group"], line["name"], f"{line['checks']:,}", _failures(line), *values])
+    where = f"{found['machine']}, Python {found['python']}, torch {found['torch']}, commit {found['commit']}"
+    total = f"{checks:,} checks, {failures:,} failures, {found['seconds']:,.0f} s"
+    head = f"{total}. {found['date']}, {where}: `{found['command']}`"
     return head + "\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

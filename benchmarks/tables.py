@@ -200,7 +200,8 @@ def _one(kind: str, name: str) -> str:
         result = read_json(RESULTS / name / "results.json")
         return comparison(rows(result["cells"], result["policies"]))
     return {"ablation": ablation, "noise": noise, "pilot": _pilot, "guard": _guard, "arena": arena,
-            "standing": standing, "natural": natural, "beside": beside, "reliability": _reliability}[kind](name)  # fmt: skip
+            "standing": standing, "natural": natural, "beside": beside,
+            "reliability": _reliability}[kind](name)  # fmt: skip
 
 
 def _pilot(_: str) -> str:

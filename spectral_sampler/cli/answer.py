@@ -11,6 +11,7 @@ class Answer(NamedTuple):
     """The same facts twice."""
 
     text: str
+    """Empty where another process answers."""
     data: dict[str, Any]
     """Plain values, printed by ``--json``."""
     status: int = 0

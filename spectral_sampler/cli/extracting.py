@@ -1,7 +1,8 @@
-"""``extract``: what a reference says of a data set's training rows, as a store."""
+"""``extract``: what a reference says of a data set's training rows, as a store; by several processes under torchrun."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ __all__ = ["add"]
 
 def add(commands: Any) -> None:
     """The command and its options."""
-    extract = commands.add_parser("extract", help="reference features, losses and labels of a data set's training rows")
+    extract = commands.add_parser("extract", help="reference features, losses and labels of a data set's training "
+                                  "rows; under torchrun its processes share the work")  # fmt: skip
     options.add_data(extract, None)
     extract.add_argument("--out", type=Path, required=True, metavar="PATH", help="the store to write")
     extract.add_argument("--overwrite", action="store_true", help="replace a store of something else found there")
@@ -31,7 +33,7 @@ def _extract(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answe
 
     from spectral_sampler.experiment.cell import load
     from spectral_sampler.experiment.corruption import Corruption, corrupt
-    from spectral_sampler.experiment.reference import prepare_features, reference_for
+    from spectral_sampler.experiment.reference import gives_features, prepare_features, reference_for
     from spectral_sampler.experiment.report import check_writable
     from spectral_sampler.store import ReferenceStore
 
@@ -40,9 +42,15 @@ def _extract(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answe
         raise argument_error("out", "the name of a folder for the store alone", out, "Name a new one.")
     if not out.exists():
         check_writable(out.parent)
+    replicas, rank = _ranks()
     task = load(settings, places)
-    say(f"{options.title(settings.data)}: {len(task.train)} training rows, {len(task.classes)} classes")
-    prepare_features(settings, task, places.cache)
+    if rank == 0:
+        say(f"{options.title(settings.data)}: {len(task.train)} training rows, {len(task.classes)} classes")
+        if replicas > 1 and not gives_features(settings):
+            say(f"Reference {settings.reference!r} is trained here, which ranks do not share: rank 0 does it alone.")
+    prepare_features(settings, task, places.cache, ranks=(replicas, rank))
+    if rank > 0:
+        return Answer("", {"rank": rank})
     rows = corrupt(task.train.labels, Corruption(), len(task.classes), arguments.seed)
     found = reference_for(settings, task, rows, arguments.seed, places.cache)
     source = {"command": arguments.words, "data": settings.data, "version": task.version, "reference": found.record,
@@ -59,6 +67,17 @@ def _extract(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answe
         text += (f"\nThey are {len(store)} of {task.total} training rows; the others trained the reference, or are the "
                  f"test part. Train on Subset(dataset, rows) with rows = numpy.load({kept!r}).tolist()")  # fmt: skip
     return Answer(text, facts)
+
+
+def _ranks() -> tuple[int, int]:
+    """How many processes torchrun has started, and which of them this is; (1, 0) without it."""
+    given = [os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK")]
+    if "" in given:
+        return 1, 0
+    if not all(text.isdecimal() for text in given) or int(given[1]) >= int(given[0]):
+        rule, got = "numbers with RANK below WORLD_SIZE", f"WORLD_SIZE={given[0]!r}, RANK={given[1]!r}"
+        raise argument_error("the environment", rule, got, "Start it under torchrun, or remove both variables.")
+    return int(given[0]), int(given[1])
 
 
 def _content(path: Path) -> str | None:

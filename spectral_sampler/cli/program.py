@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("spectral_sampler.experiment").setLevel(logging.INFO)  # how data were read and cut
     try:
         answer = arguments.run(arguments, say)
-        print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text, flush=True)
+        if answer.text:
+            print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text, flush=True)
     except BrokenPipeError:  # whoever read it has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter says so once more
         return 1

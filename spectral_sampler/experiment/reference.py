@@ -36,6 +36,7 @@ from spectral_sampler.extraction import (
 from spectral_sampler.modules import called, frozen, global_randomness_kept, last_linear_input
 from spectral_sampler.selection.rho_loss import holdout_twin_losses
 from spectral_sampler.store import ReferenceStore
+from spectral_sampler.store.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,23 +153,28 @@ def one_batch(name: str, samples: Samples, places: list[int]) -> tuple[nn.Module
     return module, _collated([encodable[place] for place in places])
 
 
-def encoded_features(samples: Samples, name: str, version: str, cache: Path | None) -> NDArray[Any]:
-    """Features (M, d) of the encoder ``name``, or of somebody's module, from the cache or computed now."""
+def encoded_features(
+    samples: Samples, name: str, version: str, cache: Path | None, ranks: tuple[int, int] = (1, 0)
+) -> NDArray[Any]:
+    """Features (M, d) of the encoder ``name``, or of somebody's module, from the cache or computed now; by so many
+    processes that have the cache in common, of which this is the one with the second number."""
+    replicas, rank = ranks
     folder = (cache or default_cache()) / "features"
     if name not in ENCODERS:
         module = _module(name)
         path = folder / f"{version}-{_module_digest(module)}-{samples.digest()}"
         found = extract(module, _Plain(samples), path, loss=None, collate_fn=_collated, batch_size=64, version=version,
-                        dtype="float32", zero_rows="uniform")  # fmt: skip
+                        dtype="float32", zero_rows="uniform", num_replicas=replicas, rank=rank)  # fmt: skip
         return np.asarray(found.features)
     wants, make = ENCODERS[name]
     kind = "texts" if isinstance(samples, TextSamples) else "images"
     if wants != kind or not (isinstance(samples, (ImageSamples, TextSamples)) or _are_pixels(samples)):
         raise argument_error("reference", f"one that reads these {kind}", repr(name), "held-out always does.")
     path = folder / f"{version}-{name}-{samples.digest()}"
-    if path.exists() and not any(path.glob(".partial*")):
+    if (path / MANIFEST).exists():  # before the encoder is made
         return np.asarray(ReferenceStore.open(path, verify=False).features)
-    found = extract(make(), _Encodable(samples), path, loss=None, collate_fn=_collated, batch_size=64, version=version)
+    found = extract(make(), _Encodable(samples), path, loss=None, collate_fn=_collated, batch_size=64, version=version,
+                    num_replicas=replicas, rank=rank)  # fmt: skip
     return np.asarray(found.features)
 
 
@@ -177,15 +183,17 @@ def _are_pixels(samples: Samples) -> bool:
     return isinstance(samples, TensorSamples) and samples.scale is not None and samples.inputs.shape[1] in {1, 3}
 
 
-def prepare_features(settings: Settings, task: Task, cache: Path | None, *, test: bool = False) -> None:
+def prepare_features(
+    settings: Settings, task: Task, cache: Path | None, *, test: bool = False, ranks: tuple[int, int] = (1, 0)
+) -> None:
     """Fills the cache with everything that no seed changes, which takes a minute for 12,000 images on one core; of the
-    test rows only if asked for."""
+    test rows only if asked for. ``ranks``: how many processes share the work, and which of them this is."""
     if settings.reference in ENCODERS or own.is_function_name(settings.reference):
-        _known_features(settings, task, "train", cache)
+        _known_features(settings, task, "train", cache, ranks)
         if uses_head(settings, task):
-            _known_features(settings, task, "held_out", cache)
+            _known_features(settings, task, "held_out", cache, ranks)
         if test:
-            encoded_features(task.test, settings.reference, task.version, cache)
+            encoded_features(task.test, settings.reference, task.version, cache, ranks)
     elif is_ready(settings.reference):
         ready_reference(settings.reference, task)
         if test:
@@ -197,14 +205,15 @@ def prepare_features(settings: Settings, task: Task, cache: Path | None, *, test
 
 
 def _known_features(
-    settings: Settings, task: Task, part: Literal["train", "held_out"], cache: Path | None
-) -> NDArray[Any]:
+    settings: Settings, task: Task, part: Literal["train", "held_out"], cache: Path | None,
+    ranks: tuple[int, int] = (1, 0),
+) -> NDArray[Any]:  # fmt: skip
     """Features (n, d) of a part from a reference that nothing here trains."""
     if task.encoded is not None and part in task.encoded:
         return task.encoded[part]
     if is_ready(settings.reference):
         return ready_reference(settings.reference, task, part).features
-    return encoded_features(getattr(task, part), settings.reference, task.version, cache)
+    return encoded_features(getattr(task, part), settings.reference, task.version, cache, ranks)
 
 
 def with_features(settings: Settings, task: Task, cache: Path | None) -> Task:

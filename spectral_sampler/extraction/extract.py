@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from spectral_sampler.store import ReferenceStore
 
-__all__ = ["extract"]
+__all__ = ["extract", "prepared"]
 
 
 def extract(
@@ -85,6 +85,21 @@ def extract(
         ArgumentError: for an IterableDataset, random augmentation, rows that are zero or not finite (by number), …
         StoreError: if ``path`` holds another store, the disk is full, or the other ranks do not come.
     """
+    with global_randomness_kept():
+        job, fill = prepared(
+            model, dataset, path, features=features, loss=loss, loss_model=loss_model, split=split,
+            collate_fn=collate_fn, batch_size=batch_size, device=device, dtype=dtype, zero_rows=zero_rows,
+            num_workers=num_workers, version=version, progress=progress, num_replicas=num_replicas, rank=rank,
+        )  # fmt: skip
+        return job.store(lambda: fill(job.todo()), overwrite=overwrite, patience=patience)
+
+
+def prepared(
+    model: torch.nn.Module, dataset: Any, path: str | os.PathLike[str], *, features: Any, loss: Any, loss_model: Any,
+    split: Any, collate_fn: Any, batch_size: int, device: Any, dtype: Any, zero_rows: Any, num_workers: int,
+    version: str, progress: bool, num_replicas: int, rank: int,
+) -> tuple[Job, Callable[[list[int]], None]]:  # fmt: skip
+    """The job of one rank, from the checked arguments of `extract`, and what computes chunks of it."""
     _check_arguments(model, dataset, loss, loss_model, version)
     for name, function in (("features", features), ("split", split), ("collate_fn", collate_fn)):
         if function is not None and not callable(function):
@@ -96,30 +111,29 @@ def extract(
     dtype_name = checks.feature_dtype(dtype).name
     checks.checked_zero_rows(zero_rows)
     loss_function = cross_entropy if loss == "cross_entropy" else loss
-    with global_randomness_kept():
-        opaque = bool(version)
-        functions = {"features": features, "loss": None if isinstance(loss, str) else loss}
-        identity = {
-            "record": RECORD,
-            "model": model_hash(model, opaque=opaque),
-            "model_class": type(plain(model)).__qualname__,
-            **dataset_identity(dataset, opaque=opaque),
-            **function_hashes({**functions, "split": split, "collate_fn": collate_fn}),
-            **({"loss": loss} if isinstance(loss, str) else {}),
-            "loss_model": None if loss_model is None or loss is None else model_hash(loss_model, opaque=opaque),
-            "version": version,
-            "dtype": dtype_name,
-            "zero_rows": None if zero_rows == "refuse" else zero_rows,  # None: as stores from before there was a choice
-            "batch_size": batch_size,
-            "device": torch.device(device or home_device(model)).type,  # its number differs from rank to rank
-        }
-        run = functools.partial(
-            run_batch, features=features, loss=loss_function, loss_model=loss_model, split=split or first_two
-        )
-        batches = Batches(dataset, batch_size, collate_fn, num_workers)
-        job = Job(Path(path), identity, batches, run, progress and rank == 0, num_replicas, rank)
-        models = [model] if loss_model is None else [model, loss_model]
-        return job.store(models, device, overwrite=overwrite, patience=patience)
+    opaque = bool(version)
+    functions = {"features": features, "loss": None if isinstance(loss, str) else loss}
+    identity = {
+        "record": RECORD,
+        "model": model_hash(model, opaque=opaque),
+        "model_class": type(plain(model)).__qualname__,
+        **dataset_identity(dataset, opaque=opaque),
+        **function_hashes({**functions, "split": split, "collate_fn": collate_fn}),
+        **({"loss": loss} if isinstance(loss, str) else {}),
+        "loss_model": None if loss_model is None or loss is None else model_hash(loss_model, opaque=opaque),
+        "version": version,
+        "dtype": dtype_name,
+        "zero_rows": None if zero_rows == "refuse" else zero_rows,  # None: as stores from before there was a choice
+        "batch_size": batch_size,
+        "device": torch.device(device or home_device(model)).type,  # its number differs from rank to rank
+    }
+    run = functools.partial(
+        run_batch, features=features, loss=loss_function, loss_model=loss_model, split=split or first_two
+    )
+    batches = Batches(dataset, batch_size, collate_fn, num_workers)
+    job = Job(Path(path), identity, batches, run, progress and rank == 0, num_replicas, rank)
+    models = [model] if loss_model is None else [model, loss_model]
+    return job, functools.partial(job.fill, models, device)
 
 
 def _count(name: str, value: Any, least: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from spectral_sampler.errors import StoreError, argument_error
 from spectral_sampler.extraction.identity import difference
-from spectral_sampler.extraction.partial import Layout, Partial, discard_others
+from spectral_sampler.extraction.partial import Layout, Partial, discard_others, written
+from spectral_sampler.extraction.progress import progress_bar
 from spectral_sampler.modules import frozen
 from spectral_sampler.store import ReferenceStore, atomic, checks, writing
 
@@ -71,37 +71,50 @@ class Job:
     progress: bool
     num_replicas: int
     rank: int
+    shared: bool = False  # others write, too, though there is one rank
     filled: list[int] = field(default_factory=list)  # the rows of zeros that were stored as something else
 
-    def store(
-        self, models: list[torch.nn.Module], device: torch.device | str | None, *, overwrite: bool, patience: float
-    ) -> ReferenceStore:
-        """The finished store, from disk if it is there, else computed: alone, or together with the other ranks."""
-        alone, unfit = self.num_replicas == 1, ""
+    @property
+    def alone(self) -> bool:
+        """Does nobody else write?"""
+        return self.num_replicas == 1 and not self.shared
+
+    def store(self, fill: Callable[[], None], *, overwrite: bool, patience: float) -> ReferenceStore:
+        """The finished store, from disk if it is there, else computed by ``fill``, which sees to this rank's chunks:
+        alone, or together with the other ranks."""
+        unfit = ""
         try:
             if (there := self.opened()) is not None:
                 return there
         except StoreError as error:
             # Looked at again, since it may be about to be replaced. Its remedy is none where nothing can be written.
             unfit = f"{str(error).partition(' Pass another path')[0].removesuffix('.')}. "
+        with progress_bar(len(self.batches), self.written, shown=self.progress):
+            finished = self.computed(fill, overwrite=overwrite, unfit=unfit)
+            return finished or self.wait(overwrite=overwrite, patience=patience)
+
+    def computed(self, fill: Callable[[], None], *, overwrite: bool, unfit: str) -> ReferenceStore | None:
+        """This rank's chunks written, and the store if nobody else is needed for it."""
         with contextlib.ExitStack() as held:
             try:
                 with atomic.disk_errors(self.directory):
-                    exclusive = held.enter_context(atomic.writer_lock(self.directory, shared=not alone))
+                    exclusive = held.enter_context(atomic.writer_lock(self.directory, shared=not self.alone))
             except StoreError as error:
                 raise StoreError(f"{unfit}{error}") from error
             with atomic.disk_errors(self.directory):
                 if (finished := self.finished(overwrite=overwrite)) is not None:
                     return finished
                 writing.refuse_strangers(self.directory)
-                if alone:
+                if self.alone:
                     writing.claim(self.directory, exclusive=exclusive)
-                if alone and exclusive:
+                if self.alone and exclusive:
                     discard_others(self.directory, self.identity)
-            self.fill(models, device)
-            if alone and exclusive:
-                return self.publish(exclusive=True)
-        return self.wait(overwrite=overwrite, patience=patience)
+            fill()
+            return self.publish(exclusive=True) if self.alone and exclusive else None
+
+    def written(self) -> int:
+        """The chunks that all ranks together have written so far."""
+        return written(self.directory, self.identity)
 
     def opened(self) -> ReferenceStore | None:
         """The store that is there, or None; StoreError if it was made of something else or is damaged. Needs no lock:
@@ -131,18 +144,22 @@ class Job:
             _logger.warning("extracting again: %s", error)
         return None
 
-    def fill(self, models: list[torch.nn.Module], device: torch.device | str | None) -> None:
-        """Computes the chunks of this rank that are missing on disk."""
+    def todo(self) -> list[int]:
+        """The chunks of this rank that are missing on disk."""
         partial = Partial.find(self.directory, self.identity)
         own = range(self.rank, len(self.batches), self.num_replicas)
         todo = [chunk for chunk in own if partial is None or not partial.is_done(chunk)]
         if partial is not None:
             _logger.info("resuming %s: %d of %d chunks to do", self.directory, len(todo), len(own))
+        return todo
+
+    def fill(self, models: list[torch.nn.Module], device: torch.device | str | None, todo: list[int]) -> None:
+        """Computes these chunks and writes them."""
         if not todo:
             return
+        partial = Partial.find(self.directory, self.identity)
         with contextlib.ExitStack() as held:
             targets = [held.enter_context(frozen(model, device)) for model in models]
-            bar = held.enter_context(progress_bar(len(own), len(own) - len(todo), shown=self.progress))
             for chunk, batch in self.batches.load(todo):
                 output = self.run(models[0], batch, targets[0])
                 arrays = self.checked(chunk, output)
@@ -154,7 +171,6 @@ class Job:
                     partial = self.create(arrays)
                 self.check_layout(chunk, arrays, partial.layout)
                 partial.write(chunk, arrays)
-                bar()
         if self.filled:
             _logger.warning("%s", checks.filled_text(self.filled))
 
@@ -199,7 +215,7 @@ class Job:
             try:
                 partial.publish(self.directory, self.identity, exclusive=exclusive)
             except (FileNotFoundError, PermissionError) as error:
-                if exclusive or (self.num_replicas == 1 and isinstance(error, PermissionError)):
+                if exclusive or (self.alone and isinstance(error, PermissionError)):
                     raise
                 raise _Missing([]) from None  # another rank, or the same program started twice, is at it
         store = ReferenceStore.open(self.directory, verify=False)
@@ -241,18 +257,3 @@ class _Missing(Exception):
     def __init__(self, chunks: list[int]) -> None:
         super().__init__(chunks)
         self.chunks = chunks
-
-
-@contextlib.contextmanager
-def progress_bar(total: int, done: int, *, shown: bool) -> Iterator[Callable[[], Any]]:
-    """A function to call after every chunk; it draws a bar if stderr is a terminal and tqdm is installed."""
-    if not shown or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        yield lambda: None
-        return
-    with tqdm(total=total, initial=done, desc="reference features", unit="batch") as bar:
-        yield bar.update

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Layout", "Partial", "discard_others"]
+__all__ = ["Layout", "Partial", "discard_others", "written"]
 
 _SETTINGS, _CHUNKS = "settings.json", "chunks.bin"
 _DIGEST_BYTES = 32
@@ -189,6 +189,16 @@ def _reserve(path: Path, header: bytes, size: int) -> None:
 def _synchronise(path: Path) -> None:
     with open_regular(path, write=True) as file:
         os.fsync(file.fileno())
+
+
+def written(directory: Path, identity: Mapping[str, Any]) -> int:
+    """The chunks that somebody has vouched for so far, unread; 0 before the first and after the last."""
+    try:
+        with open_regular(_path(directory, identity) / _CHUNKS) as file:
+            digests = np.fromfile(file, np.uint8)
+    except OSError:
+        return 0
+    return int(digests[: len(digests) // _DIGEST_BYTES * _DIGEST_BYTES].reshape(-1, _DIGEST_BYTES).any(axis=1).sum())
 
 
 def discard_others(directory: Path, identity: Mapping[str, Any]) -> None:

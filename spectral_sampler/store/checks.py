@@ -132,7 +132,8 @@ def checked_features(
     """Features (M, d) as a C-contiguous little-endian float16 or float32 array, without a copy where none is needed:
     the ``stored`` of `checked_part`.
     """
-    return checked_part(features, None if dtype is None else feature_dtype(dtype), first_row, filled=filled).stored
+    part = checked_part(features, None if dtype is None else feature_dtype(dtype), first_row, filled=filled)
+    return np.asarray(part.stored)
 
 
 def checked_part(

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -23,6 +24,7 @@ import numpy as np
 
 from spectral_sampler.errors import StoreError
 from spectral_sampler.store.atomic import PARTIAL
+from spectral_sampler.store.unmapped import Unmapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,6 +55,7 @@ __all__ = [
     "with_checksum",
 ]
 
+_logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "spectral_sampler reference store", 1
 CHUNK_BYTES = 8 << 20
@@ -122,19 +125,22 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + f"{text:<{length - 1}}\n".encode()
 
 
-def data_chunks(array: NDArray[Any]) -> Iterator[memoryview]:
+def data_chunks(array: NDArray[Any] | Unmapped) -> Iterator[memoryview]:
     """The data of a C-contiguous array in pieces of ``CHUNK_BYTES``."""
+    if isinstance(array, Unmapped):
+        yield from array.chunks(CHUNK_BYTES)
+        return
     data = array.reshape(-1).view(np.uint8).data
     for start in range(0, len(data), CHUNK_BYTES):
         yield data[start : start + CHUNK_BYTES]
 
 
-def data_digests(array: NDArray[Any]) -> tuple[str, ...]:
+def data_digests(array: NDArray[Any] | Unmapped) -> tuple[str, ...]:
     """SHA-256 of each chunk of the data."""
     return tuple(hashlib.sha256(chunk).hexdigest() for chunk in data_chunks(array))
 
 
-def verify_data(path: Path, entry: ArrayEntry, array: NDArray[Any]) -> None:
+def verify_data(path: Path, entry: ArrayEntry, array: NDArray[Any] | Unmapped) -> None:
     """Raises StoreError unless every chunk of the mapped data has the checksum that was written."""
     for number, (chunk, digest) in enumerate(zip(data_chunks(array), entry.sha256, strict=True)):
         if hashlib.sha256(chunk).hexdigest() != digest:
@@ -263,8 +269,9 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
         raise FileNotFoundError(0, "not a regular file", str(path))
 
 
-def map_array(path: Path, entry: ArrayEntry) -> NDArray[Any]:
-    """The data of one file, mapped copy-on-write: nobody's write reaches the disk, and torch sees writable memory."""
+def map_array(path: Path, entry: ArrayEntry) -> Any:
+    """The data of one file, mapped copy-on-write: nobody's write reaches the disk, and torch sees writable memory.
+    Where there is no address space for it, `Unmapped` rows, or a copy of what has one number a row."""
     name = path / entry.file
     try:
         with open_regular(name) as file:
@@ -277,7 +284,22 @@ def map_array(path: Path, entry: ArrayEntry) -> NDArray[Any]:
             if file.read(_HEADER_BYTES) != npy_header(entry.dtype, entry.shape):
                 raise StoreError(f"{name} has another header than the one that was written. Make the store again.")
             dtype = np.dtype(entry.dtype).newbyteorder("<")
-            mapped = np.memmap(file, dtype, "c", offset=_HEADER_BYTES, shape=entry.shape)
+            try:
+                return np.memmap(file, dtype, "c", offset=_HEADER_BYTES, shape=entry.shape).view(np.ndarray)
+            except OSError as error:
+                if error.errno != errno.ENOMEM or not hasattr(os, "preadv"):
+                    raise
+                return _unmapped(file, name, dtype, entry.shape)
     except OSError as error:
         raise StoreError(f"cannot read {name}: {error.strerror or error}. Make the store again.") from error
-    return mapped.view(np.ndarray)
+
+
+def _unmapped(file: IO[bytes], name: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any] | Unmapped:
+    """Rows by reading; what has a number a row, in memory."""
+    if len(shape) == 1:
+        file.seek(_HEADER_BYTES)
+        return np.frombuffer(bytearray(file.read()), dtype)
+    _logger.warning(
+        "%s takes more address space than this process may have (ulimit -v): its rows are read, not mapped", name
+    )
+    return Unmapped(name, file.fileno(), dtype, shape, _HEADER_BYTES)

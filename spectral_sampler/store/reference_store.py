@@ -418,7 +418,9 @@ def _map_all(directory: Path) -> tuple[Manifest, dict[str, NDArray[Any]]]:
 
 
 def _readable(part: Part) -> NDArray[Any] | Rows:
-    return part.stored if part.stored.dtype == part.dtype else Rows((part,))
+    if isinstance(part.stored, np.ndarray) and part.stored.dtype == part.dtype:
+        return part.stored
+    return Rows((part,))
 
 
 def reopened(path: str, fingerprint: str, cache: str | None = None) -> ReferenceStore:

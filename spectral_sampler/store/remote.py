@@ -7,11 +7,11 @@ chains and local files of fsspec's could be made to read what nobody named.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
 from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.errors import StoreError, argument_error
+from spectral_sampler.optional import optional
 from spectral_sampler.store import atomic, manifest, writing
 
 if TYPE_CHECKING:
@@ -29,14 +29,6 @@ def is_address(place: str) -> bool:
     return _ADDRESS.fullmatch(place) is not None and ".." not in place.split("/")
 
 
-def _files() -> Any:
-    try:
-        return importlib.import_module("fsspec")
-    except ImportError as error:
-        line = "pip install 'spectral-sampler[remote]'"
-        raise ImportError(f"Remote parts need the package fsspec, which is not installed. {line}") from error
-
-
 def fetch(place: str, cache: Path | None, fingerprint: str | None = None) -> Path:
     """The directory of this machine's copy of the store at the address ``place``, made if it is not there.
 
@@ -49,7 +41,7 @@ def fetch(place: str, cache: Path | None, fingerprint: str | None = None) -> Pat
         raise argument_error("cache", f"given for the part at {place}", None, remedy)
     if fingerprint is not None and writing.current_manifest(cache / fingerprint) is not None:
         return cache / fingerprint
-    files = _files()
+    files = optional("fsspec", "remote")
     try:
         with files.open(f"{place}/{manifest.MANIFEST}", "rb") as file:
             text = file.read(manifest.MANIFEST_LIMIT + 1)

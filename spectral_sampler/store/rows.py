@@ -29,8 +29,8 @@ _SHARE = 0.5  # of this machine's memory: more is refused where somebody asks fo
 class Part:
     """Features (m, d) as they lie in memory or in a file."""
 
-    stored: NDArray[Any]
-    """(m, d) float16, float32, int8, or uint16 for the bits of bfloat16."""
+    stored: Any
+    """(m, d), an array or `Unmapped` rows, of float16, float32, int8, or uint16 for the bits of bfloat16."""
     scales: NDArray[np.float32] | None = None
     """(m,) of int8: a row is its scale times its numbers."""
 
@@ -47,7 +47,7 @@ class Part:
     @property
     def nbytes(self) -> int:
         """Bytes that are stored."""
-        return self.stored.nbytes + (0 if self.scales is None else self.scales.nbytes)
+        return int(self.stored.nbytes) + (0 if self.scales is None else self.scales.nbytes)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Rows (n,) of this part as floats (n, d)."""

@@ -1,0 +1,145 @@
+"""``extract`` under torchrun: what processes share, what is left when one is killed, and what is shown of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spectral_sampler.cli import extracting
+from spectral_sampler.errors import ArgumentError
+from spectral_sampler.extraction import job, progress
+from spectral_sampler.extraction.partial import written
+from spectral_sampler.store import ReferenceStore
+
+MODULE = '''
+"""Rows of ten classes, and a network that notes every batch it has seen and takes its time."""
+import os, time
+import numpy as np, torch
+from torch import nn
+
+def data():
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(1500, 12)).astype("f4")
+    both = [torch.utils.data.TensorDataset(torch.from_numpy(part), torch.arange(len(part)) % 10) for part in
+            (rows[:1400], rows[1400:])]
+    return tuple(both)
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(12, 7), nn.Linear(7, 10)
+
+    def forward(self, rows):
+        with open("batches.txt", "a") as file:
+            file.write(os.environ.get("RANK", "0") + "\\n")
+        time.sleep(float(os.environ.get("PAUSE", "0")))
+        return self.head(self.body(rows).relu())
+
+def network():
+    torch.manual_seed(0)
+    return Network()
+'''
+EXTRACT = ["extract", "--data", "rows_and_network:data", "--reference", "rows_and_network:network", "--json"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What one process comes to: the fingerprint, and in how many batches."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "rows_and_network.py").write_text(MODULE)
+    ended = start(folder)
+    answer = json.loads(ended.communicate()[0])
+    assert ended.returncode == 0
+    return answer["fingerprint"], len(batches(folder))
+
+
+def start(folder, launcher=("-m", "spectral_sampler"), **variables):
+    command = [sys.executable, *launcher, *EXTRACT, "--out", str(folder / "store"), "--cache", str(folder / "cache")]
+    paths = os.pathsep.join([str(Path(__file__).parent.parent), str(folder)])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **variables}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=folder)
+
+
+def batches(folder):
+    """Which rank computed each of the batches so far."""
+    file = folder / "batches.txt"
+    return file.read_text().split() if file.exists() else []
+
+
+def test_torchrun_shares_the_work_and_answers_once(tmp_path, whole):
+    (tmp_path / "rows_and_network.py").write_text(MODULE)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "spectral_sampler"]
+    ended = start(tmp_path, launcher)
+    said, complained = ended.communicate()
+    assert ended.returncode == 0, complained
+    assert json.loads(said)["fingerprint"] == whole[0], "one answer, that of one process"
+    assert ReferenceStore.open(tmp_path / "store", verify=True).fingerprint == whole[0]
+    assert set(batches(tmp_path)) == {"0", "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_killed_at_any_rank_and_started_again(tmp_path, whole, killed):
+    """SIGKILL once both ranks have begun, the other one as its launcher would end it; then both once more."""
+    (tmp_path / "rows_and_network.py").write_text(MODULE)
+    ranks = [start(tmp_path, WORLD_SIZE="2", RANK=str(rank), PAUSE="0.3") for rank in range(2)]
+    until = time.monotonic() + 120
+    while min(batches(tmp_path).count(rank) for rank in "01") < 3 and time.monotonic() < until:
+        time.sleep(0.02)
+    ranks[killed].send_signal(signal.SIGKILL)
+    ranks[1 - killed].send_signal(signal.SIGTERM)
+    for process in ranks:
+        process.communicate()
+    assert not (tmp_path / "store").exists()
+    before = len(batches(tmp_path))
+    ranks = [start(tmp_path, WORLD_SIZE="2", RANK=str(rank)) for rank in range(2)]
+    said = [process.communicate()[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0]
+    assert json.loads(said[0])["fingerprint"] == whole[0]
+    assert said[1] == ""
+    assert before < len(batches(tmp_path)) <= whole[1] + 2, "at most the batch in hand of each rank is computed twice"
+
+
+@pytest.mark.parametrize("given", [("2", "2"), ("two", "0"), ("2", "-1")])
+def test_an_environment_that_is_no_torchruns(monkeypatch, given):
+    for name, value in zip(("WORLD_SIZE", "RANK"), given, strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ArgumentError, match="the environment must be numbers with RANK below WORLD_SIZE, got WORLD"):
+        extracting._ranks()
+
+
+def test_without_torchrun_there_is_one_rank(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert extracting._ranks() == (1, 0)
+
+
+def test_the_bar_counts_what_all_ranks_have_done(monkeypatch, capsys):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(progress, "_PAUSE", 0.01)
+    counts = iter([3, 4, *[7] * 10_000])
+    with progress.progress_bar(9, lambda: next(counts), shown=True):
+        until = time.monotonic() + 20
+        while "7/9" not in (drawn := capsys.readouterr().err) and time.monotonic() < until:
+            time.sleep(0.1)  # tqdm draws ten times a second at most
+    assert "7/9" in drawn
+    assert "9/9" in capsys.readouterr().err
+    with pytest.raises(KeyError), progress.progress_bar(9, lambda: 2, shown=True):
+        raise KeyError
+    assert "9/9" not in capsys.readouterr().err
+
+
+def test_chunks_are_counted_on_disk_whoever_wrote_them(tmp_path):
+    identity = {"what": "a test"}
+    assert written(tmp_path, identity) == 0
+    layout = job.Layout({"features": ("float32", (30, 2))}, 10)
+    partial = job.Partial.create(tmp_path, identity, layout)
+    partial.write(2, {"features": 1.0})
+    assert written(tmp_path, identity) == 1
