@@ -18,7 +18,7 @@ from benchmarks.tables import rendered
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "reliability.md")
+DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/results.md", "docs/reliability.md", "docs/scale.md"))
 
 RUNS = {
     "digits": "compare --data digits --seeds 5",

@@ -20,7 +20,7 @@ ADAPTIVE = ("schedule-mellow-aimd", "schedule-aggressive-aimd", "schedule-platea
 @pytest.mark.parametrize("document", results.DOCUMENTS, ids=lambda path: path.name)
 def test_tables_agree_with_the_committed_files(document):
     text = document.read_text(encoding="utf-8")
-    assert re.search(r"<!-- (results|ablation|standing|reliability): [\w,@-]+ -->", text)
+    assert re.search(r"<!-- (results|ablation|standing|reliability|scale): [\w,@-]+ -->", text)
     assert tables.rendered(text) == text, "run python -m benchmarks.results --tables"
 
 
