@@ -1,14 +1,14 @@
-"""Run as a program by test_store_crash: forks writers, kills them at a chosen line or moment, looks at what is left.
+"""Run as a program through crash_trials.py: forks writers, kills them at a chosen line or moment, looks at what is left.
 
     python crash_driver.py MODE FAULT TRIALS     prints one line of JSON
 
 A process of its own, because forking is safe only where no other thread runs.
 """
 
+import functools
+import gc
 import json
-import os
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from killing import interrupted_at_line, killed_after, killed_at_line, tally
 
 from spectral_sampler.errors import StoreError
 from spectral_sampler.store import ReferenceStore, atomic, writing
@@ -75,65 +76,8 @@ def look(directory):
     return KNOWN.get(content, "wrong")
 
 
-def killed_at_line(number, work):
-    """Runs ``work`` in a child that kills itself at the ``number``-th line of the store; True if it came to its end."""
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1] == 0
-    left = [number]
-
-    def trace(frame, event, argument):
-        if Path(frame.f_code.co_filename) not in TRACED:
-            return None
-        if event == "line":
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    sys.settrace(trace)
-    work()
-    sys.settrace(None)
-    os._exit(0)
-
-
-def interrupted_at_line(number, work):
-    """The same with a KeyboardInterrupt in this process, which runs every ``finally`` on its way out."""
-    left = [number]
-
-    def trace(frame, event, argument):
-        if Path(frame.f_code.co_filename) not in TRACED:
-            return None
-        if event == "line":
-            left[0] -= 1
-            if left[0] == 0:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
-
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        return False
-    finally:
-        sys.settrace(None)
-    return True
-
-
-def killed_after(seconds, work):
-    """The same with a SIGKILL from outside."""
-    child = os.fork()
-    if not child:
-        work()
-        os._exit(0)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1] == 0
-
-
 def trial(directory, before, kill):
-    """One writer killed: (ran to its end, what was left, names left by the writer after it)."""
+    """One writer killed: (ran to its end, what was left, the writer after it left nothing else)."""
     if before:
         OLD.save(directory)
     done = kill(lambda: NEW.save(directory))
@@ -142,18 +86,18 @@ def trial(directory, before, kill):
         NEW.save(directory)
         if look(directory) != "new":
             seen = "cannot be written any more"
-    return done, seen, len(list(directory.glob("*")))
+    return done, seen, len(list(directory.glob("*"))) == 4
 
 
 def every_line():
-    kill = interrupted_at_line if MODE == "interrupts" else killed_at_line
+    kill = functools.partial(interrupted_at_line if MODE == "interrupts" else killed_at_line, files=TRACED)
     for before in (True,) if FAULT != "none" else (False, True):
         done, number = False, 0 if FAULT != "manifest first" else 100  # this planted fault shows near the end
         while not done:
             number += TRIALS  # the stride
             with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-                done, seen, names = trial(Path(folder) / "s", before, lambda work, n=number: kill(n, work))
-            yield before, done, seen, names
+                done, seen, clean = trial(Path(folder) / "s", before, lambda work, n=number: kill(n, work=work))
+            yield before, done, seen, clean
 
 
 def random_moments():
@@ -166,21 +110,14 @@ def random_moments():
         before = bool(number % 2)
         with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
             moment = generator.random() * whole
-            done, seen, names = trial(Path(folder) / "s", before, lambda work, s=moment: killed_after(s, work))
-        yield before, done, seen, names
+            done, seen, clean = trial(Path(folder) / "s", before, lambda work, s=moment: killed_after(s, work))
+        yield before, done, seen, clean
 
 
 def main():
     plant(FAULT)
-    count = {"trials": 0, "killed": 0, "silently wrong": 0, "lost": 0, "left behind": 0, "seen": {}}
-    for before, done, seen, names in every_line() if MODE != "moments" else random_moments():
-        count["trials"] += 1
-        count["killed"] += not done
-        count["silently wrong"] += seen not in {"old", "new", "none"}
-        count["lost"] += before and seen == "none"
-        count["left behind"] += names != 4
-        count["seen"][seen] = count["seen"].get(seen, 0) + 1
-    sys.stdout.write(json.dumps(count))
+    gc.freeze()  # or every child copies what the collector marks
+    sys.stdout.write(json.dumps(tally(random_moments() if MODE == "moments" else every_line())))
 
 
 main()

@@ -2,69 +2,30 @@
 
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
-from torch.utils.data import Dataset
+from extraction_cases import (
+    BATCH,
+    CHUNKS,
+    ROWS,
+    Interrupted,
+    Source,
+    a_model,
+    chunks_read,
+    in_threads,
+    partial_of,
+)
 
 from spectral_sampler.errors import StoreError
-from spectral_sampler.extraction import extract
-from spectral_sampler.store import ReferenceStore
-
-ROWS, BATCH = 57, 8
-CHUNKS = 8
-
-
-class Interrupted(Exception):
-    pass
-
-
-class Source(Dataset):
-    """Sample i as a function of i; raises when ``stop`` is read for a batch, after the two readings of probes."""
-
-    def __init__(self, stop=None, pause=0.0):
-        self.stop, self.pause, self.reads = stop, pause, {}
-
-    def __len__(self):
-        return ROWS
-
-    def __getitem__(self, index):
-        self.reads[index] = self.reads.get(index, 0) + 1
-        if self.reads[index] > 2:
-            time.sleep(self.pause)
-            if index == self.stop:
-                raise Interrupted
-        return torch.randn(6, generator=torch.Generator().manual_seed(index)), index % 3
-
-
-def a_model(seed=0):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3))
-
+from spectral_sampler.extraction import extract, partial
+from spectral_sampler.store import ReferenceStore, atomic
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     return extract(a_model(), Source(), tmp_path_factory.mktemp("whole"), batch_size=BATCH).fingerprint
-
-
-def partial_of(path):
-    (found,) = path.glob(".partial-*")
-    return found
-
-
-def chunks_read(dataset):
-    """The chunks that were read after the two readings of the probes."""
-    return sorted({index // BATCH for index, count in dataset.reads.items() if count > 2})
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -173,23 +134,6 @@ def test_a_hashed_chunk_is_needed_for_a_store(tmp_path, monkeypatch):
         ReferenceStore.open(tmp_path)
 
 
-def in_threads(calls):
-    results, failures = {}, {}
-
-    def work(name, call):
-        try:
-            results[name] = call()
-        except Exception as error:  # noqa: BLE001
-            failures[name] = error
-
-    threads = [threading.Thread(target=work, args=item) for item in calls.items()]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return results, failures
-
-
 def test_a_second_extraction_waits_and_reuses(tmp_path, whole):
     datasets = [Source(pause=0.003), Source()]
     models = [a_model() for _ in datasets]  # before the threads start: a seed belongs to the process, not to a thread
@@ -237,59 +181,73 @@ def test_another_number_of_ranks_goes_on_with_what_is_there(tmp_path, whole):
     assert chunks_read(dataset) == [0, 2, 4, 6]
 
 
-PROGRAM = """
-import sys, time
-sys.path[:0] = {paths!r}
-import torch
-from test_extraction_resume import BATCH, Source, a_model
-from spectral_sampler.extraction import extract
-torch.set_num_threads(1)
-class Slow(Source):
-    def __getitem__(self, index):
-        sample = super().__getitem__(index)
-        if index % BATCH == 0 and self.reads[index] > 2:
-            print(index, flush=True)
-        return sample
-print("ready", flush=True)
-path, rank, ranks = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-options = dict(batch_size=BATCH, rank=rank, num_replicas=ranks)
-print(extract(a_model(), Slow(pause=0.002), path, **options).fingerprint, flush=True)
-"""
+def test_what_was_left_as_the_store_was_named_is_swept_by_the_next_call(tmp_path, whole, monkeypatch):
+    """The old store's arrays may be gigabytes; nothing is swept while a writer is at work or where none may write."""
+    extract(a_model(1), Source(), tmp_path, batch_size=BATCH)
+    with monkeypatch.context() as patched:  # killed just after the manifest got its name
+        patched.setattr(Path, "unlink", lambda *_, **__: None)
+        patched.setattr(partial.shutil, "rmtree", lambda *_, **__: None)
+        assert extract(a_model(), Source(), tmp_path, batch_size=BATCH, overwrite=True).fingerprint == whole
+    left = sorted(tmp_path.iterdir())
+    assert len(left) == 4 + 3 + 2, "the store, the old arrays, the lock, and the extraction"
+    with atomic.writer_lock(tmp_path):
+        assert extract(a_model(), Source(), tmp_path, batch_size=BATCH).fingerprint == whole
+        assert sorted(tmp_path.iterdir()) == left
+    dataset = Source()
+    assert extract(a_model(), dataset, tmp_path, batch_size=BATCH).fingerprint == whole
+    assert len(list(tmp_path.iterdir())) == 4
+    assert chunks_read(dataset) == []
 
 
-def start(path, rank=0, ranks=1):
-    here = Path(__file__)
-    program = PROGRAM.format(paths=[str(here.parent), str(here.parent.parent)])
-    command = [sys.executable, "-c", program, str(path), str(rank), str(ranks)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+def forged(path, **fields):
+    """What `extract` finds of an extraction that was stopped, with other settings."""
+    stopped(path)
+    file = partial_of(path) / "settings.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, **fields}))
+    return settings["arrays"]
 
 
-def test_killed_and_resumed_in_processes(tmp_path, whole):
-    """SIGKILL in the middle of chunks 2 and 5; what opens between is nothing, what ends is the whole."""
-    for chunk in (2, 5):
-        process = start(tmp_path)
-        for line in process.stdout:
-            if line.strip() == str(chunk * BATCH):
-                break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        with pytest.raises(StoreError, match="has not finished"):
-            ReferenceStore.open(tmp_path)
-        hashed = np.frombuffer((partial_of(tmp_path) / "chunks.bin").read_bytes(), np.uint8).reshape(CHUNKS, 32)
-        assert hashed.any(axis=1).tolist() == [number < chunk for number in range(CHUNKS)]
-    process = start(tmp_path)
-    assert process.communicate()[0].split()[-1] == whole
-    assert ReferenceStore.open(tmp_path, verify=True).fingerprint == whole
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"arrays": []}, "no attribute"),
+        ({"arrays": {"features": ["float16", []]}}, "cannot be"),
+        ({"arrays": {"features": ["float16", [ROWS, 0]]}}, "cannot be"),
+        ({"arrays": {"features": ["object", [ROWS, 10]]}}, "cannot be"),
+        ({"arrays": {"x": ["float16", [ROWS, 10]]}}, "'x'"),
+        ({"arrays": {}}, "features"),
+        ({"chunk_rows": 0}, "lengths"),
+        ({"chunk_rows": True}, "lengths"),
+        ({"chunk_rows": 1e300}, "lengths"),
+    ],
+)
+def test_settings_that_no_extraction_wrote_are_given_up(tmp_path, whole, caplog, fields, said):
+    forged(tmp_path, **fields)
+    assert extract(a_model(), Source(), tmp_path, batch_size=BATCH).fingerprint == whole
+    assert re.search(f"starting over: .*{said}", caplog.text)
 
 
-def test_two_processes_share_the_work(tmp_path, whole):
-    processes = [start(tmp_path, rank, 2) for rank in range(2)]
-    said = [process.communicate()[0].split() for process in processes]
-    assert [words[-1] for words in said] == [whole, whole]
-    read = [int(word) for words in said for word in words[1:-1]]
-    assert sorted(read) == [chunk * BATCH for chunk in range(CHUNKS)]
+def test_rows_are_not_written_to_another_directory(tmp_path, whole):
+    """Settings may name a file of the right form elsewhere: another extraction's, whose rows are not ours to write."""
+    stopped(tmp_path / "theirs", a_model(1))
+    theirs = partial_of(tmp_path / "theirs")
+    arrays = forged(tmp_path / "s")
+    name = f"../../theirs/{theirs.name}/features"
+    forged(tmp_path / "s", arrays={**arrays, name: arrays["features"]})
+    before = (theirs / "features.npy").read_bytes()
+    assert extract(a_model(), Source(), tmp_path / "s", batch_size=BATCH).fingerprint == whole
+    assert (theirs / "features.npy").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[" + "[]," * 300_000 + "1]", "9" * 5000, "null", "\ufeff{}", ""])
+@pytest.mark.parametrize("own", [True, False])
+def test_settings_that_are_no_json_of_ours_are_given_up(tmp_path, whole, text, own):
+    """Of this extraction, or of another one that is discarded."""
+    stopped(tmp_path, a_model(0 if own else 1))
+    (partial_of(tmp_path) / "settings.json").write_text(text, encoding="utf-8")
+    assert extract(a_model(), Source(), tmp_path, batch_size=BATCH).fingerprint == whole
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_settings_of_an_unfinished_extraction_are_plain_json(tmp_path):

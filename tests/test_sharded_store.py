@@ -540,3 +540,14 @@ def test_parts_of_several_dtypes_are_read_as_float32(tmp_path):
     assert store.features.dtype == np.float32
     np.testing.assert_array_equal(store.features[50:100], FEATURES[:50])
     np.testing.assert_allclose(store.features[:], np.tile(FEATURES[:50], (3, 1)), atol=0.03)
+
+
+def test_more_parts_than_could_be_read_back_are_refused(tmp_path, monkeypatch):
+    """A manifest of as many as there may be is read, whatever their addresses are."""
+    one = {"place": "s3://" + "a/" * 60 + "b", "fingerprint": "0" * 64, "rows": 10**12, "width": 10**6}
+    parts = tuple(shards.Shard(**one, dtype="bfloat16", columns=("losses", "labels")) for _ in range(shards.MOST))
+    shards.publish(tmp_path, parts)
+    assert shards.read(tmp_path) == parts
+    monkeypatch.setattr(shards, "MOST", 2)
+    with pytest.raises(ArgumentError, match="parts must be at most 2, got 3"):
+        ReferenceStore.from_parts(tmp_path / "s", [ReferenceStore.from_arrays(np.ones((2, 2)))] * 3)

@@ -1,6 +1,5 @@
 """Every damaged store opens as what was written or raises StoreError; nothing is trusted before it is checked."""
 
-import hashlib
 import json
 import os
 import random
@@ -10,40 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damaged_stores import FILES, VALUES, forged, mutated, outcome, paths_of, put, replaced, sign, small_store
 
 from spectral_sampler.errors import StoreError
 from spectral_sampler.store import ReferenceStore, manifest
 
-FILES = ("features.npy", "losses.npy", "labels.npy", "manifest.json")
-
 
 @pytest.fixture
 def store(tmp_path):
-    generator = np.random.default_rng(0)
-    arrays = ReferenceStore.from_arrays(generator.normal(size=(3, 2)), generator.random(3), [0, 1, 2])
-    return arrays.save(tmp_path / "s")
-
-
-def put(path, data):
-    path.unlink()  # file systems flush a file that is truncated and rewritten, which is slow ten thousand times
-    path.write_bytes(data)
-
-
-def outcome(store):
-    """True for the right content, False for StoreError; any other exception or content is a failure."""
-    try:
-        found = ReferenceStore.open(store.path)
-    except StoreError:
-        return False
-    assert ReferenceStore.from_arrays(found.features, found.losses, found.labels).fingerprint == store.fingerprint
-    return True
+    return small_store(tmp_path / "s")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_truncation_point(store, name):
+def test_truncated(store, name):
     path = store.path / name
     whole = path.read_bytes()
-    for length in range(len(whole)):
+    for length in range(0, len(whole), 7):
         put(path, whole[:length])
         assert outcome(store) is False
     put(path, whole + b"\0" * (name != "manifest.json") + b" " * (name == "manifest.json"))
@@ -60,10 +41,10 @@ def test_missing_files(store, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_flipped_bit_of_every_file(store, name):
+def test_flipped_bits(store, name):
     path = store.path / name
     whole = path.read_bytes()
-    for position in range(len(whole)):
+    for position in range(0, len(whole), 7):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << (position % 8)
         put(path, damaged)
@@ -73,102 +54,28 @@ def test_every_flipped_bit_of_every_file(store, name):
             outcome(store)
 
 
-def mutated(generator, data):
-    data = bytearray(data)
-    for _ in range(generator.randint(1, 4)):
-        at = generator.randrange(len(data))
-        kind = generator.randrange(5)
-        if kind == 0:
-            data[at] = generator.randrange(256)
-        elif kind == 1:
-            data[at:at] = generator.randbytes(generator.randint(1, 8))
-        elif kind == 2:
-            del data[at : at + generator.randint(1, 40)]
-        elif kind == 3:
-            data[at : at + 8] = generator.choice(
-                [b"9" * 8, b"-1", b"[" * 8, b"null", b"1e999", b'"', b"\xff\xfe", b"../"]
-            )
-        else:
-            other = generator.randrange(len(data))
-            data[at : at + 16] = data[other : other + 16]
-        data = data or bytearray(b" ")
-    return bytes(data)
-
-
-def test_ten_thousand_mutated_headers(store):
+def test_mutated_headers(store):
     """Headers of arrays (the first 128 bytes) and manifests, mutated as bytes: right, or a named error."""
     generator = random.Random(0)
     originals = {name: (store.path / name).read_bytes() for name in FILES}
-    right = wrong = 0
-    for number in range(10_000):
+    right = 0
+    for number in range(600):
         name = FILES[number % 4]
         head = 128 if name != "manifest.json" else len(originals[name])
         put(store.path / name, mutated(generator, originals[name][:head]) + originals[name][head:])
-        if outcome(store):
-            right += 1
-        else:
-            wrong += 1
+        right += outcome(store)
         put(store.path / name, originals[name])
-    assert right + wrong == 10_000
-    assert wrong > 9_000
+    assert right < 60
     assert outcome(store)
 
 
-VALUES = [
-    None,
-    True,
-    -1,
-    0,
-    1,
-    2.5,
-    10**30,
-    2**62,
-    "",
-    "x",
-    "../x",
-    [],
-    [1],
-    {},
-    "float64",
-    "object",
-    [[3, 2]],
-    "é" * 9,
-]
-
-
-def paths_of(value, prefix=()):
-    yield prefix
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        yield from paths_of(child, (*prefix, key))
-
-
-def replaced(body, path, value):
-    if not path:
-        return value
-    copy = json.loads(json.dumps(body))
-    place = copy
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
-    return copy
-
-
-def sign(body):
-    """A manifest by somebody who knows how the checksum is made."""
-    if isinstance(body, dict):
-        body = {key: value for key, value in body.items() if key != "sha256"}
-        body["sha256"] = hashlib.sha256(manifest.canonical(body)).hexdigest()
-    return json.dumps(body)
-
-
 def test_forged_manifests_are_right_or_refused(store):
-    """Every field replaced by every strange value, with the manifest's own checksum made to fit."""
+    """Every field replaced by some strange values, with the manifest's own checksum made to fit."""
     path = store.path / "manifest.json"
     body = json.loads(path.read_text())
     trials = 0
-    for place in paths_of(body):
-        for value in VALUES:
+    for number, place in enumerate(paths_of(body)):
+        for value in VALUES[number % 4 :: 4]:
             put(path, sign(replaced(body, place, value)).encode())
             opened = outcome(store)
             assert not opened or place in {("source",), ("sha256",)} or replaced(body, place, value) == body, (
@@ -176,7 +83,7 @@ def test_forged_manifests_are_right_or_refused(store):
                 value,
             )
             trials += 1
-    assert trials > 500
+    assert trials > 125
 
 
 @pytest.mark.parametrize(
@@ -191,13 +98,6 @@ def test_a_manifest_too_large_is_not_read(store, monkeypatch):
     monkeypatch.setattr(manifest, "MANIFEST_LIMIT", 100)
     with pytest.raises(StoreError, match="larger than 100 bytes"):
         ReferenceStore.open(store.path)
-
-
-def forged(store, **fields):
-    path = store.path / "manifest.json"
-    body = json.loads(path.read_text())
-    body["arrays"]["features"].update(fields)
-    path.write_text(sign(body))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_extraction_resume import BATCH, CHUNKS, Interrupted, Source, a_model, chunks_read, in_threads, partial_of
+from extraction_cases import BATCH, CHUNKS, Interrupted, Source, a_model, chunks_read, in_threads, partial_of
 
 from spectral_sampler.errors import StoreError
 from spectral_sampler.extraction import extract, partial

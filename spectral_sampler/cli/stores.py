@@ -71,7 +71,7 @@ def _inspect(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answe
     if labels := facts["labels"]:
         lines.append("labels: {classes} classes of {fewest} to {most} rows, {unlabelled} rows without one"
                      .format(**labels))  # fmt: skip
-    lines += [f"made of {name}: {value}" for name, value in (store.source or {}).items()]
+    lines += [f"made of {_shown(name)}: {_shown(value)}" for name, value in (store.source or {}).items()]
     if arguments.suspects and not labels:
         raise argument_error("suspects", "left out for a store without labels", arguments.suspects, "It has none.")
     if arguments.suspects:
@@ -81,6 +81,11 @@ def _inspect(arguments: argparse.Namespace, say: Callable[[str], None]) -> Answe
         lines.append(f"{found['count']} labels are not believed (wrong: about {100 * found['share']:.1f} %); "
                      f"most doubtful: {rows}")  # fmt: skip
     return Answer("\n".join(lines), facts)
+
+
+def _shown(value: Any) -> str:
+    """What somebody else's store says, without the escapes that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))
 
 
 def _suspects(store: ReferenceStore, most: int) -> dict[str, Any]:

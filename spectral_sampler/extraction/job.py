@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from spectral_sampler.errors import StoreError, argument_error
 from spectral_sampler.extraction.identity import difference
-from spectral_sampler.extraction.partial import Layout, Partial, discard_others, written
+from spectral_sampler.extraction.partial import Layout, Partial, discard_others, leftovers, written
 from spectral_sampler.extraction.progress import progress_bar
 from spectral_sampler.modules import frozen
 from spectral_sampler.store import ReferenceStore, atomic, checks, writing
@@ -85,6 +85,9 @@ class Job:
         unfit = ""
         try:
             if (there := self.opened()) is not None:
+                if leftovers(self.directory, self.identity):
+                    with contextlib.suppress(OSError), atomic.writer_lock(self.directory, wait=False) as exclusive:
+                        self.tidy(exclusive=exclusive)
                 return there
         except StoreError as error:
             # Looked at again, since it may be about to be replaced. Its remedy is none where nothing can be written.
@@ -103,6 +106,7 @@ class Job:
                 raise StoreError(f"{unfit}{error}") from error
             with atomic.disk_errors(self.directory):
                 if (finished := self.finished(overwrite=overwrite)) is not None:
+                    self.tidy(exclusive=exclusive and self.alone)
                     return finished
                 writing.refuse_strangers(self.directory)
                 if self.alone:
@@ -143,6 +147,12 @@ class Job:
         except StoreError as error:
             _logger.warning("extracting again: %s", error)
         return None
+
+    def tidy(self, *, exclusive: bool) -> None:
+        """Removes what a writer that died left beside the finished store, if the lock says that none is at work."""
+        for path in leftovers(self.directory, self.identity) if exclusive else ():
+            if path.name != atomic.LOCK:
+                atomic.discard(path)
 
     def todo(self) -> list[int]:
         """The chunks of this rank that are missing on disk."""
@@ -211,7 +221,7 @@ class Job:
         missing = list(range(len(self.batches))) if partial is None else partial.missing()
         if partial is None or missing:
             raise _Missing(missing)
-        with atomic.disk_errors(self.directory):
+        with atomic.disk_errors(self.directory, left="what was computed is kept, and the same call goes on with it"):
             try:
                 partial.publish(self.directory, self.identity, exclusive=exclusive)
             except (FileNotFoundError, PermissionError) as error:
@@ -231,6 +241,7 @@ class Job:
                 with atomic.disk_errors(self.directory):
                     exclusive = held.enter_context(atomic.writer_lock(self.directory))
                     if (finished := self.finished(overwrite=overwrite)) is not None:
+                        self.tidy(exclusive=exclusive)
                         return finished
                     writing.claim(self.directory, exclusive=exclusive)
                 try:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectral_sampler.store import atomic, writing
-from spectral_sampler.store.manifest import ArrayEntry, data_digests, map_array, npy_header, open_regular
+from spectral_sampler.store.manifest import ArrayEntry, bounded_json, data_digests, map_array, npy_header, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,10 +28,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Layout", "Partial", "discard_others", "written"]
+__all__ = ["Layout", "Partial", "discard_others", "leftovers", "written"]
 
 _SETTINGS, _CHUNKS = "settings.json", "chunks.bin"
 _DIGEST_BYTES = 32
+_SETTINGS_LIMIT = 32 << 20
+# Dtypes and dimensions that an extraction may have written; a name that is not here could lead out of the directory.
+_ARRAYS = {"features": (("float16", "float32"), 2), "losses": (("float32",), 1), "labels": (("int64",), 1)}
+# What files that are not as they were written raise: any bytes may be there.
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
 _logger = logging.getLogger(__name__)
 
 
@@ -41,6 +46,19 @@ class Layout:
 
     arrays: Mapping[str, tuple[str, tuple[int, ...]]]
     chunk_rows: int
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Layout:
+        """The layout in ``settings.json``; ValueError, or what JSON of another form raises, unless it is possible."""
+        arrays = {name: (dtype, tuple(shape)) for name, (dtype, shape) in settings["arrays"].items()}
+        for name, (dtype, shape) in arrays.items():
+            dtypes, dimensions = _ARRAYS[name]
+            if dtype not in dtypes or len(shape) != dimensions or not all(map(_is_count, shape)):
+                raise ValueError(f"{name} cannot be {dtype!r} of shape {shape!r}")
+        rows = arrays["features"][1][0]
+        if not _is_count(settings["chunk_rows"]) or any(shape[0] != rows for _, shape in arrays.values()):
+            raise ValueError("its chunks or arrays cannot have these lengths")
+        return cls(arrays, settings["chunk_rows"])
 
     @property
     def rows(self) -> int:
@@ -80,14 +98,13 @@ class Partial:
             if path.is_symlink():
                 raise ValueError("it is a link")  # noqa: TRY301
             settings = _settings(path)
-            arrays = {name: (dtype, tuple(shape)) for name, (dtype, shape) in settings["arrays"].items()}
-            layout = Layout(arrays, settings["chunk_rows"])
             if settings["identity"] != dict(identity):
                 raise ValueError("it is another's")  # noqa: TRY301
+            layout = Layout.of(settings)
             if (path / _CHUNKS).stat().st_size != layout.chunks * _DIGEST_BYTES:
                 raise ValueError(f"{_CHUNKS} has another size")  # noqa: TRY301
             return cls(path, layout)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except _DAMAGED as error:
             if not os.path.lexists(path):
                 return None  # published meanwhile by a rank that nothing keeps from it, see `publish`
             _logger.warning("starting over: the unfinished extraction at %s is damaged (%s)", path, error)
@@ -161,6 +178,10 @@ class Partial:
         shutil.rmtree(path, ignore_errors=True)  # the store is there; NFS and Windows keep files that a rank still maps
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
 def _path(directory: Path, identity: Mapping[str, Any]) -> Path:
     text = json.dumps(identity, sort_keys=True)
     return directory / f"{atomic.PARTIAL}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -176,7 +197,7 @@ def _map_shared(path: Path, entry: ArrayEntry) -> NDArray[Any]:
 
 def _settings(path: Path) -> Any:
     with open_regular(path / _SETTINGS) as file:
-        return json.loads(file.read())
+        return bounded_json(file.read(_SETTINGS_LIMIT))
 
 
 def _reserve(path: Path, header: bytes, size: int) -> None:
@@ -201,6 +222,12 @@ def written(directory: Path, identity: Mapping[str, Any]) -> int:
     return int(digests[: len(digests) // _DIGEST_BYTES * _DIGEST_BYTES].reshape(-1, _DIGEST_BYTES).any(axis=1).sum())
 
 
+def leftovers(directory: Path, identity: Mapping[str, Any]) -> list[Path]:
+    """What a process that died just after this extraction became the store has left beside it."""
+    path = _path(directory, identity)
+    return [path] * os.path.lexists(path) + writing.leftovers(directory)
+
+
 def discard_others(directory: Path, identity: Mapping[str, Any]) -> None:
     """Removes unfinished extractions of anything else, saying what differs; the caller holds the exclusive lock."""
     for path in directory.glob(f"{atomic.PARTIAL}*"):
@@ -209,7 +236,7 @@ def discard_others(directory: Path, identity: Mapping[str, Any]) -> None:
         try:
             other = _settings(path)["identity"]
             differing = ", ".join(sorted(key for key in identity if other.get(key) != identity[key]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except _DAMAGED:
             differing = "unknown settings"
         _logger.warning("starting over: the unfinished extraction at %s had another %s", directory, differing)
         atomic.discard(path)

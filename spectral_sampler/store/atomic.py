@@ -36,6 +36,7 @@ __all__ = [
 TEMPORARY = ".tmp-"
 PARTIAL = ".partial-"  # directories of extractions that have not finished
 LOCK = ".lock"
+_FILES, _BLOCK = 4, 4096  # three arrays and their manifest, each with a header or a last block
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_FALLOCATE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV}
@@ -46,16 +47,18 @@ _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def disk_errors(directory: Path, needed: int = 0) -> Iterator[None]:
-    """Turns an OSError met while writing ``needed`` bytes into ``directory`` into a StoreError that says what to do."""
+def disk_errors(directory: Path, needed: int = 0, left: str = "nothing was left behind") -> Iterator[None]:
+    """Turns an OSError met while writing arrays of ``needed`` bytes into a StoreError that says what to do.
+
+    ``left``: what is in ``directory`` then.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            free = _free_bytes(directory)
             raise StoreError(
-                f"cannot write the store at {directory}: {needed} bytes needed, {free} bytes free "
-                f"({error.strerror}); nothing was left behind. Free some space or pass another path."
+                f"cannot write the store at {directory}: {_room(directory, needed, error.errno)} "
+                f"({error.strerror}); {left}. Free some space or pass another path."
             ) from error
         if error.errno in _DENIED:
             raise StoreError(
@@ -65,10 +68,15 @@ def disk_errors(directory: Path, needed: int = 0) -> Iterator[None]:
         raise StoreError(f"cannot write the store at {directory}: {error}.") from error
 
 
-def _free_bytes(directory: Path) -> int:
+def _room(directory: Path, needed: int, code: int | None) -> str:
+    """What is needed, a block more for each of the files, and what there is of it."""
     while not directory.exists() and directory != directory.parent:
         directory = directory.parent
-    return shutil.disk_usage(directory).free
+    needed, free = needed + _FILES * _BLOCK, shutil.disk_usage(directory).free
+    text = f"{needed} bytes needed, {free} bytes free"
+    if free < needed or code != errno.ENOSPC or not hasattr(os, "statvfs"):
+        return text
+    return f"{text}, {os.statvfs(directory).f_favail} files free"  # a file system can run out of those, too
 
 
 def temporary_name(name: str) -> str:
@@ -138,8 +146,10 @@ def publish(directory: Path, arrays: Mapping[str, Path], manifest: Path, manifes
 
 
 @contextlib.contextmanager
-def writer_lock(directory: Path, *, shared: bool = False) -> Iterator[bool]:
+def writer_lock(directory: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
     """Waits for the other writers of ``directory`` (made if missing) and keeps them out; ``shared`` admits its like.
+
+    BlockingIOError where there is another and we are not to ``wait``.
 
     The lock belongs to the open file, so a killed process drops it. The last holder removes the lock file when it is
     done, and the directory too if nothing else is in it; a waiter then sees its file gone and starts over.
@@ -147,7 +157,7 @@ def writer_lock(directory: Path, *, shared: bool = False) -> Iterator[bool]:
     Yields False, after a warning, where there is no such lock: Lustre and NFS as they are often mounted, Windows. Who
     writes there removes nothing that could be another writer's, and takes names that nobody else takes.
     """
-    with _acquire(directory, shared=shared) or contextlib.nullcontext() as file:
+    with _acquire(directory, shared=shared, wait=wait) or contextlib.nullcontext() as file:
         try:
             yield file is not None
         finally:
@@ -159,7 +169,7 @@ def writer_lock(directory: Path, *, shared: bool = False) -> Iterator[bool]:
                     directory.rmdir()  # fails, as it should, unless empty
 
 
-def _acquire(directory: Path, *, shared: bool) -> IO[bytes] | None:
+def _acquire(directory: Path, *, shared: bool, wait: bool) -> IO[bytes] | None:
     """The locked file, or None where nothing can be locked.
 
     A file object, because one that an interrupt leaves to nobody is closed, hence unlocked. It is open for reading too,
@@ -182,6 +192,9 @@ def _acquire(directory: Path, *, shared: bool) -> IO[bytes] | None:
         try:
             fcntl.flock(file, mode | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                file.close()
+                raise
             _logger.info("waiting for another writer of %s", directory)
             fcntl.flock(file, mode)
         except OSError as error:  # not that somebody has it, so nobody can

@@ -47,7 +47,7 @@ def kept(
     arrays: dict[str, NDArray[Any]] = {}
     try:
         with manifest.open_regular(store.path / f"{name}.json") as file:
-            body = json.loads(file.read(_LIMIT))
+            body = manifest.bounded_json(file.read(_LIMIT))
         if [body["store"], body["version"]] != [store.fingerprint, version]:
             return None
         for key, (dtype, shape) in layout.items():

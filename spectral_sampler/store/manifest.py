@@ -40,6 +40,7 @@ __all__ = [
     "MANIFEST_LIMIT",
     "ArrayEntry",
     "Manifest",
+    "bounded_json",
     "canonical",
     "checked_body",
     "damage_named",
@@ -61,6 +62,8 @@ FORMAT, VERSION = "spectral_sampler reference store", 1
 CHUNK_BYTES = 8 << 20
 _HEADER_BYTES = 128
 MANIFEST_LIMIT = 32 << 20  # 8 MiB chunks: enough for four terabytes of features
+_FREE_VALUES = 100_000
+_TOLD = 200
 _DTYPES = {
     "features": ("float16", "float32", "int8", "uint16"), "scales": ("float32",), "losses": ("float32",),
     "labels": ("int64",),
@@ -186,13 +189,13 @@ def parsed(text: bytes, name: object) -> Manifest:
 
 def checked_body(text: bytes, name: object, form: str, version: int) -> dict[str, Any]:
     """The JSON object with this text, if it is of this form and version and has its own SHA-256."""
-    body: dict[str, Any] = json.loads(text)
+    body: dict[str, Any] = bounded_json(text)
     digest = body.pop("sha256")
     if body["format"] != form:
         raise ValueError(f"the format is {body['format']!r}")
     if body["version"] != version:
         raise StoreError(
-            f"{name} has format version {body['version']!r}, this package reads {version}. "
+            f"{name} has format version {repr(body['version'])[:_TOLD]}, this package reads {version}. "
             f"Install a package of the right version or make the store again."
         )
     if hashlib.sha256(canonical(body)).hexdigest() != digest:
@@ -213,7 +216,18 @@ def damage_named(name: object) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{name} is damaged ({type(error).__name__}: {error}). Make the store again.") from error
+        what = f"{type(error).__name__}: {str(error)[:_TOLD]}"
+        raise StoreError(f"{name} is damaged ({what}). Make the store again.") from error
+
+
+def bounded_json(text: bytes) -> Any:
+    """What a JSON text of somebody else's says; ValueError where it would take many times its size as objects.
+
+    ``[[],[],…`` takes 30 times its size, and seconds. Ours are long by their digests alone, of 64 letters each.
+    """
+    if sum(map(text.count, (b",", b"[", b"{"))) > _FREE_VALUES + len(text) // 64:
+        raise ValueError("it holds more values than digests have room in it")
+    return json.loads(text)
 
 
 def _entry(name: str, fields: dict[str, Any]) -> ArrayEntry:

@@ -137,6 +137,8 @@ def _written(directory: Path, cache: Path | None, change: Callable[[], list[Shar
         shards.claim(directory)
         try:
             parts = change()
+            if len(parts) > shards.MOST:
+                raise argument_error("parts", f"at most {shards.MOST:,}", f"{len(parts):,}", "Join some of them first.")
             for part in parts:
                 _check_fit(parts[0], part)
             shards.publish(directory, parts)

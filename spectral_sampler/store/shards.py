@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["BARE", "Shard", "claim", "fingerprint", "fresh_name", "is_sharded", "publish", "read", "sweep"]
+__all__ = ["BARE", "MOST", "Shard", "claim", "fingerprint", "fresh_name", "is_sharded", "publish", "read", "sweep"]
 
 FORMAT, VERSION = "spectral_sampler sharded store", 1
 BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}")
 _OURS = re.compile(r"part-[0-9a-f]{16}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+MOST = 10_000  # parts: each keeps two files open, and more would not be read back (`manifest.bounded_json`)
 _DTYPES = ("float16", "float32", "bfloat16", "int8")
 
 
