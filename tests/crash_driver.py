@@ -1,4 +1,4 @@
-"""Run as a program through crash_trials.py: forks writers, kills them at a chosen line or moment, looks at what is left.
+"""Run as a program through crash_trials.py: kills writers at a chosen line or moment, looks at what is left.
 
     python crash_driver.py MODE FAULT TRIALS     prints one line of JSON
 

@@ -56,7 +56,26 @@ def mutated(generator, data):
     return bytes(data)
 
 
-VALUES = [None, True, -1, 0, 1, 2.5, 10**30, 2**62, "", "x", "../x", [], [1], {}, "float64", "object", [[3, 2]], "é" * 9]
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2.5,
+    10**30,
+    2**62,
+    "",
+    "x",
+    "../x",
+    [],
+    [1],
+    {},
+    "float64",
+    "object",
+    [[3, 2]],
+    "é" * 9,
+]
 
 
 def paths_of(value, prefix=()):
@@ -85,8 +104,8 @@ def sign(body):
     return json.dumps(body)
 
 
-def forged(store, **fields):
+def forged(store, array="features", **fields):
     path = store.path / "manifest.json"
     body = json.loads(path.read_text())
-    body["arrays"]["features"].update(fields)
+    body["arrays"][array].update(fields)
     path.write_text(sign(body))

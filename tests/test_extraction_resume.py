@@ -1,11 +1,12 @@
 """An extraction that is interrupted, killed, shared, or found half done ends with the bits of one that was not."""
 
+import errno
 import json
 import logging
+import os
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from extraction_cases import (
     BATCH,
@@ -22,6 +23,7 @@ from extraction_cases import (
 from spectral_sampler.errors import StoreError
 from spectral_sampler.extraction import extract, partial
 from spectral_sampler.store import ReferenceStore, atomic
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -248,6 +250,21 @@ def test_settings_that_are_no_json_of_ours_are_given_up(tmp_path, whole, text, o
     (partial_of(tmp_path) / "settings.json").write_text(text, encoding="utf-8")
     assert extract(a_model(), Source(), tmp_path, batch_size=BATCH).fingerprint == whole
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_no_room_for_the_manifest_keeps_what_was_computed(tmp_path, whole, monkeypatch):
+    """It said that 0 bytes were needed and that nothing was left."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic, "stage", full)
+        with pytest.raises(StoreError, match=r"[1-9]\d* bytes needed.*; what was computed is kept, and the same call"):
+            extract(a_model(), Source(), tmp_path, batch_size=BATCH)
+    dataset = Source()
+    assert extract(a_model(), dataset, tmp_path, batch_size=BATCH).fingerprint == whole
+    assert chunks_read(dataset) == []
 
 
 def test_settings_of_an_unfinished_extraction_are_plain_json(tmp_path):

@@ -1,55 +1,78 @@
-"""No data file is ever unpickled: a reference store or weights from a stranger must not run code."""
+"""No data file is ever unpickled: a store or weights from a stranger must not run code, nor start or fetch any."""
 
-import ast
 from pathlib import Path
 
 import pytest
+from source_walk import dangerous
 
 import spectral_sampler
 
 ROOT = Path(spectral_sampler.__file__).parent
-MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-
-
-def unpickling(source: str) -> list[str]:
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in MODULES:
-            found.append(node.module)
-        elif isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
-            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            if name == "torch.load" and keywords.get("weights_only") != "True":
-                found.append("torch.load")
-            if name in {"np.load", "numpy.load"} and keywords.get("allow_pickle") != "False":
-                found.append("np.load without allow_pickle=False")
-            if keywords.get("allow_pickle") == "True":
-                found.append("allow_pickle=True")
-    return found
+IMPORT = "an import by a name that is not written here"
+# Names that the user wrote (plugins, module:function) or that are written elsewhere in the package; loaded libraries.
+ALLOWED = {
+    "cli/comparing.py": ["__import__"],
+    "experiment/cell.py": [IMPORT],
+    "experiment/own/imported.py": [IMPORT],
+    "experiment/runner.py": [IMPORT, IMPORT, "subprocess.run"],  # git, to note the commit
+    "extraction/references.py": [IMPORT],
+    "kernels/cuda.py": ["ctypes"],
+    "ops.py": [IMPORT],
+    "optional.py": [IMPORT],
+    "store/exchange.py": [IMPORT],
+}
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_is_unpickled(path):
-    assert unpickling(path.read_text(encoding="utf-8")) == []
+def test_nothing_dangerous_is_called(path):
+    found = dangerous(path.read_text(encoding="utf-8"))
+    assert sorted(found) == sorted(ALLOWED.get(path.relative_to(ROOT).as_posix(), []))
 
 
-@pytest.mark.parametrize(
-    "planted",
-    [
-        "import pickle",
-        "from joblib import load",
-        "import torch\ntorch.load(p)",
-        "import torch\ntorch.load(p, weights_only=False)",
-        "np.load(p)",
-        "np.load(p, allow_pickle=True)",
-        "np.lib.format.read_array(f, allow_pickle=True)",
-    ],
-)
+PLANTED = [
+    "import pickle",
+    "from joblib import load",
+    "import torch\ntorch.load(p)",
+    "from torch import load\nload(p)",
+    "import torch\ntorch.load(p, weights_only=False)",
+    "np.load(p)",
+    "np.load(p, allow_pickle=True)",
+    "np.load(p, allow_pickle=flag)",
+    "np.lib.format.read_array(f, allow_pickle=True)",
+    "import pandas as pd\npd.read_pickle(p)",
+    "eval(text)",
+    "exec(text)",
+    "compile(text, '', 'eval')",
+    "__import__(name)",
+    "import importlib\nimportlib.import_module(f'{name}')",
+    "import os\nos.system('ls')",
+    "from os import system\nsystem('ls')",
+    "import os as o\no.popen('ls')",
+    "import subprocess\nsubprocess.run(words)",
+    "import subprocess as s\ns.Popen(words, shell=True)",
+    "from subprocess import check_output\ncheck_output(words)",
+    "run(words, shell=flag)",
+    "import socket",
+    "from urllib.request import urlopen",
+    "import http.client",
+    "import ctypes",
+    "import tempfile\ntempfile.mktemp()",
+    "open('/tmp/cache')",
+    "Path('/var/tmp') / 'x'",
+    "open(f'/tmp/{name}')",
+    "torch.hub.load(a, b)",
+]
+
+
+@pytest.mark.parametrize("planted", PLANTED)
 def test_the_check_sees_a_planted_fault(planted):
-    assert unpickling(planted)
+    assert dangerous(planted)
 
 
 def test_the_check_lets_safe_calls_pass():
-    assert unpickling("np.load(p, allow_pickle=False, mmap_mode='c')\ntorch.load(p, weights_only=True)") == []
+    assert dangerous("np.load(p, allow_pickle=False, mmap_mode='c')\ntorch.load(p, weights_only=True)") == []
+    assert (
+        dangerous('"""Not eval(x), nor /tmp."""\nre.compile(x)\nmodel.eval()\nimport_module("a")\nPath("/tmpfile")')
+        == []
+    )
+    assert dangerous("import subprocess\ntry:\n    pass\nexcept subprocess.SubprocessError:\n    pass") == []

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from damaged_stores import FILES, VALUES, forged, mutated, outcome, paths_of, put, replaced, sign, small_store
 
+from spectral_sampler.cli import main
 from spectral_sampler.errors import StoreError
 from spectral_sampler.store import ReferenceStore, manifest
 
@@ -92,6 +93,36 @@ def test_forged_manifests_are_right_or_refused(store):
 def test_json_that_is_no_manifest(store, text):
     (store.path / "manifest.json").write_text(text, encoding="utf-8")
     assert outcome(store) is False
+
+
+@pytest.mark.parametrize("piece", ["[],", "[[[]]],", '{"a":0},', "1e5,"])
+def test_a_manifest_larger_as_objects_than_as_text_is_not_parsed(store, piece):
+    """A text of 32 MiB took 1.6 GB; many digests and words take about what they take as text."""
+    body = json.loads((store.path / "manifest.json").read_text())
+    (store.path / "manifest.json").write_text(f"[{piece * 115_000}1]")
+    with pytest.raises(StoreError, match="more values than digests have room"):
+        ReferenceStore.open(store.path)
+    (store.path / "manifest.json").write_text(sign({**body, "source": ["0" * 64] * 110_000}))
+    assert len(ReferenceStore.open(store.path)) == 3
+
+
+def test_what_a_manifest_says_of_itself_is_not_told_at_length(store):
+    body = json.loads((store.path / "manifest.json").read_text())
+    for field in ("format", "version"):
+        (store.path / "manifest.json").write_text(sign({**body, field: "x" * 100_000}))
+        with pytest.raises(StoreError) as failure:
+            ReferenceStore.open(store.path)
+        assert len(str(failure.value)) < 1000
+
+
+def test_what_a_store_says_of_its_origin_cannot_speak_to_a_terminal(store, capsys):
+    store.source = {"data\x1b[2J": "digits\x1b]0;title\x07\r\n\u202e", "of": ["\x1b[31m"], "é": "ü"}
+    store.save(store.path)
+    assert main(["inspect", str(store.path)]) == 0
+    said = capsys.readouterr().out
+    assert [letter for letter in said if not letter.isprintable() and letter != "\n"] == []
+    assert "made of data\\x1b[2J: digits\\x1b]0;title\\x07\\r\\n\\u202e\n" in said
+    assert "made of é: ü\n" in said
 
 
 def test_a_manifest_too_large_is_not_read(store, monkeypatch):

@@ -96,13 +96,13 @@ class Partial:
             return None
         try:
             if path.is_symlink():
-                raise ValueError("it is a link")  # noqa: TRY301
+                raise ValueError("it is a link")
             settings = _settings(path)
             if settings["identity"] != dict(identity):
-                raise ValueError("it is another's")  # noqa: TRY301
+                raise ValueError("it is another's")
             layout = Layout.of(settings)
             if (path / _CHUNKS).stat().st_size != layout.chunks * _DIGEST_BYTES:
-                raise ValueError(f"{_CHUNKS} has another size")  # noqa: TRY301
+                raise ValueError(f"{_CHUNKS} has another size")
             return cls(path, layout)
         except _DAMAGED as error:
             if not os.path.lexists(path):

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import subprocess
 import sys
@@ -139,11 +140,14 @@ def test_without_locks(line, tmp_path, monkeypatch):
         counted.check(chunks_read(dataset) == list(range(5, CHUNKS)), f"{code}: {chunks_read(dataset)} read again")
         models, options = [a_model() for _ in range(3)], {"batch_size": BATCH, "num_replicas": 3, "progress": False}
         calls = {
-            rank: lambda rank=rank: extract(models[rank], Source(), place / "r", rank=rank, **options).fingerprint
+            rank: functools.partial(extract, models[rank], Source(), place / "r", rank=rank, **options)
             for rank in range(3)
         }
         results, failures = in_threads(calls)
-        counted.check(not failures and set(results.values()) == {whole}, f"{code}: three ranks: {failures}")
+        counted.check(
+            not failures and {one.fingerprint for one in results.values()} == {whole},
+            f"{code}: three ranks: {failures}",
+        )
         counted.check(len(names(place / "r")) == 4, f"{code}: three ranks left {names(place / 'r')}")
 
 

@@ -16,7 +16,9 @@ from spectral_sampler.extraction import extract
 from spectral_sampler.store import ReferenceStore, derived
 
 pytestmark = pytest.mark.slow
-SAID = re.compile(r"(\d+) bytes needed, (\d+) bytes free(?:, (\d+) files free)? \(No space left on device\); (.*?)\. Free")
+SAID = re.compile(
+    r"(\d+) bytes needed, (\d+) bytes free(?:, (\d+) files free)? \(No space left on device\); (.*?)\. Free"
+)
 NOTHING, KEPT = "nothing was left behind", "what was computed is kept, and the same call goes on with it"
 
 

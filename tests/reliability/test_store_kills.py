@@ -32,7 +32,9 @@ RUNS = [
 ]
 
 
-@pytest.mark.parametrize(("program", "mode", "name", "reduced", "full"), RUNS, ids=[f"{run[0]}-{run[1]}" for run in RUNS])
+@pytest.mark.parametrize(
+    ("program", "mode", "name", "reduced", "full"), RUNS, ids=[f"{run[0]}-{run[1]}" for run in RUNS]
+)
 def test_killed(line, number, program, mode, name, reduced, full):
     counted = line("store", f"{name}: silently wrong, lost or left behind")
     count = drive(mode, "none", number(reduced, full), program, limit=3000)
@@ -52,7 +54,7 @@ FAULTS = [(STORE, "manifest first", 3), (STORE, "in place", 2), (EXTRACTION, "be
 
 @pytest.mark.parametrize(("program", "fault", "stride"), FAULTS, ids=[fault[1] for fault in FAULTS])
 def test_the_harness_sees_planted_faults(line, program, fault, stride):
-    """A manifest named before its arrays, arrays filled under their final name, chunks believed before they are there."""
+    """A manifest named before its arrays, arrays filled under their final name, chunks believed too soon."""
     count = drive("lines", fault, stride, program)
     seen = count["lost"] + count["silently wrong"]
     line("store", f"planted: {fault}").check(seen > 0, f"{fault} is not seen")
@@ -80,7 +82,14 @@ print(extract(a_model(), Slow(pause=0.002), path, **options).fingerprint, flush=
 
 def start(path, rank=0, ranks=1):
     here = Path(__file__).parent.parent
-    command = [sys.executable, "-c", PROGRAM.format(paths=[str(here), str(here.parent)]), str(path), str(rank), str(ranks)]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM.format(paths=[str(here), str(here.parent)]),
+        str(path),
+        str(rank),
+        str(ranks),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
 
 
