@@ -155,7 +155,7 @@ def fiedler_vector(
         raise argument_error("max_matvecs", "None or a whole number ≥ 1", max_matvecs, "None goes on to convergence.")
     if torch.compiler.is_compiling() and max_matvecs is None:
         return FiedlerResult(*torch.ops.spectral_sampler.fiedler_vector(features, backend, invalid))
-    tensor = graph.as_features(features)
+    tensor = graph.as_features(features).contiguous()  # sums and products round by the strides of what they are given
     members = tensor if tensor.dim() == 3 else tensor[None]
     count, size, width = members.shape
     indices = torch.arange(count * size, device=members.device).reshape(count, size)
@@ -230,7 +230,7 @@ def fiedler_of_affinity(
     """
     if laplacian not in LAPLACIANS:
         raise argument_error("laplacian", f"one of {LAPLACIANS}", repr(laplacian), 'The papers use "unnormalised".')
-    weights = graph.working_precision(graph.as_features(affinity))
+    weights = graph.working_precision(graph.as_features(affinity)).contiguous()
     if weights.shape[-1] != weights.shape[-2]:
         shape = tuple(weights.shape)
         raise argument_error("affinity", "of shape (N, N) or (B, N, N)", shape, "Pass symmetric weights.")

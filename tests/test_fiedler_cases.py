@@ -1,4 +1,4 @@
-"""Every case of the table, twenty seeds each, in eager; and the relations between solutions of related graphs."""
+"""Every case of the table, some seeds each, in eager; and the relations between solutions of related graphs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ def same_bits(one, other) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+FEW = range(4)  # of a case; tests/reliability has twenty
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_case(case):
-    features = stacked(case.builder)
+    features = stacked(case.builder, FEW)
     result = solve(features)
     assert result.vector.dtype == torch.float32
-    checks.check_all(result, features, case.expectation, SEEDS, case.name)
+    checks.check_all(result, features, case.expectation, FEW, case.name)
     if case.expectation.same_bits_as is not None:
-        assert same_bits(result, solve(stacked(case.expectation.same_bits_as)))
+        assert same_bits(result, solve(stacked(case.expectation.same_bits_as, FEW)))
 
 
 UNSCALED = [case for case in CASES if case.group not in {"scale", "shape"}]
@@ -374,6 +377,19 @@ def test_any_real_dtype_and_layout(convert):
     integers = np.round(post_relu(1, 20, 30) * 40 + 1).clip(0, 255).astype(np.float32)
     expected, result = solve(integers), solve(convert(integers))
     assert float(expected.vector.double() @ result.vector.double()) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(20, 30), (3, 20, 30)])
+def test_the_layout_of_a_tensor_changes_no_bit(shape, dtype):
+    """Sums and products of eager round by the strides: transposed memory once gave other bits than the same numbers."""
+    features = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = solve(features)
+    assert same_bits(expected, solve(features.mT.contiguous().mT))
+    assert same_bits(expected, solve(features.repeat_interleave(2, dim=-1)[..., ::2]))
+    weights = torch.nn.functional.pad(features, (0, 2))[..., :20, :20] + features[..., :20, :20].mT
+    weights = (weights + weights.mT).contiguous()
+    assert same_bits(fiedler_of_affinity(weights), fiedler_of_affinity(weights.mT))
 
 
 def test_read_only_and_bool_arrays():

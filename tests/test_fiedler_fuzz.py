@@ -1,4 +1,4 @@
-"""Thousands of random graphs, every ratio of `solver_checks` on each; tiny weighted graphs of every degenerate kind."""
+"""Random graphs, every ratio of `solver_checks` on each; tiny weighted graphs of every degenerate kind."""
 
 from __future__ import annotations
 
@@ -12,26 +12,17 @@ from solver_cases import fuzzed
 
 from spectral_sampler.fiedler import fiedler_of_affinity, fiedler_vector
 
-GRAPHS, MEMBERS = 3000, 50
-
-
-@pytest.fixture(scope="module")
-def tally():
-    """Ratios checked, and the runs that contributed."""
-    numbers: list[int] = []
-    yield numbers
-    if len(numbers) == GRAPHS // MEMBERS:
-        assert sum(numbers) >= 20_000
+GRAPHS, MEMBERS = 500, 50  # tests/reliability has thousands
 
 
 @pytest.mark.parametrize("seed", range(GRAPHS // MEMBERS))
-def test_fuzzed_graphs(seed, tally):
+def test_fuzzed_graphs(seed):
     rng = np.random.default_rng([seed, 1])
     size, width = int(rng.integers(2, 49)), int(rng.integers(1, 65))
     features = np.stack([fuzzed(rng, size, width) for _ in range(MEMBERS)])
     result = fiedler_vector(features, backend="eager")
     truth = checks.truth_of_features(features)
-    tally.append(checks.check_ratios(result, truth, f"N={size}, d={width}"))
+    assert checks.check_ratios(result, truth, f"N={size}, d={width}") == MEMBERS * len(checks.TOLERANCE)
     checks.check_status(result, truth, f"N={size}, d={width}")
     checks.check_sign(result, truth, label=f"N={size}, d={width}")
 
@@ -47,7 +38,7 @@ def weighted_graphs(draw):
     return affinity + affinity.T
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(weighted_graphs(), st.sampled_from([torch.float32, torch.float64]))
 def test_small_weighted_graphs(affinity, dtype):
     weights = torch.from_numpy(affinity).to(dtype)[None]
@@ -58,7 +49,7 @@ def test_small_weighted_graphs(affinity, dtype):
     checks.check_sign(result, truth)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(weighted_graphs(), st.floats(-4, 4, width=32), st.floats(0.125, 8, width=32))
 def test_affine_change_of_the_weights_keeps_the_vector(affinity, shift, factor):
     """S → aS + b, a > 0, leaves the eigenvectors of L on 1's complement as they are, and their order."""
