@@ -268,7 +268,7 @@ def play(examples, seed, phases=tuple(Phase)):
     print(f"hypothesis.seed({seed})")  # noqa: T201 - pytest shows it where the test fails
     Sequence.count = collections.Counter()
     chosen = settings(
-        max_examples=examples, stateful_step_count=30, deadline=None, database=None, derandomize=False, print_blob=True,
+        max_examples=examples, stateful_step_count=20, deadline=None, database=None, derandomize=False, print_blob=True,
         suppress_health_check=list(HealthCheck), phases=phases,
     )  # fmt: skip
     run_state_machine_as_test(hypothesis.seed(seed)(Sequence), settings=chosen)
@@ -322,7 +322,7 @@ FAULTS = {
         ANY,
         changed(EpochCounter, "load", lambda self, epoch, step: (epoch, step + 1)),
     ),
-    "a saved position is one behind": (ANY, (EpochCounter, "position", lambda self: (self.epoch, self._resume))),
+    "a saved position is one behind": (LOSSES, (EpochCounter, "position", lambda self: (self.epoch, self._resume))),
     "Python's generator is drawn from": (ANY, and_then(Run, "commit", lambda self: random.random())),
     "NumPy's generator is drawn from": (ANY, and_then(Run, "prepare", lambda self: np.random.random())),
     "torch's generator is drawn from": (ANY, and_then(Run, "load", lambda self: torch.rand(1))),
@@ -331,7 +331,7 @@ FAULTS = {
         and_then(Run, "commit", lambda self: vars(self.counter._current).update(look=9)),
     ),
     "looking delivers": (ANY, and_then(SpectralBatchSampler, "selection_at", lambda self: next(iter(self)))),
-    "ranks begin one too far": (ANY, changed(Plan, "at_step", lambda self, of, step: (of, step + (self.rank > 0)))),
+    "ranks begin one too far": (PURE, changed(Plan, "at_step", lambda self, of, step: (of, step + (self.rank > 0)))),
     "losses are never too old": (LOSSES, and_then(Run, "commit", lambda self: vars(self.observed).update(now=0))),
     "losses are lost by loading": (LOSSES, and_then(Run, "load", lambda self: vars(self.observed).update(_table=None))),
     "what waits for a report is kept": (LOSSES, (Deliveries, "clear", lambda self: None)),
