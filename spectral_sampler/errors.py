@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["ArgumentError", "BackendUnavailable", "StoreError", "argument_error"]
+import logging
+
+__all__ = ["ArgumentError", "BackendUnavailable", "StoreError", "add_note", "argument_error"]
+
+_log = logging.getLogger("spectral_sampler")
 
 
 class ArgumentError(ValueError):
@@ -27,3 +31,13 @@ class BackendUnavailable(RuntimeError):
 def argument_error(argument: str, rule: str, value: object, remedy: str) -> ArgumentError:
     """``{argument} must be {rule}, got {value}. {remedy}`` as an exception ready to be raised."""
     return ArgumentError(argument, rule, value, remedy)
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Says ``note`` below somebody's error in its traceback, and leaves type and message as they are. The tracebacks of
+    Python 3.10 have no notes: there it is logged."""
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    else:
+        error.__notes__ = [*getattr(error, "__notes__", ()), note]  # type: ignore[attr-defined]
+        _log.error("%s: %s", type(error).__name__, note)

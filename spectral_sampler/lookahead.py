@@ -77,8 +77,8 @@ class LookAhead(Generic[T]):
         """The next result; IndexError after the last one."""
         if not self._ready:
             if self._chunk is not None:
-                chunk, self._chunk = self._chunk, None
-                results = chunk.take()
+                results = self._chunk.take()  # interrupted, it is still there for `close`
+                self._chunk = None
             elif self._next < self._stop:
                 results = self._compute(*self._span())
             else:

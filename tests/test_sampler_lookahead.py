@@ -162,15 +162,16 @@ def test_the_thread_does_not_keep_the_iterator_alive():
     assert not lookahead_threads()
 
 
-def test_thousands_of_batches_and_abandoned_iterators_leak_nothing():
+def test_batches_and_abandoned_iterators_leak_nothing():
+    """tests/reliability has it for 10,000 batches, with memory."""
     sampler = make(make_store(64, 2), candidate_batch_size=4, lookahead=2)
     epochs_of(sampler, 5)
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     gc.collect()
     objects = len(gc.get_objects())
-    for _ in range(400):
+    for _ in range(100):
         next(iter(sampler))
-    for _ in range(10_000 // len(sampler)):
+    for _ in range(1000 // len(sampler)):
         assert len(list(sampler)) == 16
     gc.collect()
     assert len(gc.get_objects()) - objects < 100

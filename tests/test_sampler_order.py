@@ -325,6 +325,23 @@ def test_another_sampler_over_the_same_order_begins_at_its_own_epoch():
     assert third.epoch == 6, "what the caller sets is still heard"
 
 
+@pytest.mark.parametrize("how", ["copy", "another"])
+def test_samplers_over_the_same_order_follow_the_caller_and_not_each_other(how):
+    def iterate(sampler):
+        return list(sampler), sampler.epoch
+
+    order = DistributedSampler(range(120), 1, rank=0)
+    first = make(sampler=order)
+    second = copy.copy(first) if how == "copy" else make(sampler=order)
+    alone = make(sampler=DistributedSampler(range(120), 1, rank=0))
+    due = [iterate(alone) for _ in range(7)]
+    assert [iterate(first), iterate(first), iterate(second), iterate(first), iterate(second)] == [
+        due[epoch] for epoch in (0, 1, 0, 2, 1)
+    ]
+    order.set_epoch(6)
+    assert list(zip(first, second, strict=True)) == [(batch, batch) for batch in due[6][0]]
+
+
 @pytest.mark.parametrize("item", [[1, 2], (0, 1), 0.0, "3"])
 def test_a_sampler_of_anything_but_indices_is_refused(item):
     class Whole(Sampler):

@@ -15,6 +15,7 @@ from spectral_sampler.sampler import arguments, description
 from spectral_sampler.sampler.choosing import Decision, choose
 from spectral_sampler.sampler.counter import EpochCounter, Pass
 from spectral_sampler.sampler.learner import Learner
+from spectral_sampler.sampler.located import Located
 from spectral_sampler.sampler.order import CandidateOrder
 from spectral_sampler.sampler.plan import Plan
 from spectral_sampler.sampler.run import Run
@@ -281,7 +282,8 @@ class SpectralBatchSampler(BatchSampler):
 
     def _look_ahead(self, which: Pass) -> LookAhead[Candidates]:
         prepare = Epoch(self._plan, self.sampler, self._scorer, which.epoch, which.proposal)
-        self.sampler.prepare(which.epoch)  # in this thread: a caller's sampler may not be safe in another one
+        with Located(which.epoch):
+            self.sampler.prepare(which.epoch)  # in this thread: a caller's sampler may not be safe in another one
         self._placement.begin()
         threaded = self._scorer.works(len(self))
         return LookAhead(prepare, which.step, len(self), self._placement.lookahead, threaded=threaded)
@@ -348,16 +350,21 @@ class SpectralBatchIterator:
         try:
             if self._pass is None:
                 self._pass, self._resume = self._run.begin(self._resume), None
+                self._run.prepare(self._pass)
             if self._ahead is None:
                 self._ahead = self._sampler._look_ahead(self._pass)  # noqa: SLF001
-            return self._deliver(self._ahead, self._pass)
-        except BaseException as error:
-            self.close(exhausted=isinstance(error, StopIteration))
+            if self._pass.step < len(self._sampler):
+                return self._deliver(self._ahead, self._pass)
+        except StopIteration as error:  # a selection's or a learner's own: the loop would take it for the end
+            self.close()
+            raise RuntimeError("StopIteration was raised while a batch was chosen") from error
+        except BaseException:
+            self.close()
             raise
+        self.close(exhausted=True)
+        raise StopIteration
 
     def _deliver(self, ahead: LookAhead[Candidates], which: Pass) -> list[int]:
-        if which.step >= len(self._sampler):
-            raise StopIteration
         started = time.perf_counter()
         candidates = ahead.take()
         taken = time.perf_counter()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from spectral_sampler.sampler.located import Located
 from spectral_sampler.selection import KINDS, CandidateBatch, Choice
 from spectral_sampler.selection.offered import chosen, offered
 
@@ -44,6 +45,11 @@ class Decision(NamedTuple):
 def choose(selection: Selection, store: ReferenceStore, candidates: Candidates, view: View) -> Decision:
     """The selection's choice; all candidates, as offered, where the budget asks for no choice and the selection has
     nothing to say of them."""
+    with Located(view.place["epoch"], [candidates.slot.number], [candidates.indices]):
+        return _chosen(selection, store, candidates, view)
+
+
+def _chosen(selection: Selection, store: ReferenceStore, candidates: Candidates, view: View) -> Decision:
     slot, indices, again, score = candidates
     if slot.budget == len(indices) and not selection.judges_all:
         return Decision(Choice(np.arange(slot.budget), np.full(slot.budget, KINDS.index("uniform"), np.int8)), None)

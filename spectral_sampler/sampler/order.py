@@ -77,14 +77,16 @@ class CandidateOrder(Sampler[int]):
         """Passes the epoch on to the caller's sampler."""
         self._told = epoch
         if self._listens:
+            if getattr(self.source, "epoch", None) != epoch:  # else it may be the caller's, and news to another of us
+                _TOLD[self.source] = epoch
             self.source.set_epoch(epoch)
-            _TOLD[self.source] = epoch
 
     def epoch_set_by_caller(self) -> int | None:
-        """The epoch that somebody else has set on the caller's sampler since `tell`, as loops with a
-        DistributedSampler do."""
+        """The epoch that none of us has set on the caller's sampler since `tell`, as loops with a DistributedSampler
+        do."""
         epoch = getattr(self.source, "epoch", None) if self._listens else None
-        return epoch if isinstance(epoch, int) and epoch >= 0 and epoch != self._told else None
+        ours = {self._told, _TOLD.get(self.source, self._told)} if self._listens else set()
+        return epoch if isinstance(epoch, int) and epoch >= 0 and epoch not in ours else None
 
     @property
     def constant(self) -> bool:

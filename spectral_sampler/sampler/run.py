@@ -15,6 +15,7 @@ from spectral_sampler import gathering
 from spectral_sampler.errors import ArgumentError, argument_error
 from spectral_sampler.sampler.choosing import Decision, View
 from spectral_sampler.sampler.deliveries import Deliveries
+from spectral_sampler.sampler.located import Located
 from spectral_sampler.sampler.observed import ObservedLosses
 from spectral_sampler.sampler.statistics import Statistics
 from spectral_sampler.sampler.trial import knows_all, would_choose
@@ -56,8 +57,8 @@ class Run:
     """The epoch counter, the losses observed, the batches delivered, the proposals of the epochs in use, the adaptive
     schedule and the statistics of one sampler.
 
-    `begin`, `commit`, `end`, `hear` and `load` move it; everything else reads, so that looking at a batch is choosing
-    it without committing.
+    `begin`, `prepare`, `commit`, `end`, `hear` and `load` move it; everything else reads, so that looking at a batch is
+    choosing it without committing.
     """
 
     def __init__(
@@ -106,29 +107,31 @@ class Run:
     # A pass
 
     def begin(self, position: tuple[int, int] | None) -> Pass:
-        """A pass begins, at ``position`` or where the next one is due."""
+        """A pass begins, at ``position`` or where the next one is due; to be followed by `prepare`."""
         by_caller = self.order.epoch_set_by_caller() if position is None else None
         if by_caller is not None:
             self.counter.set(by_caller)
-        begun = self.counter.begin(position)
+        return self.counter.begin(position)
+
+    def prepare(self, begun: Pass) -> None:
+        """Whatever is due before the first batch of a pass. What may fail comes last: `end` starts it over then."""
         self.order.tell(begun.epoch)
         self._catch_up()
         if self._guard is not None and self._by_reports and self._due and not self._heard:
             self._guard.unheard(begun.epoch)
             self._warned = True
         self.statistics.restart(begun.epoch)
-        self._compare(begun.epoch, first=True)
         self._check_heard()
         if self.counter.alone:
             self.deliveries.clear()
         self._heard = 0
+        self._compare(begun.epoch, first=True)
         begun.proposal = self.proposal(begun.epoch)
         kept = dict(list(self._proposals.items())[-1:])  # of an epoch that may still run
         self._proposals = {**kept, begun.epoch: begun.proposal}
         self._loaded.clear()
         _taught[id(self.selection)] = self.selection
         _log.info("%s", self.announced(begun.epoch))
-        return begun
 
     def announced(self, epoch: int) -> str:
         """What an epoch will be, as far as the plan knows."""
@@ -164,12 +167,14 @@ class Run:
     def proposed_by(self, selection: Selection, epoch: int, memo: Any = None) -> Proposal | None:
         """What ``selection`` proposes for an epoch at this moment."""
         horizon, rows = self.settings.epochs, np.arange(len(self.store))
-        return selection.propose(EpochRequest(
+        request = EpochRequest(
             self.store, self.order.distinct(epoch), self.plan.batches, self.plan.candidates,
             self.observed.of(rows) if "learner_losses" in selection.needs else None,
             self.settings.seed, epoch, min(1.0, epoch / horizon) if horizon else 0.0,
             memo,
-        ))  # fmt: skip
+        )  # fmt: skip
+        with Located(epoch):
+            return selection.propose(request)
 
     def due(self, epoch: int, slot: Slot, size: int) -> Slot:
         """``slot`` with the ratio and the budget of this moment."""
@@ -195,6 +200,9 @@ class Run:
         """A choice goes out: the one place where delivering a batch changes anything."""
         choice, offered = decision.choice, decision.offered
         selected = candidates.indices[choice.positions]
+        if offered is not None:  # first: where that fails, nothing has gone out
+            with Located(which.epoch, [candidates.slot.number], [candidates.indices]):
+                learnt(self.acting, offered, choice)
         if self.adaptive is not None:
             self.adaptive.ratio(self._step(which.epoch, candidates.slot))  # decided
         proposal, proposed = which.proposal, None
@@ -205,8 +213,6 @@ class Run:
         if offered is not None and offered.learner_losses is not None and self.learner is None:
             stale = self.observed.stale(candidates.indices)
         self.statistics.add(candidates, decision, stale, waited, selecting)
-        if offered is not None:
-            learnt(self.acting, offered, choice)
         if self._guard is not None and not self._by_reports:
             self._guard.shown(selected, delivery.weights, which.epoch)
             self._compare(which.epoch)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from spectral_sampler.errors import argument_error
+from spectral_sampler.sampler.located import Located
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -114,7 +115,8 @@ class Epoch:
             size = self._proposed.shape[1]
             slots = [self._plan.refitted(self._epoch, slot, size) for slot in slots]
             indices = [self._proposed[slot.number] for slot in slots]
-        scores = self._scorer.score(slots, indices, keys)
+        with Located(self._epoch, [slot.number for slot in slots], indices):
+            scores = self._scorer.score(slots, indices, keys)
         return [Candidates(*row) for row in zip(slots, indices, again, scores, strict=True)]
 
     def _fitted(self, slot: Slot, distinct: int) -> Slot:
