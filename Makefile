@@ -6,13 +6,18 @@ BIN    := $(VENV)/bin
 READY  := $(if $(filter file,$(origin BIN)),$(VENV)/ready)
 # Training and tests of small models are fastest, and repeatable, on one thread each.
 export OMP_NUM_THREADS ?= 1
+# Processes of pytest-xdist, one for each core that may be used: more than eight wait for the longest test.
+JOBS ?= $(shell $(PYTHON) -c "import os; print(min(8, len(os.sched_getaffinity(0))))" 2>/dev/null || echo 2)
+# Each begins with a part of the list in its order, so that a module's set-up is made once, and takes over what another has left.
+PARALLEL = -n $(JOBS) --dist worksteal
 
-.PHONY: help demo test test-slow test-frameworks test-older-frameworks test-cpu-torch test-gpu lint docs bench latency device-check \
-	prove-gpu sanitize wheel results clean
+.PHONY: help demo test test-slow test-hours test-frameworks test-older-frameworks test-cpu-torch test-gpu lint docs bench latency \
+	device-check prove-gpu sanitize wheel results clean
 
 help:
 	@echo "make demo      train with and without selection, on right and on wrong labels; ends in a page (a minute)"
-	@echo "make test      the test suite          make lint     ruff and mypy"
+	@echo "make test      the quick tests (four minutes on two cores)   make lint   ruff and mypy"
+	@echo "make test-slow the slow ones, which CI runs too              make test-hours   and those that it does not"
 	@echo "make bench     latency against peers   make latency  solver, sampler and store, to compare two commits"
 	@echo "make docs      these documents and the API as a site"
 	@echo "make results   redo the committed experiments (hours)"
@@ -29,10 +34,17 @@ demo: $(VENV)/ready
 	$(BIN)/spectral-sampler demo --out demo-results
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu"
 
-test-slow: $(VENV)/ready  # builds wheels and sanitized kernels, kills processes by the hundred
-	$(BIN)/python -m pytest -m "slow and not gpu"
+# Of the slow tests those that no other target and no step of .ci/run runs. `hours` are Triton's kernels at large sizes in its
+# interpreter, which takes minutes for one graph of 1,000 nodes; the same kernels at small sizes are run here and in `make test`.
+OWN_STEP = cli site everybodys_data wheel cuda_on_cpu
+test-slow: $(VENV)/ready
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not gpu and not hours" --ignore tests/frameworks --ignore tests/reliability \
+		$(OWN_STEP:%=--ignore tests/test_%.py)
+
+test-hours: $(VENV)/ready
+	$(BIN)/python -m pytest $(PARALLEL) -m hours
 
 # Every framework on one and two processes, killed and resumed. With RESULTS=benchmarks/results/frameworks/newest.json (older.json)
 # what passed is kept there, and `python -m benchmarks.framework_matrix` writes it into docs/frameworks.md.
