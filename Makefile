@@ -6,13 +6,18 @@ BIN    := $(VENV)/bin
 READY  := $(if $(filter file,$(origin BIN)),$(VENV)/ready)
 # Training and tests of small models are fastest, and repeatable, on one thread each.
 export OMP_NUM_THREADS ?= 1
+# Processes of pytest-xdist, one for each core that may be used: more than eight wait for the longest test.
+JOBS ?= $(shell $(PYTHON) -c "import os; print(min(8, len(os.sched_getaffinity(0))))" 2>/dev/null || echo 2)
+# Each begins with a part of the list in its order, so that a module's set-up is made once, and takes over what another has left.
+PARALLEL = -n $(JOBS) --dist worksteal
 
-.PHONY: help demo test test-slow reliability soak fuzz test-frameworks test-older-frameworks test-cpu-torch test-gpu lint docs bench latency device-check \
-	prove-gpu sanitize wheel results clean
+.PHONY: help demo test test-slow test-hours reliability soak fuzz test-frameworks test-older-frameworks test-cpu-torch test-gpu lint docs \
+	bench latency device-check prove-gpu sanitize wheel results clean
 
 help:
 	@echo "make demo      train with and without selection, on right and on wrong labels; ends in a page (a minute)"
-	@echo "make test      the test suite          make lint     ruff and mypy"
+	@echo "make test      the quick tests (four minutes on two cores)   make lint   ruff and mypy"
+	@echo "make test-slow the slow ones, which CI runs too              make test-hours   and those that it does not"
 	@echo "make reliability  what must never happen, tried thousands of times (make soak: for an hour; make fuzz: random graphs)"
 	@echo "make bench     latency against peers   make latency  solver, sampler and store, to compare two commits"
 	@echo "make docs      these documents and the API as a site"
@@ -30,13 +35,20 @@ demo: $(VENV)/ready
 	$(BIN)/spectral-sampler demo --out demo-results
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu"
 
-test-slow: $(VENV)/ready  # builds wheels and sanitized kernels, kills processes by the hundred
-	$(BIN)/python -m pytest -m "slow and not gpu"
+# Of the slow tests those that no other target and no step of .ci/run runs. `hours` are Triton's kernels at large sizes in its
+# interpreter, which takes minutes for one graph of 1,000 nodes; the same kernels at small sizes are run here and in `make test`.
+OWN_STEP = extraction_ray cli site everybodys_data wheel cuda_on_cpu
+test-slow: $(VENV)/ready
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not gpu and not hours" --ignore tests/frameworks --ignore tests/reliability \
+		$(OWN_STEP:%=--ignore tests/test_%.py)
+
+test-hours: $(VENV)/ready
+	$(BIN)/python -m pytest $(PARALLEL) -m hours
 
 # What docs/reliability.md has, with the numbers of CI or of a long run; `python -m benchmarks.results --tables` writes it there.
-RELIABILITY = $(BIN)/python -m pytest -m slow tests/reliability --record benchmarks/results/reliability
+RELIABILITY = $(BIN)/python -m pytest $(PARALLEL) -m slow tests/reliability --record benchmarks/results/reliability
 reliability: $(VENV)/ready
 	$(RELIABILITY)/ci.json $(ARGS)
 
@@ -44,7 +56,7 @@ soak: $(VENV)/ready  # an hour or more
 	$(RELIABILITY)/soak.json --full $(ARGS)
 
 fuzz: $(VENV)/ready  # 100,000 random graphs
-	$(BIN)/python -m pytest -m slow tests/reliability/test_solver_fuzz.py --full $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m slow tests/reliability/test_solver_fuzz.py --full $(ARGS)
 
 # Every framework on one and two processes, killed and resumed. With RESULTS=benchmarks/results/frameworks/newest.json (older.json)
 # what passed is kept there, and `python -m benchmarks.framework_matrix` writes it into docs/frameworks.md.

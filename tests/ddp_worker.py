@@ -4,7 +4,6 @@ import itertools
 import traceback
 
 import numpy as np
-import ranks
 import torch
 
 from spectral_sampler import (
@@ -115,7 +114,3 @@ def found(rank, ranks):
             results[name] = traceback.format_exc()
     results["alone"] = play("plausible-learnable", 1, num_replicas=ranks, rank=rank, gather=False)
     return results
-
-
-if __name__ == "__main__":
-    ranks.work(found)

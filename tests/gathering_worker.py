@@ -1,7 +1,6 @@
 """One rank of tests/test_gathering.py."""
 
 import numpy as np
-import ranks
 import torch
 from torch import distributed
 
@@ -75,7 +74,3 @@ def found(rank, ranks):
     results["after"] = told(gathered([rank], [1.0], capacity=2))
     results["wanted"] = [wanted(None, ranks), wanted(None, 1), wanted(True, 1), wanted(False, ranks)]
     return results
-
-
-if __name__ == "__main__":
-    ranks.work(found)

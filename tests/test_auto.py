@@ -13,6 +13,8 @@ import torch
 pytest.importorskip("sklearn")
 pytest.importorskip("scipy")
 
+from processes import quick_comparisons
+
 from spectral_sampler.cli import main
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.experiment import Cell, Places, Policy, Settings, piloting, register, run_cell
@@ -183,10 +185,12 @@ def test_a_comparison_goes_on_with_it(tmp_path, capsys, monkeypatch, places):
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     words = ["compare", "--train-size", "128", "--epochs", "2", "--schedule", "constant", "--no-curves", "--jobs", "1",
              "--label-noise", "0.3", "--out", str(tmp_path), "--cache", str(places.cache), "--policies"]  # fmt: skip
-    assert main([*words, "auto", "--seeds", "1"]) == 0
+    with quick_comparisons():
+        assert main([*words, "auto", "--seeds", "1"]) == 0
     first = json.loads((tmp_path / "cells" / "auto-seed0.json").read_text())
     assert f"auto trained {first['chosen']} (seed 0)." in capsys.readouterr().out
-    assert main([*words, "saln,auto", "--seeds", "1", "--resume"]) == 0
+    with quick_comparisons():
+        assert main([*words, "saln,auto", "--seeds", "1", "--resume"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     found = {cell["policy"]: cell for cell in results["cells"]}
     assert found["auto"] == first

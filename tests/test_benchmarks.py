@@ -1,8 +1,6 @@
 """The latency checks cannot rot: they collect, cheap ones run, wrong answers fail, and no selection is forgotten."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,8 @@ import pytest
 
 pytest.importorskip("pytest_benchmark")
 pytest.importorskip("sklearn")
+
+from processes import python
 
 from benchmarks import conftest, problems, render, test_bench_online, test_bench_sampler, test_bench_solver
 from spectral_sampler import ArgumentError, selection
@@ -19,31 +19,32 @@ from spectral_sampler.selection.needs import forwards_candidates
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path.name for path in (ROOT / "benchmarks").glob("test_*.py"))
 CHEAP = (
-    "benchmarks/test_bench_solver.py::test_solve[32-native]",
-    "benchmarks/test_bench_sampler.py::test_next[saln-16]",
-    "benchmarks/test_bench_online.py::test_online[jest-joint-10]",
+    "test_bench_solver.py::test_solve[32-native]",
+    "test_bench_sampler.py::test_next[saln-16]",
+    "test_bench_online.py::test_online[jest-joint-10]",
 )
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "pytest", "-q", "--benchmark-disable", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240, check=False)
+def run(*arguments, names=("",)):
+    places = [str(ROOT / "benchmarks" / name) for name in names]
+    code = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    return python(code, "-q", "--benchmark-disable", *arguments, *places)
 
 
 def test_all_collect():
-    finished = run("benchmarks", "--collect-only")
+    finished = run("--collect-only")
     assert finished.returncode == 0, finished.stdout
     assert [name for name in FILES if f"benchmarks/{name}::" not in finished.stdout] == []
 
 
 def test_cheap_ones_run():
-    finished = run(*CHEAP)
+    finished = run(names=CHEAP)
     assert finished.returncode == 0, finished.stdout
     assert f"{len(CHEAP)} passed" in finished.stdout
 
 
 def test_a_bad_file_of_features_is_refused_in_one_sentence(tmp_path):
-    finished = run("benchmarks", "--features", str(tmp_path / "missing.npy"))
+    finished = run("--features", str(tmp_path / "missing.npy"))
     lines = [line for line in (finished.stdout + finished.stderr).splitlines() if line]
     assert finished.returncode == pytest.ExitCode.USAGE_ERROR
     assert len(lines) == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import python, quick_comparisons
 
 import spectral_sampler
 from spectral_sampler import ReferenceStore
@@ -78,8 +79,13 @@ def test_help_needs_nothing_heavy():
         "heavy = {'sklearn', 'matplotlib', 'torchvision', 'scipy', 'pandas', 'pyarrow', 'lightning', 'transformers'}\n"
         "print('heavy:', sorted(heavy & set(sys.modules)))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert run.stdout.endswith("heavy: []\n")
+    assert python(code).stdout.endswith("heavy: []\n")
+
+
+@pytest.fixture
+def quick():
+    with quick_comparisons():
+        yield
 
 
 @pytest.fixture
@@ -223,8 +229,8 @@ def test_a_seed_is_no_negative_number(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("spectral-sampler: seed must be at least 0, got -1. ")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_names_that_no_terminal_can_show_are_written(tmp_path, encoding):
+@pytest.mark.parametrize(("encoding", "form"), [("ascii", []), ("utf-8", ["--json"])])
+def test_names_that_no_terminal_can_show_are_written(tmp_path, encoding, form):
     pytest.importorskip("PIL")
     pytest.importorskip("torchvision")
     image = pytest.importorskip("PIL.Image")
@@ -234,20 +240,18 @@ def test_names_that_no_terminal_can_show_are_written(tmp_path, encoding):
         for number in range(15):
             image.new("RGB", (8, 8), (number, 0, 0)).save(data / name / f"{number}.png")
     command = [sys.executable, "-m", "spectral_sampler", "extract", "--data", str(data), "--reference", "held-out",
-               "--cache", str(tmp_path / "cache"), "--out"]  # fmt: skip
+               "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "ü"), *form]  # fmt: skip
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    for form in ([], ["--json"]):
-        words = [*command, str(tmp_path / f"ü{len(form)}"), *form]
-        run = subprocess.run(words, capture_output=True, timeout=120, check=False, env=environment)
-        assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout)["path"].endswith("ü1")
+    run = subprocess.run(command, capture_output=True, timeout=120, check=False, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["path"].endswith("ü") if form else b" rows of " in run.stdout
 
 
 COMPARE = ["compare", "--train-size", "128", "--seeds", "1", "--schedule", "constant", "--no-curves", "--jobs", "1",
            "--policies", "uniform"]  # fmt: skip
 
 
-def test_a_comparison_never_replaces_another_one_unasked(tmp_path, capsys):
+def test_a_comparison_never_replaces_another_one_unasked(tmp_path, capsys, quick):
     for package in ("sklearn", "scipy", "tqdm"):
         pytest.importorskip(package)
     out = tmp_path / "out"
@@ -296,23 +300,34 @@ def test_a_comparison_replaces_no_file_of_somebodys_unasked(tmp_path, capsys, na
         main([*COMPARE, "--out", str(tmp_path), "--resume", "--overwrite"])
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["--learning-rate", "1e30", "--optimizer", "sgd"], "learning-rate must be one at which training does not"),
-        (["--device", "magic"], "device must be one that torch can use here, got 'magic'. Expected one of cpu"),
-        (["--device", "meta:9:9"], "device must be one that torch can use here, got 'meta:9:9'."),
-    ],
-)
-def test_what_ends_a_comparison_is_one_sentence(tmp_path, words, sentence):
+def test_what_ends_a_comparison_is_one_sentence(tmp_path):
+    """Of the worker processes too, which write to the same file."""
     for package in ("sklearn", "scipy", "tqdm"):
         pytest.importorskip(package)
     command = [sys.executable, "-m", "spectral_sampler", *COMPARE, "--out", str(tmp_path / "out"), "--epochs", "2",
-               "--cache", str(tmp_path / "cache"), *words]  # fmt: skip
+               "--cache", str(tmp_path / "cache"), "--learning-rate", "1e30", "--optimizer", "sgd"]  # fmt: skip
     run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert run.returncode == 1
-    assert f"spectral-sampler: {sentence}" in run.stderr.splitlines()[-1]
+    sentence = "spectral-sampler: learning-rate must be one at which training does not"
+    assert sentence in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("device", "sentence"),
+    [
+        ("magic", "device must be one that torch can use here, got 'magic'. Expected one of cpu"),
+        ("meta:9:9", "device must be one that torch can use here, got 'meta:9:9'."),
+    ],
+)
+def test_a_device_that_torch_cannot_use_is_one_sentence(tmp_path, capsys, quick, device, sentence):
+    for package in ("sklearn", "scipy", "tqdm"):
+        pytest.importorskip(package)
+    places = ["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    assert main([*COMPARE, *places, "--epochs", "2", "--device", device]) == 1
+    said = capsys.readouterr().err
+    assert f"spectral-sampler: {sentence}" in said.splitlines()[-1]
+    assert "Traceback" not in said
 
 
 def test_in_a_file_a_long_comparison_is_seen_to_go_on_and_ctrl_c_ends_it(tmp_path):
@@ -354,7 +369,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_computed(capsys, comm
     assert "out must be a folder that can be written" in capsys.readouterr().err
 
 
-def test_results_without_their_trainings_are_gone_on_with_and_nothing_else_is(tmp_path, capsys):
+def test_results_without_their_trainings_are_gone_on_with_and_nothing_else_is(tmp_path, capsys, quick):
     for package in ("sklearn", "scipy", "tqdm"):
         pytest.importorskip(package)
     words = [*COMPARE, "--out", str(tmp_path), "--cache", str(tmp_path / "cache"), "--epochs", "1", "--resume"]

@@ -44,14 +44,21 @@ def check_case(case, seeds, program, folder):
     checks.check_all(run.result, torch.from_numpy(members), case.expectation, seeds, case.name)
 
 
+@pytest.mark.parametrize("seeds", [4, pytest.param(SEEDS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_cases(case, program, tmp_path):
-    for first in range(0, SEEDS, 4):
+def test_cases(case, seeds, program, tmp_path):
+    for first in range(0, seeds, 4):
         check_case(case, range(first, first + 4), program, tmp_path)
 
 
-@pytest.mark.parametrize("width", [1, 31, 384, 1280, 2048])
-@pytest.mark.parametrize("size", [2, 3, 17, 64, 100, 127, 128, 129, 200, 256, 511, 1024])
+@pytest.mark.parametrize(
+    ("size", "width"),
+    [
+        pytest.param(size, width, marks=[pytest.mark.slow] if size * width > 1_000_000 else [])
+        for size in (2, 3, 17, 64, 100, 127, 128, 129, 200, 256, 511, 1024)
+        for width in (1, 31, 384, 1280, 2048)
+    ],
+)
 def test_shapes(size, width, program, tmp_path):
     table = (gaussian if size % 2 and width > 1 else positive)(size + 7, width)(0)
     indices = np.random.default_rng(size).permutation(size + 7)[None, :size]

@@ -8,7 +8,7 @@ import ddp_worker
 import numpy as np
 import pytest
 import torch
-from ranks import torchrun
+from ranks import ranked
 from sampler_cases import FirstFeature, epochs_of, make_store
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -111,11 +111,11 @@ def test_two_processes_train_as_one_would_on_the_union(tmp_path, workers):
         assert torch.allclose(parameter, torch.tensor(distributed), rtol=1e-5, atol=1e-6)
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request, tmp_path_factory):
     if not torch.distributed.is_available():
         pytest.skip("torch was built without distributed")
-    return torchrun("ddp_worker.py", request.param, tmp_path_factory.mktemp("ranks"))
+    return ranked(ddp_worker.found, request.param, tmp_path_factory.mktemp("ranks"))
 
 
 def union(found, name):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import python
 
 from benchmarks.device_check import report, runner, session, table, truth
 from benchmarks.device_check.parts.profile import kernels
@@ -273,8 +274,8 @@ def test_a_skip_is_a_failure_where_a_gpu_is_required(tmp_path):
         "@pytest.mark.xfail\ndef test_expected():\n    raise AssertionError\n"
         "def test_passes(): pass\n"
     )
-    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
-    done = subprocess.run([*line, "--require-gpu"], cwd=ROOT, capture_output=True, text=True, check=False)
+    code = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    done = python(code, "-q", "-p", "no:cacheprovider", str(tmp_path), "--require-gpu")
     assert done.returncode == 1
     assert "no device" in done.stdout
     assert "1 failed, 1 passed, 1 xfailed" in done.stdout

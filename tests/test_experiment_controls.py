@@ -12,6 +12,8 @@ import torch
 pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 
+from processes import quick_comparisons
+
 from spectral_sampler import PlausibleEven, ReferenceStore, suspects
 from spectral_sampler.class_balanced import balanced_order, passes
 from spectral_sampler.cli import main
@@ -331,17 +333,20 @@ def test_features_that_came_with_the_data_leave_the_probe_out_and_refuse_it(tmp_
     settings = Settings.of(str(tmp_path / "own.npz"), epochs=2, schedule="constant")
     assert settings.reference == "given"
     comparison = Comparison(settings, [], [0], tmp_path / "out", Places(cache=tmp_path / "cache"), 1, curves=False)
-    results = compare(comparison)
+    with quick_comparisons():
+        results = compare(comparison)
     assert results["policies"] == [name for name in CONTROLS if name != PROBE]
     equal = {cell["samples"] for cell in results["cells"] if cell["policy"] in EQUAL}
     assert len(equal) == 1
-    with pytest.raises(ArgumentError, match="reference must be one that has features of the test rows, for the probe"):
+    rule = "reference must be one that has features of the test rows, for the probe"
+    with quick_comparisons(), pytest.raises(ArgumentError, match=rule):
         compare(comparison._replace(policies=[PROBE], out=tmp_path / "other"))
 
 
 def test_a_short_list_of_controls_is_asked_for(tmp_path, places):
     settings = Settings.of("digits", epochs=1, train_size=128, schedule="constant", reference_epochs=3)
-    results = compare(Comparison(settings, ["saln"], [0], tmp_path, places, 1, curves=False, controls=["small"]))
+    with quick_comparisons():
+        results = compare(Comparison(settings, ["saln"], [0], tmp_path, places, 1, curves=False, controls=["small"]))
     assert results["policies"] == ["small", "saln"]
 
 

@@ -82,6 +82,7 @@ def test_the_whole_script_runs_and_hears_of_its_losses(tmp_path):
     assert (tmp_path / "example-run" / "store").is_dir()
 
 
+@pytest.mark.slow
 def test_torchrun_runs_the_example_of_several_ranks(tmp_path):
     torch = pytest.importorskip("torch")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -94,6 +95,7 @@ def test_torchrun_runs_the_example_of_several_ranks(tmp_path):
     run(tmp_path, *launcher, *example, "--resume")
 
 
+@pytest.mark.slow
 def test_the_curated_mnist_script_learns_from_files_that_are_there(tmp_path):
     """Files as torchvision keeps them: bars whose place is the class, on 28 by 28 pixels."""
     pytest.importorskip("torchvision")

@@ -5,7 +5,7 @@ import math
 import gathering_worker as cases
 import pytest
 import torch
-from ranks import torchrun
+from ranks import ranked
 
 from spectral_sampler import ArgumentError, gathering
 from spectral_sampler.gathering import pairs, wanted
@@ -15,7 +15,7 @@ from spectral_sampler.gathering import pairs, wanted
 def found(request, tmp_path_factory):
     if not torch.distributed.is_available():
         pytest.skip("torch was built without distributed")
-    return torchrun("gathering_worker.py", request.param, tmp_path_factory.mktemp("ranks"))
+    return ranked(cases.found, request.param, tmp_path_factory.mktemp("ranks"))
 
 
 def union(ranks, dtype):

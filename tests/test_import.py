@@ -1,17 +1,16 @@
 """``import spectral_sampler`` is light: nothing optional, no device, no thread, no socket, no process."""
 
-import subprocess
-import sys
 import textwrap
+
+from processes import python
 
 HEAVY = ("triton", "cupy", "torchvision", "scipy", "sklearn", "matplotlib", "tqdm", "torchdata", "ray", "tokenizers")
 
 PROBE = """
-import sys, threading
+import sys, threading, torch
 events = []
 sys.addaudithook(lambda event, arguments: events.append(event) if event.split(".")[0] in WATCHED else None)
 WATCHED = set()
-import torch, numpy  # what these two load themselves is theirs
 before = set(sys.modules)
 threads = threading.active_count()
 WATCHED = {"subprocess", "socket"}
@@ -24,7 +23,8 @@ print(sorted(new & set(HEAVY)), threading.active_count() - threads, torch.cuda.i
 
 def probe(extra: str = "") -> str:
     code = f"HEAVY = {HEAVY!r}\n" + textwrap.dedent(PROBE).replace("EXTRA", extra)
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    finished = python(code)  # where torch and NumPy are there already: what these two load themselves is theirs
+    assert finished.returncode == 0, finished.stderr
     return finished.stdout.strip()
 
 

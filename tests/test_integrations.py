@@ -1,13 +1,12 @@
 """Statistics in whatever logs, and what an integration says where its framework is missing."""
 
 import math
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from processes import python
 
 from spectral_sampler import PlausibleLearnable, ReferenceStore, SpectralBatchSampler, integrations
 from spectral_sampler.errors import ArgumentError
@@ -74,7 +73,7 @@ def test_a_missing_framework_names_the_pip_line():
 )  # fmt: skip
 def test_an_integration_without_its_framework_says_how_to_install_it(module, extra, blocked):
     code = f"import sys; sys.modules[{blocked!r}] = None; import spectral_sampler.integrations.{module}"
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    finished = python(code)
     assert finished.returncode == 1
     assert f"pip install 'spectral-sampler[{extra}]'" in finished.stderr.splitlines()[-1]
 
@@ -84,5 +83,4 @@ def test_frameworks_are_imported_where_they_are_used_alone():
         "import sys, spectral_sampler.integrations; "
         "print([name for name in ('lightning', 'accelerate', 'transformers', 'tensorboard') if name in sys.modules])"
     )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert finished.stdout.strip() == "[]"
+    assert python(code).stdout.strip() == "[]"

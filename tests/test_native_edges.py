@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from processes import python
 
 from spectral_sampler import ops
 from spectral_sampler.fiedler import fiedler_rows
@@ -98,7 +97,7 @@ print(native.instruction_set())
 @pytest.mark.parametrize("name", ["baseline", "avx2", "avx512"])
 def test_bfloat16_rows_are_read_exactly(name):
     """Every finite one, subnormals included: from its own storage and from float32, the same bits."""
-    found = python(BFLOAT16, SPECTRAL_SAMPLER_CPU=name).strip()
+    found = run(BFLOAT16, SPECTRAL_SAMPLER_CPU=name).strip()
     assert found in (name, native.instruction_set(), "baseline")
 
 
@@ -169,9 +168,8 @@ for call in calls:
 """
 
 
-def python(code: str, **environment: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
+def run(code: str, **environment: str) -> str:
+    done = python(code, environment={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -180,9 +178,9 @@ def test_unknown_instruction_set_is_refused():
     """Where the extension is loaded, and by operators that are called all the same."""
     rule = "SPECTRAL_SAMPLER_CPU must be baseline, avx2 or avx512, got AVX2."
     sentence = f"{rule} Unset it to use the best that this processor has."
-    assert python(REFUSALS, SPECTRAL_SAMPLER_CPU="AVX2").splitlines() == [sentence] * 4
+    assert run(REFUSALS, SPECTRAL_SAMPLER_CPU="AVX2").splitlines() == [sentence] * 4
 
 
 def test_no_instruction_set_is_no_limit():
     code = "from spectral_sampler.kernels import native; print(native.instruction_set())"
-    assert python(code, SPECTRAL_SAMPLER_CPU="").strip() == native.instruction_set()
+    assert run(code, SPECTRAL_SAMPLER_CPU="").strip() == native.instruction_set()

@@ -103,7 +103,10 @@ def compile_for(nvrtc: Nvrtc, arch: str, headers: dict[str, str]) -> Compiled:
         call("nvrtcDestroyProgram", ctypes.byref(program))
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "compute_90"])
+@pytest.mark.parametrize(
+    "arch",
+    ["sm_90", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("sm_80", "compute_90"))],
+)
 def test_every_kernel_that_is_launched_compiles(nvrtc, arch):
     compiled = compile_for(nvrtc, arch, HEADERS)
     assert compiled.code == 0, compiled.log

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 import threading
 from types import SimpleNamespace
 
 import pytest
 import torch
+from processes import python
 
 from spectral_sampler import ReferenceStore, ops, preference
 from spectral_sampler.errors import ArgumentError, BackendUnavailable
@@ -241,4 +240,5 @@ def test_solving_on_the_cpu_touches_no_gpu_and_loads_no_gpu_library():
         "assert not torch.cuda.is_initialized();"
         "assert not {'triton', 'cupy', 'scipy', 'spectral_sampler.kernels.triton'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    finished = python(code)
+    assert finished.returncode == 0, finished.stderr

@@ -1,10 +1,9 @@
 """The rule behind "auto", a pure function of a table and a problem."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from processes import python
 
 from spectral_sampler import ops, preference
 from spectral_sampler.errors import ArgumentError
@@ -98,8 +97,5 @@ def test_the_environment_names_another_table(tmp_path):
     path.write_text(json.dumps({"rows": [{**GOOD, "device": "cpu", "order": ["eager"]}]}), encoding="utf-8")
     code = "from spectral_sampler import ops; print(ops.resolve('auto', 'cpu'))"
     for name, words in ((path, "eager"), (tmp_path, "SPECTRAL_SAMPLER_PREFERENCE must be a file that can be read")):
-        done = subprocess.run(
-            [sys.executable, "-c", code], env={"PATH": "", preference.PREFERENCE_VARIABLE: str(name)},
-            capture_output=True, text=True, check=False, timeout=120,
-        )  # fmt: skip
+        done = python(code, environment={"PATH": "", preference.PREFERENCE_VARIABLE: str(name)})
         assert words in done.stdout + done.stderr

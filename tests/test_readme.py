@@ -30,6 +30,13 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_slow_tests_that_one_step_leaves_out_are_in_another():
+    steps = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (apart,) = re.findall(r"^OWN_STEP = (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert "\nmake test-slow\n" in steps
+    assert [name for name in apart.split() if not re.search(rf"-m slow .*tests/test_{name}\.py", steps)] == []
+
+
 def test_readme_is_short_and_shows_code_early():
     lines = README.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 150

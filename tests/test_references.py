@@ -1,13 +1,12 @@
 """Ready-made references: their features are what they are said to be, and the small ones train."""
 
 import importlib.util
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import python
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -305,6 +304,4 @@ def test_importing_the_extraction_loads_no_package_of_a_reference():
         "heavy = {'torchvision', 'tokenizers', 'safetensors', 'efficientnet_lite_pytorch', 'tqdm', 'pyarrow'}\n"
         "print(sorted(heavy & (set(sys.modules) - before)))"
     )
-    root = Path(references.__file__).parents[2]
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
-    assert finished.stdout.strip() == "[]"
+    assert python(code).stdout.strip() == "[]"

@@ -74,8 +74,8 @@ def test_features_that_know_nothing_accuse_nobody():
 
 def test_classes_that_are_not_judged_do_not_make_the_others_look_informative():
     generator = np.random.default_rng(0)
-    sizes = np.round(600 / np.arange(1, 401)).astype(int)  # two thirds of the classes have fewer than five samples
-    labels = np.repeat(np.arange(400), sizes)
+    sizes = np.round(300 / np.arange(1, 201)).astype(int)  # two thirds of the classes have fewer than five samples
+    labels = np.repeat(np.arange(200), sizes)
     for _ in range(3):
         found = estimate(generator.normal(size=(len(labels), 16)), labels)
         assert not found.informative

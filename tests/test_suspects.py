@@ -4,14 +4,12 @@ import json
 import logging
 import os
 import pickle
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import context
 
-import spectral_sampler
 from spectral_sampler import PlausibleEven, PlausibleLearnable, ReferenceStore, label_noise, suspects
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.estimates import label_noise as module
@@ -139,24 +137,24 @@ def test_a_store_opened_again_does_not_compute(path, monkeypatch):
         label_noise(make())
 
 
+def count_suspects(path, kept, answers):
+    if kept:
+        module.estimate = refuse
+    answers.put(int(suspects(ReferenceStore.open(path)).sum()))
+
+
 def test_several_processes_at_once_and_one_after_them(path):
-    script = (
-        "import sys; from spectral_sampler import ReferenceStore, suspects\n"
-        "from spectral_sampler.estimates import label_noise as module\n"
-        "if sys.argv[2] == 'kept': module.estimate = None\n"
-        "print(suspects(ReferenceStore.open(sys.argv[1])).sum())\n"
-    )
-
-    def start(how):
-        environment = {**os.environ, "PYTHONPATH": str(Path(spectral_sampler.__file__).parents[1])}
-        command = [sys.executable, "-c", script, str(path), how]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-    answers = []
-    for group in (["computed"] * 2, ["kept"]):
-        running = [start(how) for how in group]
-        answers += [(process.communicate()[0], process.returncode) for process in running]
-    assert answers == [(f"{suspects(make()).sum()}\n", 0)] * 3
+    answers = context().SimpleQueue()
+    found = []
+    for kept in ([False, False], [True]):
+        running = [context().Process(target=count_suspects, args=(path, each, answers)) for each in kept]
+        for process in running:
+            process.start()
+        for process in running:
+            process.join()
+            assert process.exitcode == 0
+            found.append(answers.get())
+    assert found == [suspects(make()).sum()] * 3
     assert len(kept_files(path)) == 5
     assert not list(path.glob(f"{atomic.TEMPORARY}*"))
 

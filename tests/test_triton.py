@@ -80,9 +80,10 @@ def check_cases(cases, folder, seeds):
             assert all(torch.equal(a, b) for a, b in zip(solved[case.name], same, strict=True)), case.name
 
 
-@pytest.mark.parametrize("group", sorted({case.group for case in CHEAP}))
-def test_cases(group, tmp_path):
-    check_cases([case for case in CHEAP if case.group == group], tmp_path, range(2))
+@pytest.mark.parametrize("scale", [True, False], ids=["scale", "others"])
+def test_cases(scale, tmp_path):
+    """One graph of each; the slow test has twenty."""
+    check_cases([case for case in CHEAP if (case.group == "scale") == scale], tmp_path, range(1))
 
 
 @pytest.mark.slow
@@ -93,6 +94,7 @@ def test_cases_with_twenty_seeds(case, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.hours
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("case", COSTLY, ids=lambda case: case.name)
 def test_costly_cases(case, tmp_path):
@@ -116,6 +118,7 @@ def check_shape(size, width, dtype, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.hours
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("size", SIZES)
@@ -131,36 +134,33 @@ def test_half_storage(size, width, tmp_path):
 
 @pytest.mark.parametrize(("size", "values"), [(12, (np.nan, np.inf, -np.inf, 0.0)), (130, (np.nan,))])
 def test_a_faulty_row_marks_its_member_and_no_other(size, values, tmp_path):
-    clean = np.concatenate([post_relu(seed, size, 20) for seed in range(2)])
-    poisons = []
-    for value in values:
-        table = clean.copy()
-        table[size + 5] = value
-        poisons.append(table)
-    results = solve_all(tmp_path, [(table, rows(2, size)) for table in (clean, *poisons)])
-    for result in results[1:]:
-        assert result.status.tolist()[1] == int(Status.INVALID)
-        for field, good in zip(result, results[0], strict=True):
-            assert not field[1].any() or field is result.status
-            assert torch.equal(field[0], good[0])
+    table = np.concatenate([post_relu(seed, size, 20) for seed in range(1 + len(values))])
+    for member, value in enumerate(values, 1):
+        table[member * size + 5] = value
+    alone, result = solve_all(tmp_path, [(table, rows(1, size)), (table, rows(1 + len(values), size))])
+    assert result.status.tolist()[1:] == [int(Status.INVALID)] * len(values)
+    for field, good in zip(result, alone, strict=True):
+        assert not field[1:].any() or field is result.status
+        assert torch.equal(field[:1], good)
 
 
 def test_repeated_runs_and_other_neighbours_give_the_same_bits(tmp_path):
-    table = np.concatenate([post_relu(seed, 20, 16) for seed in range(3)])
-    results = solve_all(tmp_path, [(table, rows(3, 20)), (table, rows(3, 20)), (table, rows(3, 20)[1:2])])
+    table = np.concatenate([post_relu(seed, 12, 16) for seed in range(2)])
+    results = solve_all(tmp_path, [(table, rows(2, 12)), (table, rows(2, 12)), (table, rows(2, 12)[1:])])
     assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
-    assert all(torch.equal(a[1:2], b) for a, b in zip(results[0], results[2], strict=True))
+    assert all(torch.equal(a[1:], b) for a, b in zip(results[0], results[2], strict=True))
 
 
 def test_starts_and_ranks_as_eager_does(tmp_path):
-    table = np.concatenate([post_relu(seed, 40, 48) for seed in range(4)])
-    (result,) = solve_all(tmp_path, [(table, rows(4, 40))])
-    eager = fiedler_rows(torch.from_numpy(table), torch.from_numpy(rows(4, 40)), backend="eager")
+    table = np.concatenate([post_relu(seed, 40, 48) for seed in range(2)])
+    (result,) = solve_all(tmp_path, [(table, rows(2, 40))])
+    eager = fiedler_rows(torch.from_numpy(table), torch.from_numpy(rows(2, 40)), backend="eager")
     for ours, theirs in zip(result.vector, eager.vector, strict=True):
         assert set(ours.topk(12).indices.tolist()) == set(theirs.topk(12).indices.tolist())
 
 
 @pytest.mark.slow
+@pytest.mark.hours
 @pytest.mark.timeout(1800)
 def test_matrix_free(tmp_path):
     table = positive(1040, 24)(1)

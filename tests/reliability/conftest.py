@@ -108,7 +108,16 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """A process of pytest-xdist has ended: what it has counted is ours."""
+    _lines.extend(Line(**one) for one in getattr(node, "workeroutput", {}).get("lines", ()))
+
+
 def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["lines"] = [asdict(one) for one in _lines]
+        return
     place = session.config.getoption("--record", None)
     if not place or not _lines:
         return
