@@ -124,7 +124,7 @@ def cluster(features: Any, clusters: int, *, power: int = 2, seed: int = 0) -> C
     power 2 is k-means. power 1 goes on from it with Weiszfeld's step, ``c ← Σ x/|x − c| / Σ 1/|x − c|`` over each
     cluster, which lowers the sum of distances.
 
-    Up to 2²⁴ numbers (M d), k-means is Lloyd's on all rows in float64. Beyond, it is twenty steps of Lloyd's on a random
+    Up to 2²⁴ numbers (M d), k-means is Lloyd's on all rows in float64. Beyond, it is 20 steps of Lloyd's on a random
     sample of 2²³ numbers (16 k rows if that is more), then three passes of mini-batches over all rows, in float32.
     Memory beside the features is then a few copies of the sample and, for each thread, of a block of 2²² numbers,
     whatever M, and 32 bytes a row. Costs 4 M d k multiplications, and 25 M d k more for power 1. The answer for a seed

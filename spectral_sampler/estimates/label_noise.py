@@ -15,7 +15,7 @@ from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
 from spectral_sampler.estimates import transitions
 from spectral_sampler.estimates.blocks import blocks, read
-from spectral_sampler.estimates.leave_one_out import cost, most_telling, some
+from spectral_sampler.estimates.leave_one_out import most_telling, some
 from spectral_sampler.estimates.progress import Progress
 from spectral_sampler.estimates.side_by_side import side_by_side
 from spectral_sampler.store import derived
@@ -156,7 +156,7 @@ def estimate(features: Any, labels: NDArray[np.int64]) -> LabelNoise:
         return LabelNoise(
             0.0, everywhere[:-1], 1.0, informative=False, first=first, joint=np.zeros((_paired(len(names)),) * 2)
         )
-    with Progress("label noise", cost(len(rows), features.shape[1], len(names))) as progress:
+    with Progress("label noise") as progress:
         odds, joint, right, unseen = _judge(features, rows, classes, judged, progress)
     size = int(judged.sum())
     share = float(_probability(odds[judged]).sum() / len(rows))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     View = Callable[[NDArray[Any]], torch.Tensor]
     Answers = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
-__all__ = ["LeaveOneOut", "cost", "leave_one_out", "most_telling", "some"]
+__all__ = ["LeaveOneOut", "leave_one_out", "most_telling", "some"]
 
 _BLOCK = 4096  # rows at a time: the (M, C) scores never exist as a whole
 _NUMBERS = 1 << 20  # scores at a time
@@ -194,6 +194,8 @@ def _fit(
     each *= len(rows) / (counts * each).sum()
     names, precision = torch.from_numpy(classes), torch.float64 if len(rows) < _FEW * width else torch.float32
     roots = torch.from_numpy(np.sqrt(each)).to(precision)
+    if progress is not None:  # the scores' rank is not known yet
+        progress.expect(len(rows) * (_fit_cost(width) + width * (len(counts) + 64) + _CHEAP * len(counts)))
     moment, sums = np.zeros((width, width)), np.zeros((len(counts), width))
 
     def moments(block: NDArray[np.int64]) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -261,7 +263,7 @@ def leave_one_out(
         classes: (M,) their classes in 0 … C − 1.
         number: C ≥ 2.
         view: what the probe sees of rows (n, d).
-        progress: advanced by the multiplications.
+        progress: told how many multiplications to expect, with those of the scores of all rows, and advanced.
     """
     probe = _fit(features, rows, classes, np.bincount(classes, minlength=number), view, progress)
     return LeaveOneOut(probe, *probe.judged(some(len(classes), _JUDGES)))
@@ -286,14 +288,6 @@ def most_telling(
         if error < least:
             view, least = candidate, error
     return leave_one_out(features, rows, classes, number, view, progress)
-
-
-def cost(size: int, width: int, classes: int) -> float:
-    """Multiplications, about, of `most_telling` on ``size`` rows and of the scores of them all."""
-    few = min(size, _JUDGES)
-    return size * (_fit_cost(width) + width * (classes + 64) + _CHEAP * classes) + 2 * few * width * (
-        width + 6 * classes
-    )
 
 
 def some(rows: int, most: int) -> NDArray[np.int64]:

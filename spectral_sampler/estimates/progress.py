@@ -21,12 +21,12 @@ _log = logging.getLogger("spectral_sampler")
 
 
 class Progress:
-    """The share of ``total`` (multiplications, about) that is done, said while it is entered.
+    """The share of a total (multiplications, about) that is done, said while it is entered.
 
     Seconds left are those spent times what is left over what is done, so a total of the right proportions is enough.
     """
 
-    def __init__(self, name: str, total: float) -> None:
+    def __init__(self, name: str, total: float = 1.0) -> None:
         self.name, self.total, self.done = name, max(total, 1.0), 0.0
         self._started = self._said = time.monotonic()
         self._bar: Any = None
@@ -43,6 +43,12 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def expect(self, total: float) -> None:
+        """The total, where it was not known before."""
+        self.total = max(total, 1.0)
+        if self._bar is not None:
+            self._bar.total = self.total
 
     def advance(self, amount: float) -> None:
         """``amount`` more of the total is done."""

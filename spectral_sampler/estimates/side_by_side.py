@@ -63,6 +63,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     pool, begun, before = ThreadPoolExecutor(threads), threading.Barrier(threads + 1), torch.get_num_threads()
 
     def begin() -> None:
+        torch.get_num_threads()  # what is asked for first in a thread sets the number for threads to come in it
         torch.set_num_threads(1)
         begun.wait()
 
