@@ -14,6 +14,7 @@ from spectral_sampler import PlausibleEven, PlausibleLearnable, ReferenceStore, 
 from spectral_sampler.errors import ArgumentError
 from spectral_sampler.estimates import label_noise as module
 from spectral_sampler.estimates import leave_one_out as probe
+from spectral_sampler.estimates import progress
 from spectral_sampler.selection import CandidateBatch
 from spectral_sampler.store import atomic, derived
 
@@ -214,14 +215,17 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_foreign_and_stale_files_are_not_trusted(path, damage, monkeypatch):
+def test_damaged_foreign_and_stale_files_are_not_trusted(path, damage, monkeypatch, caplog):
     expected = label_noise(ReferenceStore.open(path))
     DAMAGE[damage](path)
     with monkeypatch.context() as patched:
         patched.setattr(module, "estimate", refuse)
         with pytest.raises(AssertionError, match="computed"):
             label_noise(ReferenceStore.open(path))
+    caplog.set_level(logging.INFO)
     assert np.array_equal(label_noise(ReferenceStore.open(path)).doubts, expected.doubts)
+    said = [record for record in caplog.records if "is damaged and computed again" in record.getMessage()]
+    assert len(said) == (damage not in {"missing", "foreign", "version", "other store"}), "one line, none if foreign"
     monkeypatch.setattr(module, "estimate", refuse)
     assert label_noise(ReferenceStore.open(path)).share == expected.share, "it was kept again"
     assert len(kept_files(path)) == 5
@@ -293,7 +297,7 @@ def test_an_interrupt_at_any_moment_leaves_nothing_that_is_believed(path, monkey
 )
 def test_a_bar_is_drawn_on_a_terminal_if_it_takes_long(terminal, patience, shown, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setattr(probe, "_PATIENCE", patience)
+    monkeypatch.setattr(progress, "_PATIENCE", patience)
     monkeypatch.setattr(probe, "_BLOCK", 50)
     expected = label_noise(make())
     assert ("label noise" in capsys.readouterr().err) == shown

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
 from spectral_sampler.estimates import transitions
+from spectral_sampler.estimates.blocks import blocks, read
 from spectral_sampler.estimates.leave_one_out import most_telling, some
+from spectral_sampler.estimates.progress import Progress
+from spectral_sampler.estimates.side_by_side import side_by_side
 from spectral_sampler.store import derived
 from spectral_sampler.validation import within
 
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelNoise", "estimate", "known_label_noise", "label_noise", "labelled", "labels_of", "suspects"]
 
-_NAME, _VERSION = "derived-label-noise", 2
+_NAME, _VERSION = "derived-label-noise", 3
 """Beside a store; the version rises whenever `estimate` or `leave_one_out` would answer otherwise."""
 _FEWEST = 5  # samples of a class, below which its labels are not judged: too little is known of them
 _STANDARD_ERRORS = 3.0
@@ -86,32 +90,35 @@ def labelled(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.ones_like(marked) if marked.any() and np.isin(labels, (-1, 1)).all() else ~marked
 
 
-def _copies(features: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def _copies(features: Any, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """(M,) the first row that has the same features, byte by byte, and the same label."""
     keys = draws.mixed(labels.astype(np.uint64))
-    for start in range(0, len(labels), _BLOCK):
-        words = (
-            np.ascontiguousarray(features[start : start + _BLOCK])
-            .view(np.uint8)
-            .reshape(len(keys[start:][:_BLOCK]), -1)
-        )
-        words = np.pad(words, ((0, 0), (0, -words.shape[1] % 4))).view(np.uint32).astype(np.uint64)
-        odd = draws.mixed(np.arange(1, words.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
-        keys[start : start + _BLOCK] += (words * odd).sum(axis=1, dtype=np.uint64)
+
+    def hashed(places: NDArray[np.int64]) -> NDArray[np.uint64]:
+        words = _bytes(features, places)
+        words = np.pad(words, ((0, 0), (0, -words.shape[1] % 8))) if words.shape[1] % 8 else words
+        odd = draws.mixed(np.arange(1, words.shape[1] // 8 + 1, dtype=np.uint64)) | np.uint64(1)
+        found = words.view(np.uint64)
+        found ^= found >> np.uint64(32)  # a product moves no high bit down
+        return np.asarray(found @ odd)
+
+    for places, part in side_by_side(hashed, blocks(np.arange(len(labels)), _BLOCK)):
+        keys[places] += part
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     found = np.asarray(first[inverse], dtype=np.int64)
     later = np.flatnonzero(found != np.arange(len(found)))
-    for start in range(0, len(later), _BLOCK):  # a hash is no proof
-        rows = later[start : start + _BLOCK]
-        pair = [
-            np.ascontiguousarray(features[one]).view(np.uint8).reshape(len(rows), -1) for one in (rows, found[rows])
-        ]
-        other = (pair[0] != pair[1]).any(axis=1) | (labels[rows] != labels[found[rows]])
+    for rows in blocks(later, _BLOCK):  # a hash is no proof
+        other = (_bytes(features, rows) != _bytes(features, found[rows])).any(axis=1)
+        other |= labels[rows] != labels[found[rows]]
         found[rows[other]] = rows[other]
     return found
 
 
-def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> LabelNoise:
+def _bytes(features: Any, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    return read(features, rows).view(np.uint8).reshape(len(rows), -1)
+
+
+def estimate(features: Any, labels: NDArray[np.int64]) -> LabelNoise:
     """Share of wrong labels from features (M, d) of a model that never saw them, and a doubt for every label.
 
     A probe on the features of all other samples scores every sample (`leave_one_out.most_telling`), and a model of
@@ -135,7 +142,7 @@ def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> Label
     Costs `most_telling`'s O(M d² + M d C + d³) and 150 rounds of O(S C²), S ≤ 2²⁰ / C random samples, C² at most.
 
     Args:
-        features: (M, d), finite.
+        features: (M, d), finite; an array, or what reads its rows by index.
         labels: (M,) integers, any; −1 for rows without a label (`labelled`).
     """
     known = labelled(labels)
@@ -149,7 +156,8 @@ def estimate(features: NDArray[np.floating], labels: NDArray[np.int64]) -> Label
         return LabelNoise(
             0.0, everywhere[:-1], 1.0, informative=False, first=first, joint=np.zeros((_paired(len(names)),) * 2)
         )
-    odds, joint, right, unseen = _judge(features, rows, classes, judged)
+    with Progress("label noise") as progress:
+        odds, joint, right, unseen = _judge(features, rows, classes, judged, progress)
     size = int(judged.sum())
     share = float(_probability(odds[judged]).sum() / len(rows))
     accuracy, guess = right / size, counts.max() / size
@@ -184,25 +192,36 @@ def _core(odds: NDArray[np.float64], classes: NDArray[np.int64], share: float) -
 
 
 def _judge(
-    features: NDArray[np.floating], rows: NDArray[np.int64], classes: NDArray[np.int64], judged: NDArray[np.bool_]
+    features: Any, rows: NDArray[np.int64], classes: NDArray[np.int64], judged: NDArray[np.bool_], progress: Progress
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], int, float]:
     """(M,) log-odds of a wrong label, the joint of `LabelNoise`, how many judged labels are predicted, and `unseen`."""
     number = int(classes.max()) + 1
-    found = most_telling(features, rows, classes, number)
+    found = most_telling(features, rows, classes, number, progress)
     sample = some(len(rows), _NUMBERS // number)
     model = transitions.fit(np.concatenate([scores for _, scores in found.scores(sample)]), classes[sample])
-    odds, right = np.empty(len(rows)), 0
-    joint = np.zeros((_paired(number),) * 2)
-    for places, scores in found.scores(np.arange(len(rows))):
-        labels, own = classes[places], np.arange(len(places))
-        right += np.count_nonzero((scores.argmax(axis=1) == labels) & judged[places])
-        logs = model.likelihoods(scores, labels)
-        if joint.size and judged[places].any():
-            joint += transitions.totals(transitions.posterior(logs)[judged[places]], labels[judged[places]])
-        kept = logs[own, labels]
-        logs[own, labels] = -np.inf
-        odds[places] = np.logaddexp.reduce(logs, axis=1) - kept
-    return odds, joint / max(1, int(judged.sum())), right, float(model.unseen()[classes[judged]].mean())
+    score, rates, paired = found.scorer(), model.rates(), _paired(number)
+
+    def explained(places: NDArray[np.int64]) -> tuple[int, NDArray[np.float64], NDArray[np.int64], torch.Tensor]:
+        scores, labels, believed = score(places), classes[places], judged[places]
+        right = int(np.count_nonzero((torch.from_numpy(scores).argmax(dim=1).numpy() == labels) & believed))
+        logs = model.likelihoods(scores, labels, rates)
+        given, places_of = np.unique(labels[believed], return_inverse=True)
+        part = torch.zeros((len(given), paired), dtype=torch.float64)
+        if paired:
+            part.index_add_(0, torch.from_numpy(places_of), logs[torch.from_numpy(believed)].softmax(dim=1))
+        names, own = torch.from_numpy(labels), torch.arange(len(places))
+        own_logs = logs[own, names]
+        logs[own, names] = -math.inf
+        return right, (logs.logsumexp(dim=1) - own_logs).numpy(), given, part
+
+    odds, right, joint = np.empty(len(rows)), 0, np.zeros((paired, paired))
+    for places, (hits, odds[places], given, part) in side_by_side(explained, found.blocks(np.arange(len(rows)))):
+        right += hits
+        if paired:
+            joint[given] += part.numpy()
+        progress.advance(len(places) * found.cost())
+    size = max(1, int(judged.sum()))
+    return odds, joint.T / size, right, float(model.unseen()[classes[judged]].mean())
 
 
 _KNOWN: WeakKeyDictionary[ReferenceStore, LabelNoise] = WeakKeyDictionary()

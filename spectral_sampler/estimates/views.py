@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from spectral_sampler import draws
 
@@ -18,14 +19,14 @@ __all__ = ["Fourier", "fourier_views", "unit"]
 
 _FREQUENCIES = 128
 _WIDTHS = (1.0, 0.5, 0.25, 0.125)
-_BLOCK = 4096
 
 
-def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+def unit(rows: NDArray[np.floating]) -> torch.Tensor:
     """Rows (n, d) scaled to length one. Single precision is enough: λ hides a rounding of 10⁻⁷ a thousandfold."""
-    found = rows.astype(np.float64) if rows.dtype != np.float16 else rows.astype(np.float32)
-    lengths = np.linalg.norm(found, axis=1, keepdims=True)
-    return np.asarray(found / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
+    found = torch.from_numpy(rows)
+    found = found.float() if found.dtype == torch.float16 else found.double()
+    lengths = torch.linalg.vector_norm(found, dim=1, keepdim=True)
+    return found.div_(lengths.clamp_(min=float(np.finfo(np.float32).tiny))).float()
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,21 @@ class Fourier:
     frequencies: NDArray[np.float64]
     """(d, D / 2), standardisation and kernel width included."""
 
-    def __call__(self, rows: NDArray[Any]) -> NDArray[np.float32]:
-        """(n, D) cosines and sines of rows (n, d)."""
-        angles = (rows.astype(np.float64) - self.mean) @ self.frequencies
-        return np.hstack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    def __call__(self, rows: NDArray[Any]) -> torch.Tensor:
+        """(n, D) cosines and sines of rows (n, d), float32."""
+        centred = torch.from_numpy(rows.astype(np.float64)).sub_(torch.from_numpy(self.mean))
+        angles = centred @ torch.from_numpy(self.frequencies)
+        return torch.hstack([angles.cos(), angles.sin()]).float()
 
 
-def fourier_views(features: NDArray[np.floating], rows: NDArray[np.int64]) -> Iterator[Fourier]:
-    """Views of ``features`` with columns standardised over ``rows``, kernels from as wide as the root mean squared
-    distance of two rows down to an eighth of it. The frequencies are the same for every store of the width."""
-    size, width = len(rows), features.shape[1]
-    blocks = [rows[start : start + _BLOCK] for start in range(0, size, _BLOCK)]
+def fourier_views(rows: NDArray[np.floating]) -> Iterator[Fourier]:
+    """Views with columns standardised over ``rows`` (n, d), kernels from as wide as the root mean squared distance of
+    two rows down to an eighth of it. The frequencies are the same for every store of the width."""
+    size, width = rows.shape
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = sum((features[block].astype(np.float64).sum(axis=0) / size for block in blocks), np.zeros(width))
-        squares = (((features[block].astype(np.float64) - mean) ** 2).sum(axis=0) / size for block in blocks)
-        deviations = np.sqrt(sum(squares, np.zeros(width)))
+        found = rows.astype(np.float64)
+        mean = found.sum(axis=0) / size
+        deviations = np.sqrt(((found - mean) ** 2).sum(axis=0) / size)
     varies = (deviations > 1e-9 * np.abs(mean)) & np.isfinite(deviations) & (deviations > 0.0)
     if not varies.any():
         return

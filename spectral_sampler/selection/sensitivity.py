@@ -11,6 +11,7 @@ import torch
 
 from spectral_sampler import draws
 from spectral_sampler.errors import argument_error
+from spectral_sampler.estimates.blocks import blocks, read
 from spectral_sampler.estimates.clustering import Clustering, cluster
 from spectral_sampler.selection.importance import inclusion_probabilities
 from spectral_sampler.selection.protocol import EpochRequest, Proposal
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sensitivities", "SensitivitySampling", "Subset", "leverage_scores", "subset_size", "weighted_subset"]
 
+_NUMBERS = 1 << 22  # of a block
 _AT_THE_CENTRE = 1e-6  # of the largest distance: slopes over less are rounding
 _PROBE_STREAM, _SUBSET_STREAM, _ORDER_STREAM = 0x50524F42, 0x53554253, 0x53454E53
 
@@ -77,11 +79,19 @@ def weighted_subset(probabilities: Array, size: int, *, seed: int = 0) -> Subset
 def leverage_scores(features: Any) -> Array:
     """``x_iᵀ (XᵀX)⁺ x_i`` (M,) of ``features`` (M, d): what the paper compares with on linear regression.
 
-    Divided by their sum, the rank, they are the probabilities of a `weighted_subset`.
+    Divided by their sum, the rank, they are the probabilities of a `weighted_subset`. By QR of blocks of rows, in
+    float64 and O(d²) memory.
     """
-    left, values, _ = np.linalg.svd(np.asarray(features, dtype=np.float64), full_matrices=False)
-    rank = int(np.count_nonzero(values > values.max() * max(left.shape) * np.finfo(np.float64).eps))
-    return np.asarray((left[:, :rank] ** 2).sum(axis=1))
+    size, width = np.shape(features)
+    every, triangle = np.arange(size), np.zeros((0, width))
+    step = max(width, _NUMBERS // width)  # fewer rows than dimensions, and most of the work would be the triangle's
+    for places in blocks(every, step):  # a Gram matrix would lose half the digits, and with them the rank
+        stacked = np.vstack([triangle, read(features, places).astype(np.float64)])
+        triangle = np.asarray(np.linalg.qr(stacked, mode="r"))
+    _, values, directions = np.linalg.svd(triangle, full_matrices=False)
+    rank = int(np.count_nonzero(values > values.max() * max(size, width) * np.finfo(np.float64).eps))
+    inverse = directions[:rank].T / values[:rank]
+    return np.concatenate([((read(features, places) @ inverse) ** 2).sum(axis=1) for places in blocks(every, step)])
 
 
 class SensitivitySampling(Uniform):
