@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["table"]
+__all__ = ["sentence", "table"]
 
 TITLES = ["group", "what", "checks", "failures", "worst", "limit"]
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """How much was tried, and what failed."""
+    checks, failures = (sum(line[key] for line in found["lines"]) for key in ("checks", "failures"))
+    return (f"What must never happen (wrong vectors, lost batches, torn stores, code in them) was tried {checks:,} times, with {failures:,} "
+            f"failures: [docs/reliability.md](docs/reliability.md).")  # fmt: skip
 
 
 def table(found: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@
 - ``noise: FILE`` how well wrong labels are counted and found,
 - ``pilot: record`` what the pilot foretold,
 - ``guard: record`` what a guard saves and costs,
-- ``reliability: RUN`` what was checked how often, and what failed,
+- ``reliability: RUN`` what was checked how often, and what failed, ``checked: RUN`` in a sentence,
 - ``scale: measured`` what a row costs, and ``scale: arithmetic`` what many would.
 
 A test holds the documents against the files.
@@ -202,7 +202,7 @@ def _one(kind: str, name: str) -> str:
         return comparison(rows(result["cells"], result["policies"]))
     return {"ablation": ablation, "noise": noise, "pilot": _pilot, "guard": _guard, "arena": arena,
             "standing": standing, "natural": natural, "beside": beside,
-            "reliability": _reliability, "scale": _scale}[kind](name)  # fmt: skip
+            "reliability": _reliability, "checked": _checked, "scale": _scale}[kind](name)  # fmt: skip
 
 
 def _pilot(_: str) -> str:
@@ -219,6 +219,10 @@ def _guard(_: str) -> str:
 
 def _reliability(name: str) -> str:
     return reliability.table(read_json(RESULTS / "reliability" / f"{name}.json"))
+
+
+def _checked(name: str) -> str:
+    return reliability.sentence(read_json(RESULTS / "reliability" / f"{name}.json"))
 
 
 def _scale(name: str) -> str:
