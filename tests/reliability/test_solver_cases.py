@@ -51,7 +51,7 @@ def check_cases(lines: SolverLines, way, numbers, blocks: list[range]) -> None:
 
 @each_way
 def test_case_table(way, line, number):
-    lines = SolverLines.opened(line, f"case table, {way.name}")
+    lines = SolverLines.opened(line, "case table", way)
     way.skip_if_unusable()
     seeds = number(REDUCED.get(way.name, BLOCK), BLOCK if way.slow else 5 * BLOCK)
     blocks = [range(first, min(first + BLOCK, seeds)) for first in range(0, seeds, BLOCK)]

@@ -37,7 +37,7 @@ def batch(number: int) -> np.ndarray:
 
 def test_fuzzed_graphs(line, number):
     usable = [way for way in FAST if way.unusable() is None]
-    lines = {way.name: SolverLines.opened(line, f"fuzzed graphs, {way.name}") for way in usable}
+    lines = {way.name: SolverLines.opened(line, "fuzzed graphs", way) for way in usable}
     graphs, batches = number(3_000, 100_000), 0
     while graphs > 0:
         features = batch(batches)
