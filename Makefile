@@ -79,7 +79,7 @@ test-cpu-torch: $(VENV)-cpu/ready
 		tests/test_search.py tests/test_hard_graphs.py tests/test_certificate.py tests/test_native_edges.py tests/test_preference.py \
 		tests/test_sampler_placement.py tests/test_training_switches.py \
 		tests/test_fiedler_cases.py tests/test_fiedler_fuzz.py tests/test_native.py tests/test_ops.py tests/test_draws.py \
-		tests/test_schedule.py tests/test_store.py tests/test_sampler.py tests/test_sampler_identity.py tests/test_resume.py \
+		tests/test_schedule.py tests/test_store.py tests/test_sharded_store.py tests/test_sampler_errors.py tests/test_sampler.py tests/test_sampler_identity.py tests/test_resume.py \
 		tests/test_loader.py $(wildcard tests/test_selection*.py)
 
 test-gpu: $(READY)  # on a machine with a CUDA device; ARGS=--require-gpu makes a skip a failure

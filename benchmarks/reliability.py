@@ -15,8 +15,9 @@ TITLES = ["group", "what", "checks", "failures", "worst", "limit"]
 def sentence(found: Mapping[str, Any]) -> str:
     """How much was tried, and what failed."""
     checks, failures = (sum(line[key] for line in found["lines"]) for key in ("checks", "failures"))
-    return (f"What must never happen (wrong vectors, lost batches, torn stores, code in them) was tried {checks:,} times, with {failures:,} "
-            f"failures: [docs/reliability.md](docs/reliability.md).")  # fmt: skip
+    what = "What must never happen (a wrong vector, a lost batch, a torn store, code in one)"
+    page = "[docs/reliability.md](docs/reliability.md)"
+    return f"{what} was tried {checks:,} times, with {failures:,} failures: {page}."
 
 
 def table(found: Mapping[str, Any]) -> str:
