@@ -152,9 +152,9 @@ def test_what_is_shipped(line, tmp_path):
     probe = type(files)("security", "probe", None, "")
     judged(probe, shipped() | {"spectral_sampler/_other.abi3.so"}, shipped())
     judged(probe, shipped() - {"spectral_sampler/__init__.py"}, shipped())
-    secrets(
-        probe, {"a": b"-----BEGIN RSA PRIVATE KEY-----", "b": b"/home/someone/x", "c": b"api_key = '0123456789abcdef'"}
-    )
+    words = (b"PRIVATE", b"someone", b"0123456789abcdef")  # apart, or this file would be found to hold them
+    texts = (b"-----BEGIN RSA %s KEY-----", b"/home/%s/x", b"api_key = '%s'")
+    secrets(probe, {str(number): text % word for number, (text, word) in enumerate(zip(texts, words, strict=True))})
     planted.check(probe.failures == 5, f"{probe.told}")
     planted.check(not (repository & {"spectral_sampler/_C.abi3.so"}), "the compiled module is in the repository")
 

@@ -180,7 +180,7 @@ def test_writers_and_readers_at_once(line, number, tmp_path, locks):
     counted = line("store", f"three writing processes and a reader, {locks}: one of the stores, whole, at every moment")
     known = {ReferenceStore.from_arrays(np.full((n, 3), n, "f4")).fingerprint for n in (100, 101, 102)}
     ReferenceStore.from_arrays(np.full((100, 3), 100, "f4")).save(tmp_path)
-    trials = str(number(150, 5000))
+    trials = str(number(80, 5000))
     commands = [[sys.executable, "-c", WRITER, str(tmp_path), str(rows), locks, trials] for rows in (100, 101, 102)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     writers = [subprocess.Popen(command, env=ENVIRONMENT, **pipes) for command in commands]

@@ -44,7 +44,7 @@ def extracted(path):
     return extract(a_model(), Source(), path, batch_size=BATCH, overwrite=True)
 
 
-def judged(said, before, target, free):
+def judged(said, axis, before, target, free):
     """What is wrong about an error, or nothing."""
     found = SAID.search(said)
     if not found:
@@ -52,8 +52,10 @@ def judged(said, before, target, free):
     needed, room, files, promise = found.groups()
     if int(room) != free:
         return f"says {room} bytes are free, which are {free}"
-    if files is None and int(needed) <= int(room):
-        return f"says that {needed} bytes are needed and {room} free"
+    if axis == "pages" and (files is not None or int(needed) <= int(room)):
+        return f"says that {needed} bytes are needed, {room} free, and {files} files"
+    if axis == "files" and files is None:
+        return "does not say how many files are free"
     here = names(target) if target.exists() else []
     beside = [name for name in here if name not in before]
     if promise == NOTHING and here != before:
@@ -80,7 +82,7 @@ def stages(counted, disk, write, content):
                     except StoreError as error:
                         done = False
                         free = shutil.disk_usage(disk).free
-                        wrong = judged(str(error), before, target, free)
+                        wrong = judged(str(error), axis, before, target, free)
                         counted.check(not wrong, f"{what}: the error {wrong}")
                     if old and not done:
                         intact = ReferenceStore.open(target, verify=True).fingerprint == OLD.fingerprint

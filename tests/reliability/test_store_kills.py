@@ -26,9 +26,9 @@ RUNS = [
     (STORE, "lines", "a store saved or replaced, killed (-9) at every line", 1, 1),
     (STORE, "interrupts", "a store saved or replaced, interrupted at every line", 1, 1),
     (STORE, "moments", "a store saved or replaced, killed (-9) at random moments", 200, 2000),
-    (EXTRACTION, "lines", "an extraction begun, resumed or replacing, killed (-9) at its lines", 13, 1),
-    (EXTRACTION, "interrupts", "an extraction begun, resumed or replacing, interrupted at its lines", 7, 1),
-    (EXTRACTION, "moments", "an extraction begun, resumed or replacing, killed (-9) at random moments", 45, 450),
+    (EXTRACTION, "lines", "an extraction begun, resumed or replacing, killed (-9) at its lines", 17, 1),
+    (EXTRACTION, "interrupts", "an extraction begun, resumed or replacing, interrupted at its lines", 9, 1),
+    (EXTRACTION, "moments", "an extraction begun, resumed or replacing, killed (-9) at random moments", 36, 360),
 ]
 
 
