@@ -27,10 +27,9 @@ from hypothesis.stateful import (
 from sampler_cases import lookahead_threads
 from sampler_model import LISTENING, PURE, LeastShown, Model, configurations
 
-from spectral_sampler import ArgumentError, SpectralBatchSampler, draws
+from spectral_sampler import ArgumentError, draws
 from spectral_sampler.sampler.counter import EpochCounter
 from spectral_sampler.sampler.deliveries import Deliveries
-from spectral_sampler.sampler.plan import Plan
 from spectral_sampler.sampler.run import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -316,7 +315,7 @@ def and_then(owner, name, action):
     return owner, name, planted
 
 
-ANY, LOSSES, LEARNT, PROPOSED = list({**PURE, **LISTENING}), ["learner-loss"], ["least-shown"], ["infobatch"]
+ANY, LOSSES, LEARNT = list({**PURE, **LISTENING}), ["learner-loss"], ["least-shown"]
 FAULTS = {
     "a loaded position is one too far": (
         ANY,
@@ -330,13 +329,10 @@ FAULTS = {
         ANY,
         and_then(Run, "commit", lambda self: vars(self.counter._current).update(look=9)),
     ),
-    "looking delivers": (ANY, and_then(SpectralBatchSampler, "selection_at", lambda self: next(iter(self)))),
-    "ranks begin one too far": (PURE, changed(Plan, "at_step", lambda self, of, step: (of, step + (self.rank > 0)))),
     "losses are never too old": (LOSSES, and_then(Run, "commit", lambda self: vars(self.observed).update(now=0))),
     "losses are lost by loading": (LOSSES, and_then(Run, "load", lambda self: vars(self.observed).update(_table=None))),
     "what waits for a report is kept": (LOSSES, (Deliveries, "clear", lambda self: None)),
     "what was learnt is not loaded": (LEARNT, (LeastShown, "load_state_dict", lambda self, state: None)),
-    "proposals are made anew": (PROPOSED, and_then(Run, "prepare", lambda self: self._proposals.clear())),
 }
 
 
