@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.sparse_store import sparse
 from spectral_sampler.errors import StoreError
-from spectral_sampler.store import ReferenceStore
+from spectral_sampler.store import ReferenceStore, manifest
 from spectral_sampler.store.unmapped import Unmapped
 
 resource = pytest.importorskip("resource")
@@ -79,7 +79,7 @@ def test_a_store_of_four_times_the_address_space_trains(tmp_path):
     assert read["peak"] <= cap < mapped["peak"]
     assert read["lists"] == mapped["lists"] != []
     assert silent == ""
-    assert said.count("takes more address space than this process may have") == 1
+    assert said.count("is too large for this process to map") == 1
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def unmapped(tmp_path, monkeypatch):
     def refused(*_, **__):
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(np, "memmap", refused)
+    monkeypatch.setattr(manifest, "_mapped", refused)
     return ReferenceStore.open(tmp_path / "s", verify=True), store
 
 
@@ -137,6 +137,19 @@ def test_another_failure_is_no_reason_to_read(unmapped, tmp_path, monkeypatch):
     def failing(*_, **__):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(np, "memmap", failing)
+    monkeypatch.setattr(manifest, "_mapped", failing)
     with pytest.raises(StoreError, match=r"cannot read .*features\.npy: Input/output error"):
         ReferenceStore.open(tmp_path / "s")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory as Linux commits it")
+def test_a_store_larger_than_memory_and_swap_is_mapped(tmp_path, caplog):
+    """Copy-on-write counts as memory that may be needed, unless it is said that it will not be."""
+    if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2":
+        pytest.skip("this machine commits no more than it has, whatever is said")
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    has = sum(int(fields[name].split()[0]) << 10 for name in ("MemTotal", "SwapTotal"))
+    found = ReferenceStore.open(sparse(tmp_path / "s", 3 * has // WIDTH, WIDTH), verify=False)
+    assert isinstance(found.parts[0].stored, np.ndarray)
+    assert found.features[[5, len(found) - 1]].shape == (2, WIDTH)
+    assert caplog.messages == []

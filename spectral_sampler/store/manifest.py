@@ -14,9 +14,11 @@ import hashlib
 import json
 import logging
 import math
+import mmap
 import os
 import re
 import stat
+import sys
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -61,6 +63,7 @@ MANIFEST = "manifest.json"
 FORMAT, VERSION = "spectral_sampler reference store", 1
 CHUNK_BYTES = 8 << 20
 _HEADER_BYTES = 128
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's number, which Python has a name for since 3.13
 MANIFEST_LIMIT = 32 << 20  # 8 MiB chunks: enough for four terabytes of features
 _FREE_VALUES = 100_000
 _TOLD = 200
@@ -299,7 +302,7 @@ def map_array(path: Path, entry: ArrayEntry) -> Any:
                 raise StoreError(f"{name} has another header than the one that was written. Make the store again.")
             dtype = np.dtype(entry.dtype).newbyteorder("<")
             try:
-                return np.memmap(file, dtype, "c", offset=_HEADER_BYTES, shape=entry.shape).view(np.ndarray)
+                return _mapped(file, size)[_HEADER_BYTES:].view(dtype).reshape(entry.shape)
             except OSError as error:
                 if error.errno != errno.ENOMEM or not hasattr(os, "preadv"):
                     raise
@@ -308,12 +311,18 @@ def map_array(path: Path, entry: ArrayEntry) -> Any:
         raise StoreError(f"cannot read {name}: {error.strerror or error}. Make the store again.") from error
 
 
+def _mapped(file: IO[bytes], size: int) -> NDArray[np.uint8]:
+    """The bytes of a file, copy-on-write, and no memory set aside for copies: that is refused beyond what there is."""
+    if not sys.platform.startswith("linux"):
+        return np.memmap(file, np.uint8, "c", shape=(size,)).view(np.ndarray)
+    flags = mmap.MAP_PRIVATE | _NO_RESERVE
+    return np.frombuffer(mmap.mmap(file.fileno(), size, flags, mmap.PROT_READ | mmap.PROT_WRITE), np.uint8)
+
+
 def _unmapped(file: IO[bytes], name: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any] | Unmapped:
     """Rows by reading; what has a number a row, in memory."""
     if len(shape) == 1:
         file.seek(_HEADER_BYTES)
         return np.frombuffer(bytearray(file.read()), dtype)
-    _logger.warning(
-        "%s takes more address space than this process may have (ulimit -v): its rows are read, not mapped", name
-    )
+    _logger.warning("%s is too large for this process to map (ulimit -v): its rows are read from the file", name)
     return Unmapped(name, file.fileno(), dtype, shape, _HEADER_BYTES)

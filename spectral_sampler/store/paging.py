@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["at_random", "release", "soon"]
+__all__ = ["at_random", "mapping", "release", "soon"]
+
+
+def mapping(array: Any) -> mmap.mmap | None:
+    """The file's mapping that an array is a view of, if it is one."""
+    while array is not None and not isinstance(array, mmap.mmap):
+        array = getattr(array, "obj", None) if isinstance(array, memoryview) else getattr(array, "base", None)
+    return array
 
 
 def _advise(array: NDArray[Any], advice: str, start: int = 0, length: int | None = None) -> None:
-    mapped: Any = array
-    while mapped is not None and not isinstance(mapped, mmap.mmap):
-        mapped = getattr(mapped, "base", None)
+    mapped = mapping(array)
     option = getattr(mmap, advice, None)
     if mapped is not None and option is not None:
         start -= start % mmap.PAGESIZE
