@@ -55,7 +55,7 @@ def held():
 def measured(name, rows, width, classes, threads):
     """One row of the result."""
     torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory(dir=ROOT) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         features, labels, wrong = made(Path(folder) / "features.npy", rows, width, classes)
         before, peaks, done = held(), [0.0], threading.Event()
         watch = threading.Thread(
