@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from itertools import repeat, takewhile
+from itertools import product, repeat, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,7 @@ def held():
 def measured(name, rows, width, classes, threads):
     """One row of the result."""
     torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory(dir=ROOT) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         features, labels, wrong = made(Path(folder) / "features.npy", rows, width, classes)
         before, peaks, done = held(), [0.0], threading.Event()
         watch = threading.Thread(
@@ -81,13 +81,10 @@ def main():
         rows = [measured(asked[0], *map(int, asked[1:]))]
     else:
         rows, command = [], [sys.executable, "-m", "benchmarks.estimates_at_scale"]
-        for name in ("label-noise", "clustering"):
-            for size in SIZES:
-                for threads in (1, 2):
-                    case = [name, *map(str, size), str(threads)]
-                    line = subprocess.run([*command, *case], check=True, stdout=subprocess.PIPE, text=True).stdout
-                    rows.append(json.loads(line.splitlines()[-1]))
-                    print(rows[-1], file=sys.stderr)
+        for case in product(("label-noise", "clustering"), SIZES, (1, 2)):
+            words = [case[0], *map(str, case[1]), str(case[2])]
+            line = subprocess.run([*command, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+            rows.append(json.loads(line.splitlines()[-1]))
     kept = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if asked and RESULT.exists() else []
     of = {tuple(list(row.values())[:5]): row for row in kept + rows}
     write_json(RESULT, {**circumstances("python -m benchmarks.estimates_at_scale"), "rows": list(of.values())})

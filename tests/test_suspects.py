@@ -225,7 +225,9 @@ def test_damaged_foreign_and_stale_files_are_not_trusted(path, damage, monkeypat
     caplog.set_level(logging.INFO)
     assert np.array_equal(label_noise(ReferenceStore.open(path)).doubts, expected.doubts)
     said = [record for record in caplog.records if "is damaged and computed again" in record.getMessage()]
-    assert len(said) == (damage not in {"missing", "foreign", "version", "other store"}), "one line, none if foreign"
+    assert len(said) == (damage not in {"pipe", "foreign", "version", "other store"}), (
+        "one line, none where nothing is kept of it"
+    )
     monkeypatch.setattr(module, "estimate", refuse)
     assert label_noise(ReferenceStore.open(path)).share == expected.share, "it was kept again"
     assert len(kept_files(path)) == 5
