@@ -27,10 +27,11 @@ from spectral_sampler import SALN, PlausibleEven, ReferenceStore, SpectralBatchS
 from spectral_sampler.extraction import Encoder, extract
 
 RESULT = Path(__file__).parent / "results" / "scale.json"
+ESTIMATES = Path(__file__).parent / "results" / "estimates-at-scale.json"
 WIDTH, CANDIDATES, RATIO = 64, 128, 0.3
 ROWS, CHOSEN, PARTS, BATCHES = 2_000_000, 100_000, 64, 200
 FUTURE = 10**9
-__all__ = ["arithmetic", "measured"]
+__all__ = ["ESTIMATES", "arithmetic", "estimates", "measured"]
 
 
 def _features(rows: int) -> np.ndarray:
@@ -161,6 +162,21 @@ def arithmetic(result: dict[str, Any]) -> str:
         seconds = lines[name]["seconds"] / lines[name]["rows"] * FUTURE
         rows.append([what, "", f"{seconds / 3600:,.1f} h"])
     return _table(["10⁹ rows, one process", "bytes", "time"], rows, 2)
+
+
+def estimates(result: dict[str, Any]) -> str:
+    """What is computed once from a whole store."""
+    machine = result["machine"]
+    where = f"{machine['processor']}, {machine['cores']} cores, torch {result['versions']['torch']}"
+    head = f"{result['date'][:10]}, {where}, commit {result['commit']}: `{result['command']}`\n\n"
+    note = f"{result['note'].capitalize()}.\n\n" if result.get("note") else ""
+    rows = []
+    for line in sorted(result["rows"], key=lambda line: (line["estimate"], line["width"], line["rows"])):
+        sizes = [f"{line[name]:,}" for name in ("rows", "width", "classes", "threads")]
+        times = [f"{line[name]:,.0f} s" for name in ("seconds", "cpu_seconds")]
+        rows.append([line["estimate"], *sizes, *times, f"{line['peak_mb']:,} MB"])
+    titles = ["estimate", "rows", "width", "classes", "threads", "took", "of a core", "memory grew by"]
+    return head + note + _table(titles, rows, 7)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@
 - ``pilot: record`` what the pilot foretold,
 - ``guard: record`` what a guard saves and costs,
 - ``reliability: RUN`` what was checked how often, and what failed, ``checked: RUN`` in a sentence,
-- ``scale: measured`` what a row costs, and ``scale: arithmetic`` what many would.
+- ``scale: measured`` what a row costs, ``scale: estimates`` a whole store, and ``scale: arithmetic`` many more rows.
 
 A test holds the documents against the files.
 """
@@ -226,6 +226,8 @@ def _checked(name: str) -> str:
 
 
 def _scale(name: str) -> str:
+    if name == "estimates":
+        return scale.estimates(read_json(scale.ESTIMATES))
     return {"measured": scale.measured, "arithmetic": scale.arithmetic}[name](read_json(scale.RESULT))
 
 
