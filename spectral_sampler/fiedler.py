@@ -190,7 +190,7 @@ def fiedler_rows(features: Tensor, indices: Tensor, *, backend: str = "auto") ->
     if indices.device.type == "cpu" and not 0 <= int(indices.min()) <= int(indices.max()) < len(features):
         got = f"{int(indices.min())} to {int(indices.max())}"
         raise argument_error("indices", f"between 0 and {len(features) - 1}", got, "They count rows of the features.")
-    indices = indices.to(features.device)
+    indices = indices.to(features.device).contiguous()  # the start vector has their strides
     module = ops.solver_module(backend, features, indices)
     with torch.autocast(features.device.type, enabled=False):
         if module is not None:
@@ -236,7 +236,7 @@ def fiedler_of_affinity(
     if numbers.shape not in (members.shape[1:2], members.shape[:2]) or numbers.is_floating_point():
         got = f"{numbers.dtype} {tuple(numbers.shape)}"
         raise argument_error("indices", "whole numbers of shape (N,) or (B, N)", got, "Number the rows of the weights.")
-    numbers = numbers.to(torch.int64).expand(members.shape[:2])
+    numbers = numbers.to(torch.int64).expand(members.shape[:2]).contiguous()
     members = members.clone()
     members.diagonal(dim1=-2, dim2=-1).zero_()
     if laplacian == "normalised" and (members < 0).any():
