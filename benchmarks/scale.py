@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -80,15 +79,25 @@ def opening(folder: Path) -> dict[str, Any]:
 
 
 def _choosing(store: ReferenceStore, selection: Any, rows: int) -> dict[str, Any]:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    before = _reset_peak()
     batches = iter(SpectralBatchSampler(store, CANDIDATES, selection=selection, keep_ratio=RATIO))
     next(batches)
     start = time.perf_counter()
     for _ in range(BATCHES):
         next(batches)
     seconds = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    return {"seconds": seconds, "rows": BATCHES * CANDIDATES, "resident": after - before, "of": rows}
+    return {"seconds": seconds, "rows": BATCHES * CANDIDATES, "resident": _bytes("VmHWM") - before, "of": rows}
+
+
+def _bytes(name: str) -> int:
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields[name].split()[0]) << 10
+
+
+def _reset_peak() -> int:
+    """Bytes resident at the moment, from which the largest number counts anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _bytes("VmHWM")
 
 
 def uniform(folder: Path) -> dict[str, Any]:

@@ -199,14 +199,14 @@ def fiedler_rows(
     if numbers is not None and (numbers.dtype != torch.int64 or numbers.shape != indices.shape):
         got = f"{numbers.dtype} {tuple(numbers.shape)}"
         raise argument_error("numbers", "int64 of the shape of indices", got, "Leave them out, or one for each row.")
-    indices = indices.to(features.device)
+    indices = indices.to(features.device).contiguous()  # the start vector has their strides
     module = ops.solver_module(backend, features, indices)
     with torch.autocast(features.device.type, enabled=False):
         if module is not None:
             if numbers is not None and getattr(module, "NUMBERED", False):
                 return completed(module.solve(features, indices, numbers=numbers))
             return completed(module.solve(features, indices))
-        known = indices if numbers is None else numbers.to(features.device)
+        known = indices if numbers is None else numbers.to(features.device).contiguous()
         return _solve_rows(lambda member: features.index_select(0, indices[member]), known)
 
 
@@ -248,7 +248,7 @@ def fiedler_of_affinity(
     if numbers.shape not in (members.shape[1:2], members.shape[:2]) or numbers.is_floating_point():
         got = f"{numbers.dtype} {tuple(numbers.shape)}"
         raise argument_error("indices", "whole numbers of shape (N,) or (B, N)", got, "Number the rows of the weights.")
-    numbers = numbers.to(torch.int64).expand(members.shape[:2])
+    numbers = numbers.to(torch.int64).expand(members.shape[:2]).contiguous()
     members = members.clone()
     members.diagonal(dim1=-2, dim2=-1).zero_()
     if laplacian == "normalised" and (members < 0).any():

@@ -210,7 +210,7 @@ def _on_the_host() -> str:
 def _solved_by(features: Any) -> str:
     """Which backend gets ``features``, why, and what their dtype costs."""
     if hasattr(features, "candidate_rows"):  # a store, whose rows may be no tensor: any two are of its dtype
-        rows = features.candidate_rows(torch.arange(2, device="cpu")[None]).features
+        rows = features.candidate_rows(torch.zeros(1, 2, dtype=torch.int64, device="cpu")).features
         rows = rows[:1].expand(len(features), -1)
     else:
         rows = graph.as_features(features)

@@ -392,6 +392,15 @@ def test_the_layout_of_a_tensor_changes_no_bit(shape, dtype):
     assert same_bits(fiedler_of_affinity(weights), fiedler_of_affinity(weights.mT))
 
 
+def test_the_layout_of_indices_changes_no_bit():
+    """The start vector has their strides, and one of other strides is summed in another order."""
+    for seed in range(6):
+        rows = torch.from_numpy(np.round(post_relu(seed, 66, 65) * 20 + 1))
+        indices = torch.arange(66).flip(0).reshape(2, 33)
+        turned = fiedler_rows(rows, indices.T.contiguous().T, backend="eager")
+        assert same_bits(fiedler_rows(rows, indices, backend="eager"), turned)
+
+
 def test_read_only_and_bool_arrays():
     array = post_relu(2) > 0.5
     array[:, 0] = True

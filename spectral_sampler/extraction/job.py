@@ -250,6 +250,11 @@ class Job:
                     if error.chunks != missing:
                         missing, since = error.chunks, time.monotonic()
             if time.monotonic() - since >= patience:
+                if self.shared:
+                    raise StoreError(
+                        f"{len(missing)} of {len(self.batches)} chunks of {self.directory} are missing although all "
+                        f"were handed out. Do all actors see this directory? What is done is kept."
+                    )
                 raise StoreError(
                     f"{len(missing)} of {len(self.batches)} chunks of {self.directory} are missing and no rank has "
                     f"added one for {patience:g} s. Start all {self.num_replicas} ranks, then call again to go on."

@@ -9,6 +9,7 @@ torn by a crash therefore counts as missing. Ranks write disjoint rows and disjo
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spectral_sampler.errors import StoreError
 from spectral_sampler.store import atomic, writing
 from spectral_sampler.store.manifest import ArrayEntry, bounded_json, data_digests, map_array, npy_header, open_regular
 
@@ -107,6 +109,7 @@ class Partial:
         except _DAMAGED as error:
             if not os.path.lexists(path):
                 return None  # published meanwhile by a rank that nothing keeps from it, see `publish`
+            _require_damage(path, error)
             _logger.warning("starting over: the unfinished extraction at %s is damaged (%s)", path, error)
         atomic.discard(path)
         return None
@@ -176,6 +179,17 @@ class Partial:
                     path.rename(self.path)
             raise
         shutil.rmtree(path, ignore_errors=True)  # the store is there; NFS and Windows keep files that a rank still maps
+
+
+def _require_damage(path: Path, error: BaseException) -> None:
+    """StoreError if the files could not be looked at, whatever they hold: too many are open, memory is short, …"""
+    met = error if isinstance(error, OSError) else error.__cause__
+    absent = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    if isinstance(met, OSError) and not isinstance(met, absent) and met.errno != errno.ELOOP:
+        raise StoreError(
+            f"cannot read the unfinished extraction at {path}: {met.strerror or met}. It is kept: call again once that "
+            f"is mended."
+        ) from error
 
 
 def _is_count(value: Any) -> bool:

@@ -79,6 +79,8 @@ class CandidateOrder(Sampler[int]):
         if self._listens:
             if getattr(self.source, "epoch", None) != epoch:  # else it may be the caller's, and news to another of us
                 _TOLD[self.source] = epoch
+            elif _TOLD.get(self.source) != epoch:  # what we told it before is old
+                _TOLD.pop(self.source, None)
             self.source.set_epoch(epoch)
 
     def epoch_set_by_caller(self) -> int | None:

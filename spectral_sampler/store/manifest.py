@@ -40,6 +40,7 @@ __all__ = [
     "FORMAT",
     "MANIFEST",
     "MANIFEST_LIMIT",
+    "PARTS_FORMAT",
     "ArrayEntry",
     "Manifest",
     "bounded_json",
@@ -61,6 +62,7 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "spectral_sampler reference store", 1
+PARTS_FORMAT = "spectral_sampler sharded store"
 CHUNK_BYTES = 8 << 20
 _HEADER_BYTES = 128
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's number, which Python has a name for since 3.13
@@ -308,7 +310,15 @@ def map_array(path: Path, entry: ArrayEntry) -> Any:
                     raise
                 return _unmapped(file, name, dtype, entry.shape)
     except OSError as error:
-        raise StoreError(f"cannot read {name}: {error.strerror or error}. Make the store again.") from error
+        raise StoreError(f"cannot read {name}: {error.strerror or error}. {_remedy(error)}") from error
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "Let more files be open (ulimit -n), or join parts of the store."
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "Ask for the right to read it."
+    return "Make the store again." if isinstance(error, FileNotFoundError) else "Is the disk there and in order?"
 
 
 def _mapped(file: IO[bytes], size: int) -> NDArray[np.uint8]:

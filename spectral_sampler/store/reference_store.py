@@ -58,6 +58,7 @@ class ReferenceStore:
         losses: (M,) float32, finite and at least 0, or None.
         labels: (M,) int64, or None.
         path: the directory it was opened from, or None.
+        address: of a part that is elsewhere, where; ``path`` is then that of its copy.
         source: what an extraction recorded about model and data set, or None.
     """
 
@@ -75,6 +76,7 @@ class ReferenceStore:
         self.features: Any = features
         self.losses, self.labels = losses, labels
         self.path, self.source = path, source
+        self.address: str | None = None
         self._fingerprint = fingerprint
         self._tensor: torch.Tensor | None = None
 
@@ -357,6 +359,9 @@ class ReferenceStore:
         """
         if not isinstance(self.features, Rows):
             return CandidateRows(self.features_tensor, indices)
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+            got = f"{int(indices.min())} to {int(indices.max())}"
+            raise argument_error("indices", f"between 0 and {len(self) - 1}", got, "They count rows of the features.")
         numbers, order = indices.sort(dim=1)
         places = torch.empty_like(indices).scatter_(1, order, torch.arange(numbers.numel()).view_as(numbers))
         return CandidateRows(torch.from_numpy(self.features.take(numbers.flatten().numpy())), places, indices)
@@ -372,6 +377,11 @@ class ReferenceStore:
         return self.features.stored if isinstance(self.features, Rows) else self.features.dtype.name
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Which of losses and labels it has."""
+        return tuple(name for name in ("losses", "labels") if getattr(self, name) is not None)
+
+    @property
     def width(self) -> int:
         """d, the number of features of a sample."""
         return int(self.features.shape[1])
@@ -380,8 +390,7 @@ class ReferenceStore:
         return int(self.features.shape[0])
 
     def __repr__(self) -> str:
-        columns = [name for name in ("losses", "labels") if getattr(self, name) is not None]
-        holds = f"{len(self)} x {self.width} {self.stored}" + "".join(f", {name}" for name in columns)
+        holds = f"{len(self)} x {self.width} {self.stored}" + "".join(f", {name}" for name in self.columns)
         return f"ReferenceStore({holds}, {'in memory' if self.path is None else self.path})"
 
     def __reduce__(self) -> tuple[Callable[..., ReferenceStore], tuple[Any, ...]]:

@@ -37,9 +37,9 @@ def fetch(place: str, cache: Path | None, fingerprint: str | None = None) -> Pat
         StoreError: if it cannot be read, or is not the store with this ``fingerprint``.
     """
     if cache is None:
-        remedy = "Pass a directory of this machine that remote parts are copied to."
+        remedy = "Open or make the store with cache=, a directory of this machine that remote parts are copied to."
         raise argument_error("cache", f"given for the part at {place}", None, remedy)
-    if fingerprint is not None and writing.current_manifest(cache / fingerprint) is not None:
+    if fingerprint is not None and _is_whole(cache / fingerprint):
         return cache / fingerprint
     files = optional("fsspec", "remote")
     try:
@@ -58,9 +58,20 @@ def fetch(place: str, cache: Path | None, fingerprint: str | None = None) -> Pat
     needed = sum(entry.size for entry in found.arrays.values())
     with atomic.disk_errors(directory, needed), atomic.writer_lock(directory) as exclusive:
         writing.claim(directory, exclusive=exclusive)
-        if writing.current_manifest(directory) is None:
+        if not _is_whole(directory):
             _copy(files, place, found, directory, exclusive=exclusive)
     return directory
+
+
+def _is_whole(directory: Path) -> bool:
+    """Does the copy have all its files, at their sizes?"""
+    found = writing.current_manifest(directory)
+    try:
+        return found is not None and all(
+            manifest.map_array(directory, entry) is not None for entry in found.arrays.values()
+        )
+    except StoreError:
+        return False
 
 
 def _copy(files: Any, place: str, found: manifest.Manifest, directory: Path, *, exclusive: bool) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Part", "Rows"]
+__all__ = ["Part", "Rows", "refuse_beyond_memory"]
 
 _BLOCK_BYTES = 8 << 20
 _TOUCHED = 1 << 17  # rows, each a page of 4 KiB, after which mapped pages are let go
@@ -72,9 +72,7 @@ class Rows:
         self.dtype = np.result_type(*(part.dtype for part in self.parts))
         self._touched = 0
         for part in self.parts:
-            paging.at_random(
-                part.stored
-            )  # not the scales, a sixteenth of it or less: read ahead, they are soon all there
+            paging.at_random(part.stored)  # not the scales, few beside wide rows: read ahead, they are soon all there
 
     @property
     def nbytes(self) -> int:
@@ -129,18 +127,23 @@ class Rows:
         if copy is False:
             raise ValueError("features of parts become one array by a copy only")
         target = self.dtype if dtype is None else np.dtype(dtype)
-        needed, memory = len(self) * self.shape[1] * target.itemsize, _memory()
-        if needed > _SHARE * memory:
-            raise argument_error(
-                "store", f"small enough to be held in memory at once, in half of {memory:,} bytes",
-                f"{len(self):,} x {self.shape[1]} {target.name}, {needed:,} bytes",
-                "Take a selection that reads it by rows, or give a store of fewer rows.",
-            )  # fmt: skip
+        needed = len(self) * self.shape[1] * target.itemsize
+        refuse_beyond_memory(f"{len(self):,} x {self.shape[1]} {target.name}", needed)
         found = np.empty(self.shape, target)
         step = max(1, _BLOCK_BYTES // (self.shape[1] * target.itemsize))
         for start in range(0, len(self), step):
             found[start : start + step] = self[start : start + step]
         return found
+
+
+def refuse_beyond_memory(what: str, needed: int) -> None:
+    """ArgumentError where ``what`` would take more than half of this machine's memory."""
+    memory = _memory()
+    if needed > _SHARE * memory:
+        raise argument_error(
+            "store", f"small enough to be held in memory at once, in half of {memory:,} bytes",
+            f"{what}, {needed:,} bytes", "Take a selection that reads it by rows, or give a store of fewer rows.",
+        )  # fmt: skip
 
 
 def _memory() -> int:

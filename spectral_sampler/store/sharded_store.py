@@ -11,7 +11,7 @@ import numpy as np
 from spectral_sampler.errors import StoreError, argument_error
 from spectral_sampler.store import atomic, remote, shards
 from spectral_sampler.store.reference_store import ATTEMPTS, VERIFY_BELOW, ReferenceStore, reopened
-from spectral_sampler.store.rows import Rows
+from spectral_sampler.store.rows import Rows, refuse_beyond_memory
 from spectral_sampler.store.shards import Shard
 from spectral_sampler.validation import whole_number
 
@@ -55,8 +55,9 @@ class ShardedStore(ReferenceStore):
         return self._joined("labels")
 
     def _joined(self, column: str) -> NDArray[Any] | None:
-        if column not in self.shards[0].columns:
+        if column not in self.columns:
             return None
+        refuse_beyond_memory(f"{len(self):,} {column}", len(self) * 8)
         found = [getattr(store, column) for store in self.stores]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
@@ -113,7 +114,9 @@ class ShardedStore(ReferenceStore):
 
     def save(self, path: str | os.PathLike[str]) -> ShardedStore:
         """Copies the parts, linked and remote ones too, to a store of parts in ``path``; see `ReferenceStore.save`."""
-        if Path(path).resolve() == self._directory.resolve() and shards.read(self._directory) == self.shards:
+        if Path(path).resolve() == self._directory.resolve():
+            if shards.read(self._directory) != self.shards:
+                raise StoreError(f"{path} was changed since this store was opened. Open it again, or save elsewhere.")
             return self
         return self.made(Path(path), self.stores, self._cache, copied=True)
 
@@ -121,6 +124,11 @@ class ShardedStore(ReferenceStore):
     def _directory(self) -> Path:
         assert self.path is not None  # noqa: S101 - it is opened from there
         return self.path
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Which of losses and labels it has; asking does not join them."""
+        return self.shards[0].columns
 
     def __repr__(self) -> str:
         one = super().__repr__()
@@ -141,11 +149,12 @@ def _written(directory: Path, cache: Path | None, change: Callable[[], list[Shar
                 raise argument_error("parts", f"at most {shards.MOST:,}", f"{len(parts):,}", "Join some of them first.")
             for part in parts:
                 _check_fit(parts[0], part)
+            stores = _opened(directory, parts, verify=False, cache=cache)  # a part may have gone since it was opened
             shards.publish(directory, parts)
         finally:
             if exclusive:
                 shards.sweep(directory)
-        return ShardedStore.at(directory, verify=False, cache=cache)
+        return ShardedStore(directory, parts, stores, cache)
 
 
 def _placed(
@@ -158,6 +167,8 @@ def _placed(
             raise argument_error("part", rule, repr(part), "Give a part on this machine by its directory.")
         return _shard(part, ReferenceStore.open_one(remote.fetch(part, cache)))
     store = part if isinstance(part, ReferenceStore) else ReferenceStore.open(part)
+    if store.address is not None and not copied:
+        return _shard(store.address, store)
     if isinstance(store, ShardedStore):
         raise argument_error(
             "part", "a store of one part", repr(store), "Pass its parts, which are its attribute stores."
@@ -195,6 +206,7 @@ def _opened(
         local = shards.BARE.fullmatch(part.place) is not None
         home = directory / part.place if local else remote.fetch(part.place, cache, part.fingerprint)
         store = ReferenceStore.open_one(home, verify=verify)
+        store.address = None if local else part.place
         if _shard(part.place, store) != part:
             raise StoreError(
                 f"part {number} of {directory}, {part.place}, is another store than the one that was added. "

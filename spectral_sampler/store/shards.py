@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BARE", "MOST", "Shard", "claim", "fingerprint", "fresh_name", "is_sharded", "publish", "read", "sweep"]
 
-FORMAT, VERSION = "spectral_sampler sharded store", 1
+FORMAT, VERSION = manifest.PARTS_FORMAT, 1
 BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}")
-_OURS = re.compile(r"part-[0-9a-f]{16}")
+_OURS = re.compile(r"written-[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 MOST = 10_000  # parts: each keeps two files open, and more would not be read back (`manifest.bounded_json`)
 _DTYPES = ("float16", "float32", "bfloat16", "int8")
@@ -88,7 +88,7 @@ def _shard(fields: dict[str, Any]) -> Shard:
 
 def fresh_name() -> str:
     """A name for a part that is written here; what has such a name and is no part any more may be removed."""
-    return f"part-{secrets.token_hex(8)}"
+    return f"written-{secrets.token_hex(16)}"
 
 
 def claim(directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from spectral_sampler.store.manifest import (
     FILE_NAME,
     FORMAT,
     MANIFEST,
+    PARTS_FORMAT,
     ArrayEntry,
     Manifest,
     data_chunks,
@@ -21,7 +23,7 @@ from spectral_sampler.store.manifest import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -66,8 +68,10 @@ def refuse_strangers(directory: Path) -> None:
     if current_manifest(directory) is not None or any(directory.glob(f"{atomic.TEMPORARY}*")):
         return
     with contextlib.suppress(OSError), open_regular(directory / MANIFEST) as damaged:
-        if FORMAT.encode() in damaged.read(4096):
+        if FORMAT.encode() in (text := damaged.read(4096)):
             return
+        if PARTS_FORMAT.encode() in text:
+            raise StoreError(f"{directory} is a store of parts. Pass another path, or append to it.")
     names = [path.name for path in directory.iterdir()]
     strangers = sorted(name for name in names if name == MANIFEST or FILE_NAME.fullmatch(name))
     if strangers and current_manifest(directory) is None:  # without a lock, one may have been written meanwhile
@@ -90,7 +94,7 @@ def write_store(
     try:
         for name, array in arrays.items():
             header = npy_header(array.dtype.name, array.shape)
-            parts: tuple[bytes | memoryview, ...] = (header, *data_chunks(array))
+            parts: Iterator[bytes | memoryview] = itertools.chain([header], data_chunks(array))
             staged[name] = atomic.stage(directory, f"{name}.npy", parts, len(header) + array.nbytes)
         entries = {name: ArrayEntry.of("", array, digests[name]) for name, array in arrays.items()}
         commit(directory, staged, entries, source, exclusive=exclusive)
