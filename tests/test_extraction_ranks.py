@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from extraction_cases import BATCH, Interrupted, Source, a_model, chunks_read
 
 from spectral_sampler.cli import extracting
-from spectral_sampler.errors import ArgumentError
-from spectral_sampler.extraction import job, progress
+from spectral_sampler.errors import ArgumentError, StoreError
+from spectral_sampler.extraction import extract, job, progress
 from spectral_sampler.extraction.partial import written
 from spectral_sampler.store import ReferenceStore
 
@@ -143,3 +145,21 @@ def test_chunks_are_counted_on_disk_whoever_wrote_them(tmp_path):
     partial = job.Partial.create(tmp_path, identity, layout)
     partial.write(2, {"features": 1.0})
     assert written(tmp_path, identity) == 1
+
+
+@pytest.mark.parametrize("number", [24, 12, 5])
+def test_an_unfinished_extraction_that_cannot_be_read_today_is_kept(tmp_path, monkeypatch, number):
+    """Too many open files, memory that is short, a disk that fails: no reason to compute again what others computed."""
+    with pytest.raises(Interrupted):
+        extract(a_model(), Source(stop=4 * BATCH), tmp_path / "s", batch_size=BATCH, progress=False)
+    with monkeypatch.context() as patched:
+
+        def failing(*_, **__):
+            raise OSError(number, "for some reason")
+
+        patched.setattr(np, "memmap", failing)
+        with pytest.raises(StoreError, match=r"cannot read the unfinished .*: for some reason\. It is kept"):
+            extract(a_model(), Source(), tmp_path / "s", batch_size=BATCH, progress=False)
+    dataset = Source()
+    extract(a_model(), dataset, tmp_path / "s", batch_size=BATCH, progress=False)
+    assert chunks_read(dataset) == [4, 5, 6, 7]

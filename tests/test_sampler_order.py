@@ -342,6 +342,16 @@ def test_samplers_over_the_same_order_follow_the_caller_and_not_each_other(how):
     assert list(zip(first, second, strict=True)) == [(batch, batch) for batch in due[6][0]]
 
 
+def test_a_caller_that_goes_back_to_an_epoch_of_ours_is_followed():
+    order = DistributedSampler(range(120), 1, rank=0)
+    sampler = make(sampler=order)
+    due = [list(sampler) for _ in range(3)]
+    order.set_epoch(7)
+    next(iter(sampler))
+    order.set_epoch(2)
+    assert list(sampler) == due[2]
+
+
 @pytest.mark.parametrize("item", [[1, 2], (0, 1), 0.0, "3"])
 def test_a_sampler_of_anything_but_indices_is_refused(item):
     class Whole(Sampler):

@@ -253,11 +253,11 @@ def test_refusals_are_sentences(store, tmp_path):
     with pytest.raises(ArgumentError, match=r"^store must be one made by from_parts"):
         PLAIN.replace(0, PLAIN)
     assert ReferenceStore.open(store.path).fingerprint == store.fingerprint
-    assert len(list(store.path.glob("part-*"))) == 3  # what was refused left nothing
+    assert len(list(store.path.glob("written-*"))) == 3  # what was refused left nothing
     PLAIN.save(tmp_path / "plain")
     with pytest.raises(StoreError, match=r"that is not that of a store of parts"):
         ReferenceStore.from_parts(tmp_path / "plain", [PLAIN])
-    with pytest.raises(StoreError, match=r"no store of ours"):
+    with pytest.raises(StoreError, match=r"is a store of parts"):
         PLAIN.save(store.path)
 
 
@@ -454,7 +454,7 @@ def test_remote_parts_are_copied_once_and_compared(tmp_path, bucket):
     assert not any(path.is_file() for path in (tmp_path / "other").rglob("*"))
     assert store.save(tmp_path / "copy").fingerprint == store.fingerprint  # with the remote part in it
     copy = ReferenceStore.open(tmp_path / "copy")
-    assert copy.shards[1].place.startswith("part-")
+    assert copy.shards[1].place.startswith("written-")
 
 
 def test_what_a_remote_part_says_is_not_believed(tmp_path, bucket):
