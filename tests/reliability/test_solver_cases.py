@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 BLOCK = 20  # seeds at a time
 REDUCED = {"eager, S not formed": 4, "cupy's on array-api-strict": 1, "triton, interpreted": 1}  # seeds, else BLOCK
-BARE = 1100  # entries of S or of the features that Triton's interpreter takes half a second for
+BARE = 800  # entries of S or of the features that Triton's interpreter takes a third of a second for
 
 
 @lru_cache(len(CASES))

@@ -42,7 +42,7 @@ def check_repeats(one, way, runs: int) -> None:
 def test_repeated_runs(way, line, number):
     way.skip_if_unusable()
     one = line("solver", f"repeated runs, {way.name}: the same bits")
-    check_repeats(one, way, number(10 if "interpreted" in way.name else 100, 100))
+    check_repeats(one, way, number(5 if "interpreted" in way.name else 100, 100))
 
 
 @contextlib.contextmanager
