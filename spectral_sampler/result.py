@@ -24,10 +24,11 @@ class FiedlerResult(NamedTuple):
     `spectral_sampler.fiedler.fiedler_of_affinity`). value: Rayleigh quotient vᵀLv.
     residual: ‖Lv − θv‖₂ / ‖L‖_∞, at least e (`entry_error`). num_matvecs: products with L, int64. status: int64
     bits of `Status`. gap: (λ3 − λ2) / ‖L‖_∞, estimated from below (where λ4 is close, in one graph of a thousand up
-    to a tenth from above, in one of twenty thousand up to half; of exactly double λ2, one in a hundred below `limits.REFINED` rows, and beyond them one
-    in fifteen on a GPU, is taken for simple); 0 where degenerate, 2 for N = 2, which has no λ3. error: bound on the
-    error of the difference of two entries, but for the rounding of the entries themselves: 2 · residual / gap by
-    Davis and Kahan (1970), much less where the vector was refined (`search`), and √8, true of any two unit vectors,
+    to a tenth from above, in one of twenty thousand up to half; of exactly double λ2, one in a hundred below
+    `limits.REFINED` rows, and beyond them one in fifteen on a GPU, is taken for simple); 0 where degenerate, 2 for
+    N = 2, which has no λ3. error: bound on the error of the difference of two entries, but for the rounding of the
+    entries themselves: 2 · residual / gap by Davis and Kahan (1970), much less where the vector was refined
+    (`search`), and √8, true of any two unit vectors,
     where degenerate.
     """
 
