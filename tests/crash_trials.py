@@ -1,4 +1,6 @@
-"""Starts the programs that kill writers: crash_driver.py for stores, extraction_crash_driver.py for extractions."""
+"""Starts the programs that kill writers: crash_driver.py for stores, parts_crash_driver.py for stores of parts,
+extraction_crash_driver.py for extractions.
+"""
 
 from __future__ import annotations
 

@@ -19,6 +19,12 @@ def small_store(path):
     return arrays.save(path)
 
 
+def small_store_of_parts(path):
+    generator = np.random.default_rng(1)
+    arrays = [(generator.normal(size=(rows, 2)), generator.random(rows), np.arange(rows)) for rows in (3, 2)]
+    return ReferenceStore.from_parts(path, [ReferenceStore.from_arrays(*one) for one in arrays])
+
+
 def put(path, data):
     path.unlink()  # file systems flush a file that is truncated and rewritten, which is slow ten thousand times
     path.write_bytes(data)
@@ -30,7 +36,9 @@ def outcome(store):
         found = ReferenceStore.open(store.path)
     except StoreError:
         return False
-    assert ReferenceStore.from_arrays(found.features, found.losses, found.labels).fingerprint == store.fingerprint
+    got, wanted = (ReferenceStore.from_arrays(one.features, one.losses, one.labels) for one in (found, store))
+    assert got.fingerprint == wanted.fingerprint
+    assert found.fingerprint == store.fingerprint
     return True
 
 

@@ -1,8 +1,11 @@
 """Stores, and extractions under way, whose files hold other bytes: what was written, or a named error."""
 
 import contextlib
+import errno
+import itertools
 import json
 import logging
+import os
 import random
 import shutil
 import sys
@@ -10,13 +13,25 @@ import time
 
 import numpy as np
 import pytest
-from damaged_stores import FILES, VALUES, mutated, outcome, paths_of, put, replaced, sign, small_store
+from damaged_stores import (
+    FILES,
+    VALUES,
+    mutated,
+    outcome,
+    paths_of,
+    put,
+    replaced,
+    sign,
+    small_store,
+    small_store_of_parts,
+)
 from extraction_cases import BATCH, Interrupted, Source, a_model, partial_of
 from peak_memory import peak_memory
 
 from spectral_sampler.errors import StoreError
 from spectral_sampler.extraction import extract
-from spectral_sampler.store import ReferenceStore, derived, manifest
+from spectral_sampler.store import ReferenceStore, derived, manifest, shards
+from spectral_sampler.store.unmapped import Unmapped
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,6 +80,84 @@ def test_flipped_bits(line, store):
             if opened(counted, store, f"bit {position} of {name}") and name != "manifest.json":
                 counted.failed(f"bit {position} of {name} is not seen")  # JSON has other spaces and letters in escapes
         put(store.path / name, whole)
+
+
+def test_a_manifest_of_parts(line, tmp_path):
+    """It alone says of which stores, and in what order, the store consists."""
+    store = small_store_of_parts(tmp_path / "p")
+    path = store.path / "manifest.json"
+    whole = path.read_bytes()
+    body = json.loads(whole)
+    counted = line("store", "the manifest of a store of two parts cut off at every byte, every bit flipped")
+    for length in range(len(whole)):
+        put(path, whole[:length])
+        if opened(counted, store, f"{length} bytes"):
+            counted.failed(f"{length} bytes open")
+    for position in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[position // 8] ^= 1 << (position % 8)
+        put(path, damaged)
+        if opened(counted, store, f"bit {position}") and json.loads(damaged) != body:
+            counted.failed(f"bit {position} is not seen")
+    put(path, whole)
+    assert outcome(store)
+
+
+def fingerprint_made_to_fit(body):
+    """None where there is none to fit."""
+    try:
+        return {**body, "fingerprint": shards.fingerprint([_Named(**part) for part in body["parts"]])}
+    except (TypeError, KeyError):
+        return None
+
+
+def test_a_forged_manifest_of_parts(line, tmp_path):
+    """By somebody who knows how both of its checksums are made; what is of one part is said of another, too."""
+    store = small_store_of_parts(tmp_path / "p")
+    counted = line("store", "forged manifests of two parts whose checksums fit: a named error")
+    path = store.path / "manifest.json"
+    body = json.loads(path.read_text())
+    kept = body | {"sha256": ""}  # True is as good as 1
+    values = [*VALUES, *(value for part in body["parts"] for value in part.values())]
+    for place, value in itertools.product(paths_of(body), values):
+        other = replaced(body, place, value)
+        for signed in {sign(one) for one in (other, fingerprint_made_to_fit(other)) if one is not None} - {sign(body)}:
+            put(path, signed.encode())
+            if opened(counted, store, f"{place} is {value!r}") and json.loads(signed) | {"sha256": ""} != kept:
+                counted.failed(f"{place} is {value!r}: opens")
+    put(path, sign(body).encode())
+    assert outcome(store)
+
+
+class _Named:
+    def __init__(self, fingerprint, **_):
+        self.fingerprint = fingerprint
+
+
+def test_without_a_mapping(line, monkeypatch, store, tmp_path):
+    """Where there is no address space: rows that are read, of a store and of parts, are looked at as closely."""
+
+    def cannot_map(*_):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(manifest, "_mapped", cannot_map)
+    counted = line("store", "features that cannot be mapped cut off at every byte, every bit flipped; so in a part")
+    of_parts = small_store_of_parts(tmp_path / "p")
+    for one, folder in ((store, store.path), (of_parts, of_parts.path / of_parts.shards[1].place)):
+        read = [part.stored for part in ReferenceStore.open(one.path).parts]
+        counted.check(all(isinstance(rows, Unmapped) for rows in read), f"mapped: {read}")
+        path = folder / "features.npy"
+        whole = path.read_bytes()
+        cut = [whole[:length] for length in range(len(whole))]
+        flipped = [bytearray(whole) for _ in range(8 * len(whole))]
+        for position, data in enumerate(flipped):
+            data[position // 8] ^= 1 << (position % 8)
+        for number, data in enumerate([*cut, *flipped]):
+            put(path, data)
+            if opened(counted, one, f"{number} of {path}"):
+                counted.failed(f"{number} of {path} is not seen")
+        put(path, whole)
+        assert outcome(one)
 
 
 def test_mutations(line, number, store):

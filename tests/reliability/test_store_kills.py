@@ -21,6 +21,13 @@ pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="kill, flock and rename as POSIX has them"),
 ]
 STORE, EXTRACTION = "crash_driver.py", "extraction_crash_driver.py"
+PARTS = "parts_crash_driver.py"
+CHANGES = {
+    "append": "one appended",
+    "replace": "one replaced",
+    "remade": "all made anew",
+    "made": "made where nothing was",
+}
 # Program, mode, the line's name, the trials (of "moments") or the stride (of the others): reduced and full.
 RUNS = [
     (STORE, "lines", "a store saved or replaced, killed (-9) at every line", 1, 1),
@@ -47,6 +54,34 @@ def test_killed(line, number, program, mode, name, reduced, full):
     else:
         assert count["killed"] > 450 / number(reduced, full)
         assert set(count["seen"]) == {"old", "new", "none"}
+
+
+@pytest.mark.parametrize("change", ["append", "replace", "remade", "made"])
+def test_killed_at_a_change_of_parts(line, number, change):
+    counted = line(
+        "store", f"a store of parts, {CHANGES[change]}, killed (-9) at its lines: wrong, lost or left behind"
+    )
+    stride = number(37, 1)
+    count = drive(change, "none", stride, PARTS, limit=3000)
+    counted.passed(count["trials"] - sum(count[kind] for kind in BAD))
+    for kind in BAD:
+        for _ in range(count[kind]):
+            counted.failed(f"{change} of parts: {kind}")
+    assert count["killed"] > 500 / stride
+    assert set(count["seen"]) == {"none" if change == "made" else "old", "new"}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault", "kind"),
+    [
+        ("replace", "old parts removed first", "lost"),
+        ("replace", "what is not named is kept", "left behind"),
+        ("remade", "named while incomplete", "silently wrong"),
+    ],
+)
+def test_planted_faults_of_parts_are_seen(line, change, fault, kind):
+    count = drive(change, fault, {"lost": 23, "left behind": 101, "silently wrong": 61}[kind], PARTS)
+    line("store", f"planted: {fault}").check(count[kind] > 0, f"{fault} is not seen: {count}")
 
 
 FAULTS = [(STORE, "manifest first", 3), (STORE, "in place", 2), (EXTRACTION, "believed", 31)]

@@ -25,6 +25,7 @@ NAMES = [
     "features-0123456789ABCDEF.npy", "features-0123456789abcdef.npy.tmp", "/proc/self/mem", "/dev/stdin", "|id",
     "features.npz", "\uff46eatures.npy", "losses.npy/../features.npy", "%2e%2e/features.npy", "a" * 100,
 ]  # fmt: skip
+HANGS = 20  # seconds, which nothing but a wait for ever takes, however busy the machine
 _opened, _watching = [], []
 
 
@@ -40,7 +41,7 @@ def opening(store):
     """(The error, or the store; seconds; what was opened.)"""
     _opened.clear()
     _watching.append(True)
-    start = time.perf_counter()
+    start = time.perf_counter()  # not of the processor: a pipe that is waited for takes none
     try:
         found = ReferenceStore.open(store.path)
     except StoreError as error:
@@ -63,9 +64,10 @@ def test_names(line, tmp_path):
             found, _, opened = opening(store)
             refused = isinstance(found, StoreError) and "is not the name of a store's file" in str(found)
             counted.check(refused, f"{array} in {name!r}: {found}")
-            counted.check(opened == [str(store.path / "manifest.json")], f"{name!r}: opened {opened}")
+            counted.check(set(opened) == {str(store.path / "manifest.json")}, f"{name!r}: opened {opened}")
     (store.path / "manifest.json").write_text(text)
-    counted.check(opening(store)[2][1:4] == [str(store.path / name) for name in FILES[:3]], "planted: nothing is seen")
+    opened = set(opening(store)[2])
+    counted.check(opened >= {str(store.path / name) for name in FILES}, "planted: nothing is seen")
 
 
 def things(tmp_path):
@@ -85,7 +87,9 @@ def things(tmp_path):
 
 
 def test_links_and_things(line, tmp_path, monkeypatch):
-    counted = line("store", "links to secrets, pipes, sockets, devices: refused, nothing of them told; time", 1, "s")
+    counted = line(
+        "store", "links to secrets, pipes, sockets, devices: refused, nothing of them told; time", HANGS, "s"
+    )
     monkeypatch.chdir(tmp_path)
     bound, leads = things(tmp_path)
     with bound:
