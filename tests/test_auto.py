@@ -104,6 +104,7 @@ def test_the_pilot_sees_the_rows_and_labels_of_its_cell_and_each_seed_others(pla
     assert found[0]["expected"] != found[1]["expected"]
 
 
+@pytest.mark.slow
 def test_the_test_part_lends_the_shares_of_its_classes_alone(places):
     task = cells.load(NOISY, places)
     order = np.random.default_rng(0).permutation(len(task.test))
@@ -137,6 +138,7 @@ def test_a_plan_without_a_clock_is_smaller_than_the_training_or_the_least(change
     assert plan == clockless(settings, rows, 10, 2)
 
 
+@pytest.mark.slow
 def test_at_equal_flops_the_pilot_is_paid_for(places):
     settings = dataclasses.replace(NOISY, equal="flops", runs_per_reference=40)
     found, other = (run_cell(Cell(settings, policy, 3, curve=False), places) for policy in ("auto", "saln"))
@@ -181,6 +183,7 @@ def test_what_was_decided_is_told():
     assert decisions([{"policy": "saln", "seed": 0}]) == []
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_with_it(tmp_path, capsys, monkeypatch, places):
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     words = ["compare", "--train-size", "128", "--epochs", "2", "--schedule", "constant", "--no-curves", "--jobs", "1",

@@ -37,6 +37,7 @@ def test_all_collect():
     assert [name for name in FILES if f"benchmarks/{name}::" not in finished.stdout] == []
 
 
+@pytest.mark.slow
 def test_cheap_ones_run():
     finished = run(names=CHEAP)
     assert finished.returncode == 0, finished.stdout

@@ -213,6 +213,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc, RLIMIT_DATA")
 @pytest.mark.parametrize(("what", "fits"), [("cluster", True), ("estimate", True), ("whole", False)])
 def test_memory_is_that_of_blocks(tmp_path, what, fits):

@@ -191,6 +191,7 @@ def test_copies_and_uneven_and_overlapping_classes_are_found(pool):
     assert min(found["overlap"][0]["shares"]) > 0.2
 
 
+@pytest.mark.slow
 def test_it_keeps_to_its_share_of_the_comparison():
     found = pilot(Settings.of("digits", train_size=400), budget=1e4, share=0.03, jobs=1)
     assert 0.02 < found["measured"]["share_of_comparison"] <= 0.03
@@ -390,6 +391,7 @@ def test_data_too_small_for_a_pilot(rows, argument):
         pilot(Settings.of("digits", train_size=rows), plan=PLAN)
 
 
+@pytest.mark.slow
 def test_small_data_get_the_least_that_tells_anything(pool):
     settings = Settings.of("digits", train_size=80, candidate_batch_size=16, epochs=10)
     found = pilot(settings, budget=1e4, share=0.001, jobs=1)

@@ -69,6 +69,7 @@ def test_a_preset_can_be_changed_and_takes_other_data():
         Settings.of()
 
 
+@pytest.mark.slow
 def test_a_preset_trains_and_measures_on_three_parts(pets):
     small = {"image_size": 32, "epochs": 2, "candidate_batch_size": 8, "schedule": "constant"}
     settings = Settings.of(preset="gstds-pet", **OFFLINE, **small)
