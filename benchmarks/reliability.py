@@ -21,22 +21,22 @@ def sentence(found: Mapping[str, Any]) -> str:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """A line for every line of the run, its machine, date and command above."""
-    lines = found["lines"]
-    checks, failures = (sum(line[key] for line in lines) for key in ("checks", "failures"))
+    """A line for every line of the run, its machine, date and command above, and what was not run below."""
+    lines = sorted(found["lines"], key=lambda line: (line["group"], line["name"]))
     rows = [TITLES, ["---", "---", "--:", "--:", "--:", "--:"]]
-    for line in sorted(lines, key=lambda line: (line["group"], line["name"])):
+    for line in (line for line in lines if not line["skipped"]):
         values = [_value(line, "worst"), _value(line, "limit")]
-        rows.append([line["group"], line["name"], f"{line['checks']:,}", _failures(line), *values])
+        rows.append([line["group"], line["name"], f"{line['checks']:,}", f"{line['failures']:,}", *values])
+    checks, failures = (sum(line[key] for line in lines) for key in ("checks", "failures"))
     where = f"{found['machine']}, Python {found['python']}, torch {found['torch']}, commit {found['commit']}"
-    total = f"{checks:,} checks, {failures:,} failures, {found['seconds']:,.0f} s"
-    head = f"{total}. {found['date']}, {where}: `{found['command']}`"
-    return head + "\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _failures(line: Mapping[str, Any]) -> str:
-    """Their number, or why nothing was checked."""
-    return f"not run: {line['skipped'].removeprefix('Skipped: ')}" if line["skipped"] else f"{line['failures']:,}"
+    total = f"{checks:,} checks, {failures:,} failures, {found['seconds']:,.0f} s of tests"
+    parts = [f"{total}. {found['date']}, {where}: `{found['command']}`"]
+    parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    reasons: dict[str, list[str]] = {}
+    for line in (line for line in lines if line["skipped"]):
+        reasons.setdefault(line["skipped"].removeprefix("Skipped: "), []).append(line["name"])
+    parts += [f"Not run, {reason}: {'; '.join(names)}." for reason, names in reasons.items()]
+    return "\n\n".join(parts)
 
 
 def _value(line: Mapping[str, Any], key: str) -> str:

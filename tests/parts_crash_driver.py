@@ -50,7 +50,7 @@ def plant(fault):
     if fault == "old parts removed first":
 
         def other(directory, parts):
-            for path in directory.glob("part-*"):
+            for path in directory.glob("written-*"):
                 if path.name not in {part.place for part in parts}:
                     atomic.discard(path)
             publish(directory, parts)

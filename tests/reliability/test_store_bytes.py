@@ -239,7 +239,7 @@ def test_bombs(line, store, tmp_path, monkeypatch):
         seconds.passed(1, worst=time.process_time() - start)
         memory.passed(0, worst=peak.megabytes)
     planted = line("store", "planted: a reader without a bound is seen")
-    monkeypatch.setattr(manifest, "parsed", json.loads)
+    monkeypatch.setattr(manifest, "bounded_json", json.loads)
     put(store.path / "manifest.json", large(body, "deep lists"))
     with peak_memory() as peak, pytest.raises(StoreError):
         ReferenceStore.open(store.path)
