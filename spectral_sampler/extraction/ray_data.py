@@ -3,6 +3,7 @@ set and the model for itself, and all write into one store on a file system that
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.errors import StoreError, argument_error
@@ -62,6 +63,7 @@ def extract_with_ray(
         rule = f"arguments of extract ({', '.join(known)})"
         raise argument_error("options", rule, ", ".join(unknown), "Ranks are what Ray starts.")
     options = {**known, **options, "progress": False, "num_replicas": 1, "rank": 0}
+    path = Path(path).absolute()  # an actor may be elsewhere
     with global_randomness_kept():
         model, dataset = make()
         job, _ = prepared(model, dataset, path, **{**options, "progress": progress})
