@@ -1,6 +1,7 @@
 """Epochs, and candidate orders given by the caller."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -340,6 +341,18 @@ def test_samplers_over_the_same_order_follow_the_caller_and_not_each_other(how):
     ]
     order.set_epoch(6)
     assert list(zip(first, second, strict=True)) == [(batch, batch) for batch in due[6][0]]
+
+
+def test_a_copy_of_a_copy_does_not_take_our_epochs_for_the_callers():
+    first = make(sampler=DistributedSampler(range(120), 1, rank=0))
+    due = list(copy.deepcopy(first))
+    running = iter(first)
+    next(running)
+    next(running)
+    second = copy.copy(first)
+    running.close()  # its epoch is used up, and their common order told of the next one
+    for third in (copy.deepcopy(second), pickle.loads(pickle.dumps(second))):
+        assert list(third) == due
 
 
 def test_a_caller_that_goes_back_to_an_epoch_of_ours_is_followed():

@@ -66,7 +66,13 @@ class CandidateOrder(Sampler[int]):
         yield from self.whole(self._counter.epoch).tolist()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_drawn": {}}
+        return {**self.__dict__, "_drawn": {}, "_source_told": _TOLD.get(self.source) if self._listens else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        told = state.pop("_source_told", None)
+        self.__dict__.update(state)
+        if told is not None:  # a copy of the source was told what the source was
+            _TOLD.setdefault(self.source, told)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the batch sampler's epoch."""
