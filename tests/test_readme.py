@@ -89,6 +89,7 @@ def test_a_document_has_one_title_and_no_section_twice(document):
     titles = re.findall(r"^(##? .+)$", text, re.MULTILINE)
     assert sum(title.startswith("# ") for title in titles) == 1, "what a merge leaves may look like another"
     assert len(set(titles)) == len(titles)
+    assert not re.search(r"^(<{7}|>{7}) ", text, re.MULTILINE), "a merge that was not brought to its end"
 
 
 def test_make_targets_named_in_documents_exist():
