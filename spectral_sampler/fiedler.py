@@ -21,6 +21,7 @@ from spectral_sampler.graph import start_vectors
 from spectral_sampler.limits import Status
 from spectral_sampler.result import FiedlerResult, completed, divisor, entry_error, marked, refined_error, reported
 from spectral_sampler.search import Defect, search, unit
+from spectral_sampler.validation import row_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,9 +194,8 @@ def fiedler_rows(
     features = graph.as_features(features)
     if features.dim() != 2:
         raise argument_error("features", "of shape (M, d)", tuple(features.shape), "Pass the whole dataset.")
-    if indices.device.type == "cpu" and not 0 <= int(indices.min()) <= int(indices.max()) < len(features):
-        got = f"{int(indices.min())} to {int(indices.max())}"
-        raise argument_error("indices", f"between 0 and {len(features) - 1}", got, "They count rows of the features.")
+    if indices.device.type == "cpu":
+        row_numbers(indices, len(features))
     if numbers is not None and (numbers.dtype != torch.int64 or numbers.shape != indices.shape):
         got = f"{numbers.dtype} {tuple(numbers.shape)}"
         raise argument_error("numbers", "int64 of the shape of indices", got, "Leave them out, or one for each row.")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import operator
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spectral_sampler.errors import argument_error
 
-__all__ = ["true_or_false", "whole_number", "within"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["row_numbers", "true_or_false", "whole_number", "within"]
 
 
 def whole_number(argument: str, value: Any, minimum: int | None, remedy: str) -> int:
@@ -37,3 +40,11 @@ def true_or_false(argument: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise argument_error(argument, "True or False", repr(value), "Arguments may have been given in another order.")
     return value
+
+
+def row_numbers(indices: Tensor, rows: int) -> None:
+    """ArgumentError unless ``indices``, at least one, lie in [0, ``rows``)."""
+    first, last = int(indices.min()), int(indices.max())
+    if not 0 <= first <= last < rows:
+        rule, remedy = f"between 0 and {rows - 1}", "They count rows of the features."
+        raise argument_error("indices", rule, f"{first} to {last}", remedy)

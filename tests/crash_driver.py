@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from killing import interrupted_at_line, killed_after, killed_at_line, tally
+from killing import interrupted_at_line, killed_after, killed_at_line, seen_by_a_reader, tally
 
 from spectral_sampler.errors import StoreError
 from spectral_sampler.store import ReferenceStore, atomic, writing
@@ -66,25 +66,15 @@ def plant(fault):
         KNOWN.update({ReferenceStore.from_arrays(s.features).fingerprint: n for n, s in (("old", OLD), ("new", NEW))})
 
 
-def look(directory):
-    """ "old", "new" or "none" where that is what a reader gets; "wrong" for anything else that opens."""
-    try:
-        found = ReferenceStore.open(directory, verify=True)
-    except StoreError:
-        return "none"
-    content = ReferenceStore.from_arrays(found.features, found.losses, found.labels).fingerprint
-    return KNOWN.get(content, "wrong")
-
-
 def trial(directory, before, kill):
     """One writer killed: (ran to its end, what was left, the writer after it left nothing else)."""
     if before:
         OLD.save(directory)
     done = kill(lambda: NEW.save(directory))
-    seen = look(directory)
+    seen = seen_by_a_reader(directory, KNOWN)
     if FAULT == "none":
         NEW.save(directory)
-        if look(directory) != "new":
+        if seen_by_a_reader(directory, KNOWN) != "new":
             seen = "cannot be written any more"
     return done, seen, len(list(directory.glob("*"))) == 4
 

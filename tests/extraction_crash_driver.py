@@ -18,11 +18,10 @@ from pathlib import Path
 
 import torch
 from extraction_cases import BATCH, Interrupted, Source, a_model
-from killing import interrupted_at_line, killed_after, killed_at_line, tally
+from killing import interrupted_at_line, killed_after, killed_at_line, seen_by_a_reader, tally
 
-from spectral_sampler.errors import StoreError
 from spectral_sampler.extraction import extract, job, partial
-from spectral_sampler.store import ReferenceStore, atomic, writing
+from spectral_sampler.store import atomic, writing
 
 torch.set_num_threads(1)
 logging.disable()  # of what is damaged and begun anew
@@ -52,15 +51,6 @@ def extracted(name, path, stop=None):
     return extract(MODELS[name], dataset, path, batch_size=BATCH, overwrite=True, progress=False)
 
 
-def look(directory):
-    try:
-        found = ReferenceStore.open(directory, verify=True)
-    except StoreError:
-        return "none"
-    content = ReferenceStore.from_arrays(found.features, found.losses, found.labels).fingerprint
-    return KNOWN.get(content, "wrong")
-
-
 def trial(beginning, kill):
     """(a store was there before, ran to its end, what was left, the next extraction left the whole and nothing else)"""
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
@@ -71,8 +61,8 @@ def trial(beginning, kill):
             with contextlib.suppress(Interrupted):
                 extracted("new", directory, stop=ROWS // BATCH // 2 * BATCH)
         done = kill(lambda: extracted("new", directory))
-        seen = look(directory)
-        if extracted("new", directory).fingerprint != NEW or look(directory) != "new":
+        seen = seen_by_a_reader(directory, KNOWN)
+        if extracted("new", directory).fingerprint != NEW or seen_by_a_reader(directory, KNOWN) != "new":
             seen = "not resumed to the same"
         return beginning == "store", done, seen, len(list(directory.iterdir())) == 4
 

@@ -11,6 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+from spectral_sampler.errors import StoreError
+from spectral_sampler.store import ReferenceStore
+
 
 def _stop_at_line(number, files, stop):
     """Calls ``stop`` at the ``number``-th line that runs in ``files``, from now on."""
@@ -79,3 +82,13 @@ def tally(trials):
         count["left behind"] += not clean
         count["seen"][seen] = count["seen"].get(seen, 0) + 1
     return count
+
+
+def seen_by_a_reader(directory, known):
+    """The name in ``known`` for the fingerprint of what opens, "none" where nothing does, "wrong" for any other."""
+    try:
+        found = ReferenceStore.open(directory, verify=True)
+    except StoreError:
+        return "none"
+    content = ReferenceStore.from_arrays(found.features, found.losses, found.labels).fingerprint
+    return known.get(content, "wrong")

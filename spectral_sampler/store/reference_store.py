@@ -15,6 +15,7 @@ from spectral_sampler.errors import StoreError, argument_error
 from spectral_sampler.store import atomic, checks, exchange, shards, verification, writing
 from spectral_sampler.store import manifest as manifests
 from spectral_sampler.store.rows import Part, Rows
+from spectral_sampler.validation import row_numbers
 
 if TYPE_CHECKING:
     import os
@@ -359,9 +360,8 @@ class ReferenceStore:
         """
         if not isinstance(self.features, Rows):
             return CandidateRows(self.features_tensor, indices)
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
-            got = f"{int(indices.min())} to {int(indices.max())}"
-            raise argument_error("indices", f"between 0 and {len(self) - 1}", got, "They count rows of the features.")
+        if indices.numel():
+            row_numbers(indices, len(self))
         numbers, order = indices.sort(dim=1)
         places = torch.empty_like(indices).scatter_(1, order, torch.arange(numbers.numel()).view_as(numbers))
         return CandidateRows(torch.from_numpy(self.features.take(numbers.flatten().numpy())), places, indices)
