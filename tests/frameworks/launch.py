@@ -5,6 +5,7 @@ What is slow, importing the framework, is done once: every rank of every play is
 which all ranks are killed, or None.
 """
 
+import faulthandler
 import importlib
 import json
 import os
@@ -29,6 +30,7 @@ def work(plan, play, rank, port):
     output = os.open(folder / f"{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    faulthandler.dump_traceback_later(LIMIT - 10)  # into the log, where it waits
     code = 1
     try:
         sys.argv = [plan["script"], "--data", plan["data"], *play["arguments"]]
@@ -40,10 +42,8 @@ def work(plan, play, rank, port):
 
             recorder = Recorder(folder, rank, play["ranks"], plan["data"], play["stop"])
             recorder.install()
-            # What the script leaves behind is kept until the process ends: freed here, a model of several ranks may
-            # wait for a thread of gloo that waits for the interpreter (torch 2.13).
-            left = {"__name__": "__main__", "__file__": plan["script"]}
-            exec(compile(Path(plan["script"]).read_text(encoding="utf-8"), plan["script"], "exec"), left)  # noqa: S102
+            keep_models()
+            runpy.run_path(plan["script"], run_name="__main__")
             recorder.write()
         code = 0
     except BaseException:  # noqa: BLE001 - told to the parent
@@ -53,6 +53,22 @@ def work(plan, play, rank, port):
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def keep_models():
+    """Keeps a model of several ranks until the process ends, whoever lets go of it, the script or a framework's end.
+
+    Freed, it may wait for a thread of gloo that waits for the interpreter (torch 2.13, rarely).
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    kept, made = [], DistributedDataParallel.__init__
+
+    def keeping(model, *arguments, **named):
+        kept.append(model)
+        made(model, *arguments, **named)
+
+    DistributedDataParallel.__init__ = keeping
 
 
 def record_ray_workers(folder, play, data):
