@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 READY  := $(if $(filter file,$(origin BIN)),$(VENV)/ready)
 # Training and tests of small models are fastest, and repeatable, on one thread each.
 export OMP_NUM_THREADS ?= 1
+# Tests start hundreds of processes, each of which would compile what it imports where an environment forbids to keep that.
+unexport PYTHONDONTWRITEBYTECODE
 # Processes of pytest-xdist, one for each core that may be used: more than eight wait for the longest test.
 JOBS ?= $(shell $(PYTHON) -c "import os; print(min(8, len(os.sched_getaffinity(0))))" 2>/dev/null || echo 2)
 # Each begins with a part of the list in its order, so that a module's set-up is made once, and takes over what another has left.
@@ -71,11 +73,11 @@ test-older-frameworks: $(VENV)-cpu/ready
 $(VENV)-cpu/ready: $(VENV)/ready
 	$(PYTHON) -m venv $(VENV)-cpu
 	$(VENV)-cpu/bin/pip install --quiet "torch==2.13.0" numpy scipy scikit-learn array-api-strict array-api-compat hypothesis \
-		pytest pytest-timeout torchdata "accelerate==1.10.0" "lightning==2.5.5" "transformers==4.57.1"
+		pytest pytest-timeout pytest-xdist torchdata "accelerate==1.10.0" "lightning==2.5.5" "transformers==4.57.1"
 	touch $@
 
 test-cpu-torch: $(VENV)-cpu/ready
-	PYTHONPATH=. $(VENV)-cpu/bin/python -m pytest -m "not slow and not gpu" tests/test_graph.py tests/test_limits.py tests/test_lanczos.py \
+	PYTHONPATH=. $(VENV)-cpu/bin/python -m pytest $(PARALLEL) -m "not slow and not gpu" tests/test_graph.py tests/test_limits.py tests/test_lanczos.py \
 		tests/test_search.py tests/test_hard_graphs.py tests/test_certificate.py tests/test_native_edges.py tests/test_preference.py \
 		tests/test_sampler_placement.py tests/test_training_switches.py \
 		tests/test_fiedler_cases.py tests/test_fiedler_fuzz.py tests/test_native.py tests/test_ops.py tests/test_draws.py \

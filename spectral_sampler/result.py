@@ -26,10 +26,9 @@ class FiedlerResult(NamedTuple):
     bits of `Status`. gap: (λ3 − λ2) / ‖L‖_∞, estimated from below (where λ4 is close, in one graph of a thousand up
     to a tenth from above, in one of twenty thousand up to half; of exactly double λ2, one in a hundred below
     `limits.REFINED` rows, and beyond them one in fifteen on a GPU, is taken for simple); 0 where degenerate, 2 for
-    N = 2, which has no λ3. error: bound on the error of the difference of two entries, but for the rounding of the
-    entries themselves: 2 · residual / gap by Davis and Kahan (1970), much less where the vector was refined
-    (`search`), and √8, true of any two unit vectors,
-    where degenerate.
+    N = 2, which has no λ3 (0 where its one weight may be rounding). error: bound on the error of the difference of two
+    entries, but for the rounding of the entries themselves: 2 · residual / gap by Davis and Kahan (1970), much less
+    where the vector was refined (`search`), and √8, true of any two unit vectors, where degenerate.
     """
 
     vector: Tensor

@@ -31,6 +31,7 @@ def run(*arguments, names=("",)):
     return python(code, "-q", "--benchmark-disable", *arguments, *places)
 
 
+@pytest.mark.slow
 def test_all_collect():
     finished = run("--collect-only")
     assert finished.returncode == 0, finished.stdout

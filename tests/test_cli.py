@@ -300,6 +300,7 @@ def test_a_comparison_replaces_no_file_of_somebodys_unasked(tmp_path, capsys, na
         main([*COMPARE, "--out", str(tmp_path), "--resume", "--overwrite"])
 
 
+@pytest.mark.slow
 def test_what_ends_a_comparison_is_one_sentence(tmp_path):
     """Of the worker processes too, which write to the same file."""
     for package in ("sklearn", "scipy", "tqdm"):
@@ -330,6 +331,7 @@ def test_a_device_that_torch_cannot_use_is_one_sentence(tmp_path, capsys, quick,
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_in_a_file_a_long_comparison_is_seen_to_go_on_and_ctrl_c_ends_it(tmp_path):
     for package in ("sklearn", "scipy", "tqdm"):
         pytest.importorskip(package)

@@ -77,6 +77,7 @@ def test_every_part_runs_dry(tmp_path):
     assert {row.get("what") for row in rows(tmp_path, "train")} >= {"lists", "selection alone", "step"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_without_a_device_every_part_says_so_and_the_rest_go_on(tmp_path):
     done = command("--only", "smoke", "tests", "profile", out=tmp_path)
@@ -111,6 +112,7 @@ def test_a_crash_loses_no_other_rows(plant, tmp_path, capsys):
     assert "failed: crash, error" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_limits_hold_also_for_what_a_part_starts_and_refuses_to_end(plant, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_GRACE", 0.2)
     stubborn = "signal.signal(signal.SIGINT, signal.SIG_IGN); session.row(child=os.fork() or 0); time.sleep(60)"

@@ -94,6 +94,7 @@ def words(request, tmp_path, monkeypatch):
     return [*made, "--reference", "held-out", "--out", str(tmp_path / "out")]
 
 
+@pytest.mark.slow
 def test_a_pilot_answers(words, capsys, tmp_path):
     assert main(["pilot", *words, "--label-noise", "0.2", "--budget", "6", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -74,6 +74,7 @@ def batches(folder):
     return file.read_text().split() if file.exists() else []
 
 
+@pytest.mark.slow
 def test_torchrun_shares_the_work_and_answers_once(tmp_path, whole):
     (tmp_path / "rows_and_network.py").write_text(MODULE)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "spectral_sampler"]

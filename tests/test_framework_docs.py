@@ -74,6 +74,7 @@ def run(folder, *command):
     return finished.stdout
 
 
+@pytest.mark.slow
 def test_the_whole_script_runs_and_hears_of_its_losses(tmp_path):
     out = run(tmp_path, str(ROOT / "examples" / "plausible_learnable.py"), "--epochs", "3")
     shares = [float(line) for line in out.split()]

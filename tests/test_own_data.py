@@ -838,6 +838,7 @@ def test_a_function_that_draws_its_data_anew_is_refused(own, places):
         load(settings, places)
 
 
+@pytest.mark.slow
 def test_a_comparison_of_a_functions_data_and_learner_in_fresh_processes(own, here, monkeypatch):
     monkeypatch.syspath_prepend(str(here))
     settings = quick(f"{own}:arrays", learner=f"{own}:net", optimizer="sgd")

@@ -220,10 +220,11 @@ def test_a_pickle_inside_an_array_file_is_not_loaded(store, tmp_path):
     assert not fired.exists()
 
 
-def test_versions_to_come_are_refused_by_number(store):
+@pytest.mark.parametrize("version", [2, True, 1.0, "1", None])
+def test_versions_but_this_one_are_refused_by_name(store, version):
     path = store.path / "manifest.json"
-    path.write_text(sign({**json.loads(path.read_text()), "version": 2}))
-    with pytest.raises(StoreError, match="format version 2, this package reads 1"):
+    path.write_text(sign({**json.loads(path.read_text()), "version": version}))
+    with pytest.raises(StoreError, match=f"format version {version!r}, this package reads 1"):
         ReferenceStore.open(store.path)
 
 

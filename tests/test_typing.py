@@ -42,6 +42,7 @@ SpectralBatchSampler(store, 128, 25)  # error: call-arg
 """
 
 
+@pytest.mark.slow
 def test_mypy_follows_a_users_script_and_finds_its_mistakes(tmp_path):
     pytest.importorskip("mypy", reason="needs mypy")
     root = Path(__file__).parent.parent

@@ -198,7 +198,7 @@ def checked_body(text: bytes, name: object, form: str, version: int) -> dict[str
     digest = body.pop("sha256")
     if body["format"] != form:
         raise ValueError(f"the format is {body['format']!r}")
-    if body["version"] != version:
+    if type(body["version"]) is not int or body["version"] != version:  # True == 1
         raise StoreError(
             f"{name} has format version {repr(body['version'])[:_TOLD]}, this package reads {version}. "
             f"Install a package of the right version or make the store again."
