@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
 __all__ = ["sentence", "table"]
 
-TITLES = ["group", "what", "checks", "failures", "worst", "limit"]
-
 
 def sentence(found: Mapping[str, Any]) -> str:
     """How much was tried, and what failed."""
@@ -20,24 +18,35 @@ def sentence(found: Mapping[str, Any]) -> str:
     return f"{what} was tried {checks:,} times, with {failures:,} failures: {page}."
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """A line for every line of the run, its machine, date and command above, and what was not run below."""
-    lines = sorted(found["lines"], key=lambda line: (line["group"], line["name"]))
-    rows = [TITLES, ["---", "---", "--:", "--:", "--:", "--:"]]
-    for line in (line for line in lines if not line["skipped"]):
-        values = [_value(line, "worst"), _value(line, "limit")]
-        rows.append([line["group"], line["name"], f"{line['checks']:,}", f"{line['failures']:,}", *values])
-    checks, failures = (sum(line[key] for line in lines) for key in ("checks", "failures"))
-    where = f"{found['machine']}, Python {found['python']}, torch {found['torch']}, commit {found['commit']}"
-    total = f"{checks:,} checks, {failures:,} failures, {found['seconds']:,.0f} s of tests"
-    parts = [f"{total}. {found['date']}, {where}: `{found['command']}`"]
+def table(runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Each run's machine, date and command; a line for every line of any, what each has checked in a column of its own;
+    and what no run has checked."""
+    parts, names = [], list(runs)
+    lines: dict[tuple[str, str], list[tuple[str, Mapping[str, Any]]]] = {}
+    for name, found in runs.items():
+        checks, failures = (sum(line[key] for line in found["lines"]) for key in ("checks", "failures"))
+        where = f"{found['machine']}, Python {found['python']}, torch {found['torch']}, commit {found['commit']}"
+        total = f"{name}: {checks:,} checks, {failures:,} failures, {found['seconds']:,.0f} s of tests"
+        parts.append(f"{total}. {found['date']}, {where}: `{found['command']}`")
+        for line in found["lines"]:
+            lines.setdefault((line["group"], line["name"]), []).append((name, line))
+    titles = ["group", "what", *(f"checks, {name}" for name in names), "failures", "worst", "limit"]
+    rows, reasons = [titles, ["---", "---", *["--:"] * (len(titles) - 2)]], dict[str, list[str]]()
+    for (group, what), given in sorted(lines.items(), key=lambda item: item[0]):
+        done = [(name, line) for name, line in given if not line["skipped"]]
+        if not done:
+            reasons.setdefault(given[0][1]["skipped"].removeprefix("Skipped: "), []).append(what)
+            continue
+        checked = [sum(line["checks"] for one, line in done if one == name) for name in names]
+        failures = sum(line["failures"] for _, line in done)
+        worst = max((line["worst"] for _, line in done if line["worst"] is not None), default=None)
+        of = done[-1][1]
+        counts = [f"{count:,}" if count else "" for count in checked]
+        rows.append([group, what, *counts, f"{failures:,}", _value(worst, of), _value(of["limit"], of)])
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
-    reasons: dict[str, list[str]] = {}
-    for line in (line for line in lines if line["skipped"]):
-        reasons.setdefault(line["skipped"].removeprefix("Skipped: "), []).append(line["name"])
     parts += [f"Not run, {reason}: {'; '.join(names)}." for reason, names in reasons.items()]
     return "\n\n".join(parts)
 
 
-def _value(line: Mapping[str, Any], key: str) -> str:
-    return "" if line[key] is None else f"{line[key]:.3g} {line['unit']}".strip()
+def _value(value: float | None, line: Mapping[str, Any]) -> str:
+    return "" if value is None else f"{value:.3g} {line['unit']}".strip()

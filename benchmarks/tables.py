@@ -9,7 +9,7 @@
 - ``noise: FILE`` how well wrong labels are counted and found,
 - ``pilot: record`` what the pilot foretold,
 - ``guard: record`` what a guard saves and costs,
-- ``reliability: RUN`` what was checked how often, and what failed, ``checked: RUN`` in a sentence,
+- ``reliability: RUN,RUN`` what was checked how often, and what failed, ``checked: RUN`` in a sentence,
 - ``scale: measured`` what a row costs, ``scale: estimates`` a whole store, and ``scale: arithmetic`` many more rows.
 
 A test holds the documents against the files.
@@ -218,7 +218,7 @@ def _guard(_: str) -> str:
 
 
 def _reliability(name: str) -> str:
-    return reliability.table(read_json(RESULTS / "reliability" / f"{name}.json"))
+    return reliability.table({run: read_json(RESULTS / "reliability" / f"{run}.json") for run in name.split(",")})
 
 
 def _checked(name: str) -> str:

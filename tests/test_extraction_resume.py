@@ -218,10 +218,9 @@ def forged(path, **fields):
         ({"arrays": {"features": ["float16", [ROWS, 0]]}}, "cannot be"),
         ({"arrays": {"features": ["object", [ROWS, 10]]}}, "cannot be"),
         ({"arrays": {"x": ["float16", [ROWS, 10]]}}, "'x'"),
-        ({"arrays": {}}, "features"),
-        ({"chunk_rows": 0}, "lengths"),
-        ({"chunk_rows": True}, "lengths"),
-        ({"chunk_rows": 1e300}, "lengths"),
+        ({"arrays": {}}, "lengths"),
+        ({"arrays": {"features": ["float16", [ROWS + 1, 10]]}}, "lengths"),
+        ({"arrays": {"features": ["float16", [ROWS, 10]], "losses": ["float32", [1]]}}, "lengths"),
     ],
 )
 def test_settings_that_no_extraction_wrote_are_given_up(tmp_path, whole, caplog, fields, said):
@@ -270,7 +269,7 @@ def test_no_room_for_the_manifest_keeps_what_was_computed(tmp_path, whole, monke
 def test_settings_of_an_unfinished_extraction_are_plain_json(tmp_path):
     stopped(tmp_path)
     settings = json.loads((partial_of(tmp_path) / "settings.json").read_text())
-    assert settings["chunk_rows"] == BATCH
+    assert settings["identity"]["batch_size"] == BATCH, "the rows of a chunk"
     assert settings["arrays"] == {
         "features": ["float16", [ROWS, 10]],
         "losses": ["float32", [ROWS]],

@@ -57,10 +57,10 @@ class Layout:
             dtypes, dimensions = _ARRAYS[name]
             if dtype not in dtypes or len(shape) != dimensions or not all(map(_is_count, shape)):
                 raise ValueError(f"{name} cannot be {dtype!r} of shape {shape!r}")
-        rows = arrays["features"][1][0]
-        if not _is_count(settings["chunk_rows"]) or any(shape[0] != rows for _, shape in arrays.values()):
-            raise ValueError("its chunks or arrays cannot have these lengths")
-        return cls(arrays, settings["chunk_rows"])
+        wanted = settings["identity"]
+        if "features" not in arrays or any(shape[0] != wanted["length"] for _, shape in arrays.values()):
+            raise ValueError("its arrays cannot have these lengths")
+        return cls(arrays, wanted["batch_size"])
 
     @property
     def rows(self) -> int:
@@ -124,7 +124,7 @@ class Partial:
             for name, (dtype, shape) in layout.arrays.items():
                 _reserve(staged / f"{name}.npy", npy_header(dtype, shape), layout.entry(name).size)
             _reserve(staged / _CHUNKS, b"", layout.chunks * _DIGEST_BYTES)
-            settings = {"identity": identity, "arrays": layout.arrays, "chunk_rows": layout.chunk_rows}
+            settings = {"identity": identity, "arrays": layout.arrays}
             (staged / _SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
             try:
                 staged.rename(path)
