@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -147,6 +148,25 @@ def test_what_fails_beside_others_is_raised_here(threads):
     assert max(started) < 10, "and the rest is left"
     inside = [number for _, number in side_by_side.side_by_side(lambda _: torch.get_num_threads(), range(4))]
     assert inside == [1] * 4
+
+
+def test_a_thread_that_cannot_be_started_leaves_no_other_waiting(threads, monkeypatch):
+    """The interpreter would wait for it at its end."""
+    threads(3)
+    start, started = threading.Thread.start, []
+
+    def fails(thread):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fails)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(side_by_side.side_by_side(str, range(9)))
+    started[0].join(60)
+    assert not started[0].is_alive()
+    assert torch.get_num_threads() == 3
 
 
 # Clustering

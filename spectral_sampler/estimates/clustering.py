@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from spectral_sampler import draws
 from spectral_sampler.estimates.blocks import blocks, read
@@ -96,7 +97,8 @@ def _assign(
     def nearest(places: NDArray[np.int64]) -> tuple[NDArray[np.int64], Array, NDArray[np.int64], Array, Array]:
         rows = read(features, places).astype(precision)
         rows -= middle.astype(precision)
-        labels = np.argmin(norms - 2.0 * (rows @ moved.T), axis=1)
+        products = (torch.from_numpy(rows) @ torch.from_numpy(moved).T).numpy()  # NumPy's would take all cores for each
+        labels = np.argmin(norms - 2.0 * products, axis=1)
         distances = np.linalg.norm(rows - moved[labels], axis=1).astype(np.float64)  # no cancellation
         if not weighted:
             return labels, distances, labels[:0], np.zeros((0, width)), np.zeros(0)

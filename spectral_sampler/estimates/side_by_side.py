@@ -67,8 +67,14 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         torch.set_num_threads(1)
         begun.wait()
 
-    for _ in range(threads):
-        pool.submit(begin)
-    begun.wait()
-    torch.set_num_threads(before)
+    try:
+        for _ in range(threads):
+            pool.submit(begin)
+        begun.wait()
+    except BaseException:  # a thread that cannot be started: those that are would wait for it for ever
+        begun.abort()
+        pool.shutdown(wait=False)
+        raise
+    finally:
+        torch.set_num_threads(before)
     return pool

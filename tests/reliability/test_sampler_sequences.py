@@ -288,7 +288,7 @@ def _nothing_is_left_behind(tmp_path):
 
 def test_any_sequence_gives_the_lists_that_are_due(line, number):
     sequences = number(1000, 10_000)
-    compared = line("sampler", f"{sequences:,} sequences of a loop's calls in random configurations, list by list")
+    compared = line("sampler", "sequences of a loop's calls in random configurations, by the thousand, list by list")
     others = line("sampler", "the same: ends, positions, sizes, rows of their batch, generators and threads left alone")
     try:
         # CI takes the same ones every time: what fails is the change's doing. A long run takes new ones.
