@@ -18,9 +18,9 @@ PARALLEL = -n $(JOBS) --dist worksteal
 
 help:
 	@echo "make demo      train with and without selection, on right and on wrong labels; ends in a page (a minute)"
-	@echo "make test      the quick tests (seven minutes on two cores)   make lint   ruff and mypy"
+	@echo "make test      the quick tests (four minutes on two cores)   make lint   ruff and mypy"
 	@echo "make test-slow the slow ones, which CI runs too              make test-hours   and those that it does not"
-	@echo "make reliability  what must never happen, tried thousands of times (make soak: for an hour; make fuzz: random graphs)"
+	@echo "make reliability  what must never happen, tried thousands of times (make soak: millions; make fuzz: random graphs)"
 	@echo "make bench     latency against peers   make latency  solver, sampler and store, to compare two commits"
 	@echo "make docs      these documents and the API as a site"
 	@echo "make results   redo the committed experiments (hours)"
@@ -54,7 +54,7 @@ RELIABILITY = $(BIN)/python -m pytest $(PARALLEL) -m slow tests/reliability --re
 reliability: $(VENV)/ready
 	$(RELIABILITY)/ci.json $(ARGS)
 
-soak: $(VENV)/ready  # an hour or more
+soak: $(VENV)/ready  # twenty minutes of two cores
 	$(RELIABILITY)/soak.json --full $(ARGS)
 
 fuzz: $(VENV)/ready  # 100,000 random graphs
