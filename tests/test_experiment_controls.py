@@ -377,7 +377,7 @@ def test_a_plugin_adds_policies(tmp_path, capsys, monkeypatch, places):
     words = ["compare", "--train-size", "128", "--seeds", "1", "--schedule", "constant", "--no-curves", "--epochs", "1",
              "--jobs", "1", "--policies", "mine,even-once,even-mine", "--plugin", "plugin_of_this_test", "--json",
              "--out", str(tmp_path / "out"), "--cache", str(places.cache)]  # fmt: skip
-    with quick_comparisons():  # as fresh as spawned ones: neither knows what was registered here
+    with quick_comparisons():  # as fresh as spawned ones
         assert main(words) == 0
     results = json.loads(capsys.readouterr().out)
     assert results["policies"] == [*CONTROLS, "mine", "even-once", "even-mine"]
