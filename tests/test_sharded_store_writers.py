@@ -5,12 +5,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from extraction_cases import BATCH, Source, a_model
 from test_sharded_store import FEATURES, bucket, pieces
 
 from spectral_sampler import SALN
 from spectral_sampler.errors import ArgumentError, StoreError
+from spectral_sampler.extraction import extract
 from spectral_sampler.ops import explain
-from spectral_sampler.store import ReferenceStore, manifest, rows, writing
+from spectral_sampler.store import ReferenceStore, atomic, manifest, remote, rows, writing
 
 __all__ = ["bucket"]  # a fixture
 
@@ -119,3 +121,108 @@ def test_what_cannot_be_read_today_is_not_called_lost(tmp_path, monkeypatch, num
     monkeypatch.setattr(manifest, "_mapped", failing)
     with pytest.raises(StoreError, match=rf"cannot read .* for some reason\. .*{remedy}"):
         ReferenceStore.open(tmp_path / "s")
+
+
+@pytest.mark.parametrize("left", ["manifest.json", "derived-label-noise.json", "x"])
+def test_what_a_writer_left_does_not_let_another_take_the_place_of_parts(store, left):
+    (store.path / atomic.temporary_name(left)).touch()
+    writers = (pieces()[0].save, lambda path: extract(a_model(), Source(), path, batch_size=BATCH))
+    for write in writers:
+        with pytest.raises(StoreError, match="is a store of parts"):
+            write(store.path)
+    assert ReferenceStore.open(store.path, verify=True).fingerprint == store.fingerprint
+
+
+def test_a_part_of_another_store_of_parts_stays_when_that_one_is_changed(store, tmp_path):
+    other = ReferenceStore.from_parts(tmp_path / "other", store.stores)
+    (tmp_path / "link").symlink_to(store.stores[1].path)
+    other = other.append(tmp_path / "link")
+    store.replace(0, pieces()[2]).replace(1, pieces()[2])
+    assert ReferenceStore.open(other.path, verify=True).fingerprint == other.fingerprint
+    assert not any(path.is_symlink() for path in other.path.iterdir())
+
+
+def state(directory):
+    return {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in directory.rglob("*")}
+
+
+def test_saved_again_nothing_is_written(store, tmp_path):
+    copy = store.save(tmp_path / "copy")
+    before = state(copy.path)
+    assert store.save(copy.path).fingerprint == store.fingerprint
+    assert state(copy.path) == before
+    labels = next(copy.stores[0].path.glob("labels.npy"))
+    labels.write_bytes(labels.read_bytes()[:-1] + b"x")
+    store.save(copy.path)
+    assert ReferenceStore.open(copy.path, verify=True).fingerprint == store.fingerprint, "and damage is repaired"
+    linked = ReferenceStore.from_parts(
+        tmp_path / "linked", [part.save(tmp_path / part.fingerprint) for part in pieces()[:2]]
+    )
+    assert linked.fingerprint == store.fingerprint
+    store.save(linked.path)
+    assert not any(path.is_symlink() for path in linked.path.iterdir()), "links are no copy"
+
+
+def test_a_slice_of_everything_is_refused_beyond_memory(store, monkeypatch):
+    monkeypatch.setattr(rows, "_memory", lambda: 2 * 171 * 12 * 2 - 1)
+    with pytest.raises(ArgumentError, match=r"^store must be small enough .*, got 171 x 12 float16, 4,104 bytes"):
+        _ = store.features[:]
+    np.testing.assert_array_equal(store.features[:-1], FEATURES[:170])
+    np.testing.assert_array_equal(store.features[::-2], FEATURES[:171][::-2])
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_joined_columns_are_not_written_to(tmp_path, joined):
+    found = ReferenceStore.from_parts(tmp_path / "one", pieces()[: 1 + joined])
+    for column in (found.losses, found.labels):
+        with pytest.raises(ValueError, match="read-only"):
+            column[0] = 0
+
+
+# Elsewhere
+
+
+def remote_store(tmp_path, bucket, address="memory://bucket/far"):
+    near, far, *_ = pieces()
+    bucket(far, "/bucket/far", tmp_path / "far")
+    return far, ReferenceStore.from_parts(tmp_path / "s", [near, address], cache=tmp_path / "cache")
+
+
+def test_a_slash_at_the_end_of_an_address_says_nothing(tmp_path, bucket):
+    far, store = remote_store(tmp_path, bucket, "memory://bucket/far/")
+    assert store.shards[1].place == "memory://bucket/far"
+    assert store.stores[1].fingerprint == far.fingerprint
+
+
+def test_a_stream_that_gives_what_has_arrived_is_read_to_its_end(tmp_path, bucket, monkeypatch):
+    memory = pytest.importorskip("fsspec.implementations.memory")
+    read = memory.MemoryFile.read
+    monkeypatch.setattr(memory.MemoryFile, "read", lambda file, size=-1: read(file, min(size, 7)), raising=False)
+    far, store = remote_store(tmp_path, bucket)
+    assert store.stores[1].fingerprint == far.fingerprint
+
+
+@pytest.mark.parametrize("again", ["opened", "added"])
+def test_a_damaged_copy_is_fetched_again(tmp_path, bucket, again):
+    far, store = remote_store(tmp_path, bucket)
+    path = tmp_path / "cache" / far.fingerprint / "features.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    if again == "opened":
+        found = ReferenceStore.open(store.path, cache=tmp_path / "cache")
+    else:
+        found = store.append("memory://bucket/far")
+    assert ReferenceStore.open(found.stores[-1].path, verify=True).fingerprint == far.fingerprint
+    pieces()[2].save(path.parent)  # and another store in its place is no copy either
+    assert ReferenceStore.open(found.path, cache=tmp_path / "cache").fingerprint == found.fingerprint
+
+
+def test_a_copy_that_cannot_be_read_is_not_fetched_again(tmp_path, bucket, monkeypatch):
+    _, store = remote_store(tmp_path, bucket)
+
+    def failing(*_, **__):
+        raise StoreError("cannot read it") from OSError(5, "a disk")
+
+    monkeypatch.setattr(ReferenceStore, "open_one", failing)
+    monkeypatch.setattr(remote, "_copy", None)
+    with pytest.raises(StoreError, match="cannot read it"):
+        store.append("memory://bucket/far")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spectral_sampler.extraction.extract import extract
     from spectral_sampler.store.manifest import Manifest
 
-__all__ = ["ATTEMPTS", "VERIFY_BELOW", "CandidateRows", "ReferenceStore", "reopened"]
+__all__ = ["ATTEMPTS", "VERIFY_BELOW", "CandidateRows", "ReferenceStore", "read_only", "reopened"]
 
 _logger = logging.getLogger(__name__)
 VERIFY_BELOW = 1 << 30
@@ -50,14 +50,15 @@ class ReferenceStore:
     """Features (M, d), and optionally losses (M,) and labels (M,), of a frozen reference model over M samples.
 
     Make one with :meth:`from_arrays`, :meth:`open` or :meth:`from_model`. Row i belongs to sample i of the data set.
-    A store is not changed after it was made. It pickles as its path and fingerprint if it has a path,
-    else with its arrays.
+    A store is not changed after it was made: what is estimated from it is kept beside it by its fingerprint. Losses and
+    labels are read-only; features are not, since a tensor on them would warn, and who writes to them gets estimates of
+    what is there no more. It pickles as its path and fingerprint if it has a path, else with its arrays.
 
     Attributes:
         features: (M, d) float16 or float32. From :meth:`open`, mapped copy-on-write. Of a store in bfloat16 or int8, or
             of several parts, read by index as an array is: ``features[rows]`` are floats.
-        losses: (M,) float32, finite and at least 0, or None.
-        labels: (M,) int64, or None.
+        losses: (M,) float32, finite and at least 0, read-only, or None.
+        labels: (M,) int64, read-only, or None.
         path: the directory it was opened from, or None.
         address: of a part that is elsewhere, where; ``path`` is then that of its copy.
         source: what an extraction recorded about model and data set, or None.
@@ -75,7 +76,8 @@ class ReferenceStore:
     ) -> None:
         """Takes checked arrays as they are; use the class methods."""
         self.features: Any = features
-        self.losses, self.labels = losses, labels
+        self.losses = None if losses is None else read_only(losses)
+        self.labels = None if labels is None else read_only(labels)
         self.path, self.source = path, source
         self.address: str | None = None
         self._fingerprint = fingerprint
@@ -174,10 +176,11 @@ class ReferenceStore:
         """Makes the directory ``path`` a store of several parts, one below the other, and returns it opened.
 
         Each part is a whole store: one in memory is written into the directory, one that lies in it already (ranks may
-        have saved theirs there) stays, one elsewhere on this machine is linked to and has to stay where it is, and an
-        address such as ``"s3://bucket/part"`` is remembered, and read through fsspec (``pip install
-        'spectral-sampler[remote]'``). Parts may differ in dtype, not in width or in having losses or labels. Rows are
-        numbered through all parts in this order. A store of parts that was there is replaced.
+        have saved theirs there) stays, one that another store of parts wrote, and may remove, is copied, one elsewhere
+        on this machine is linked to and has to stay where it is, and an address such as ``"s3://bucket/part"`` is
+        remembered, and read through fsspec (``pip install 'spectral-sampler[remote]'``). Parts may differ in dtype, not
+        in width or in having losses or labels. Rows are numbered through all parts in this order. A store of parts that
+        was there is replaced.
 
         Args:
             path: a directory, made if it is missing.
@@ -249,7 +252,8 @@ class ReferenceStore:
         there already is looked for before any lock, so it may lie where nothing can be written.
 
         Raises:
-            StoreError: if the disk is full (with needed and free bytes), the directory not writable, or not a store's.
+            StoreError: if the disk is full (with needed and free bytes), the directory not writable, or not a store's;
+                or if this store's own data is not what was opened or made.
         """
         directory = Path(path)
         there = self._equal_at(directory)
@@ -267,7 +271,11 @@ class ReferenceStore:
             writing.claim(directory, exclusive=exclusive)
             if (there := self._equal_at(directory)) is not None:
                 return there
-            digests = {name: entry.sha256 for name, entry in self._manifest.arrays.items()}
+            found = self._manifest
+            self._fingerprint = self._fingerprint or found.fingerprint
+            if found.fingerprint != self._fingerprint:  # else damage would be given checksums that vouch for it
+                raise StoreError(f"the data of {self!r} was changed after it was written. Make the store again.")
+            digests = {name: entry.sha256 for name, entry in found.arrays.items()}
             writing.write_store(directory, arrays, digests, self.source, exclusive=exclusive)
             saved = ReferenceStore.open(directory, verify=False)
         if saved.fingerprint != self.fingerprint:
@@ -424,6 +432,13 @@ def _map_all(directory: Path) -> tuple[Manifest, dict[str, NDArray[Any]]]:
             f"the store at {directory} was replaced {ATTEMPTS} times while it was opened. Try again later."
         )
     return manifest, arrays
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """A view of ``array`` that nobody writes through."""
+    view: NDArray[Any] = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _readable(part: Part) -> NDArray[Any] | Rows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from spectral_sampler.errors import StoreError, argument_error
 from spectral_sampler.optional import optional
@@ -29,8 +29,8 @@ def is_address(place: str) -> bool:
     return _ADDRESS.fullmatch(place) is not None and ".." not in place.split("/")
 
 
-def fetch(place: str, cache: Path | None, fingerprint: str | None = None) -> Path:
-    """The directory of this machine's copy of the store at the address ``place``, made if it is not there.
+def fetch(place: str, cache: Path | None, fingerprint: str | None = None, *, anew: bool = False) -> Path:
+    """The directory of this machine's copy of the store at the address ``place``, made if it is not there or ``anew``.
 
     Raises:
         ArgumentError: without a directory for it: opening a store that came from elsewhere asks nobody unless told to.
@@ -39,12 +39,12 @@ def fetch(place: str, cache: Path | None, fingerprint: str | None = None) -> Pat
     if cache is None:
         remedy = "Open or make the store with cache=, a directory of this machine that remote parts are copied to."
         raise argument_error("cache", f"given for the part at {place}", None, remedy)
-    if fingerprint is not None and _is_whole(cache / fingerprint):
+    if fingerprint is not None and not anew and _is_whole(cache / fingerprint):
         return cache / fingerprint
     files = optional("fsspec", "remote")
     try:
         with files.open(f"{place}/{manifest.MANIFEST}", "rb") as file:
-            text = file.read(manifest.MANIFEST_LIMIT + 1)
+            text = _read(file, manifest.MANIFEST_LIMIT + 1)
     except Exception as error:
         raise StoreError(f"cannot read {place}/{manifest.MANIFEST}: {error}. Is the address right?") from error
     if len(text) > manifest.MANIFEST_LIMIT:
@@ -58,17 +58,19 @@ def fetch(place: str, cache: Path | None, fingerprint: str | None = None) -> Pat
     needed = sum(entry.size for entry in found.arrays.values())
     with atomic.disk_errors(directory, needed), atomic.writer_lock(directory) as exclusive:
         writing.claim(directory, exclusive=exclusive)
-        if not _is_whole(directory):
+        if anew or not _is_whole(directory):
             _copy(files, place, found, directory, exclusive=exclusive)
     return directory
 
 
 def _is_whole(directory: Path) -> bool:
-    """Does the copy have all its files, at their sizes?"""
+    """Is it the copy that its name says, with all its files, at their sizes?"""
     found = writing.current_manifest(directory)
     try:
-        return found is not None and all(
-            manifest.map_array(directory, entry) is not None for entry in found.arrays.values()
+        return (
+            found is not None
+            and found.fingerprint == directory.name
+            and all(manifest.map_array(directory, entry) is not None for entry in found.arrays.values())
         )
     except StoreError:
         return False
@@ -99,6 +101,15 @@ def _chunks(files: Any, address: str, entry: manifest.ArrayEntry) -> Iterator[by
     try:
         with files.open(address, "rb") as file:
             for start in range(0, entry.size, manifest.CHUNK_BYTES):
-                yield file.read(min(manifest.CHUNK_BYTES, entry.size - start))
+                yield _read(file, min(manifest.CHUNK_BYTES, entry.size - start))
     except Exception as error:
         raise StoreError(f"cannot read {address}: {error}.") from error
+
+
+def _read(file: IO[bytes], size: int) -> bytes:
+    """The next ``size`` bytes, or all up to the end: a stream gives what has arrived."""
+    pieces = []
+    while size > 0 and (piece := file.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)

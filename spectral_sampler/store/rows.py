@@ -60,7 +60,7 @@ class Rows:
     """Features (M, d) of one or more parts, one below the other; what is read is copied and nothing else is held.
 
     Indexed as an array is, by the first axis: numbers, slices, masks, arrays of numbers of any shape.
-    ``np.asarray`` of it reads all, and refuses where that takes more than half of this machine's memory.
+    ``np.asarray`` of it reads all; that, as a slice, is refused where it takes more than half of this machine's memory.
     """
 
     ndim = 2
@@ -89,7 +89,9 @@ class Rows:
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         if isinstance(key, slice):
-            return self.take(np.arange(*key.indices(len(self)), dtype=np.int64))
+            chosen = range(*key.indices(len(self)))
+            self._refuse_beyond_memory(len(chosen), self.dtype)
+            return self.take(np.arange(chosen.start, chosen.stop, chosen.step, dtype=np.int64))
         rows = np.asarray(key)
         if rows.dtype == np.bool_:
             if rows.shape != (len(self),):
@@ -127,13 +129,16 @@ class Rows:
         if copy is False:
             raise ValueError("features of parts become one array by a copy only")
         target = self.dtype if dtype is None else np.dtype(dtype)
-        needed = len(self) * self.shape[1] * target.itemsize
-        refuse_beyond_memory(f"{len(self):,} x {self.shape[1]} {target.name}", needed)
+        self._refuse_beyond_memory(len(self), target)
         found = np.empty(self.shape, target)
         step = max(1, _BLOCK_BYTES // (self.shape[1] * target.itemsize))
         for start in range(0, len(self), step):
             found[start : start + step] = self[start : start + step]
         return found
+
+    def _refuse_beyond_memory(self, rows: int, dtype: np.dtype[Any]) -> None:
+        width = self.shape[1]
+        refuse_beyond_memory(f"{rows:,} x {width} {dtype.name}", rows * width * dtype.itemsize)
 
 
 def refuse_beyond_memory(what: str, needed: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from spectral_sampler.errors import StoreError, argument_error
 from spectral_sampler.store import atomic, remote, shards
-from spectral_sampler.store.reference_store import ATTEMPTS, VERIFY_BELOW, ReferenceStore, reopened
+from spectral_sampler.store.reference_store import ATTEMPTS, VERIFY_BELOW, ReferenceStore, read_only, reopened
 from spectral_sampler.store.rows import Rows, refuse_beyond_memory
 from spectral_sampler.store.shards import Shard
 from spectral_sampler.validation import whole_number
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ShardedStore"]
 
-_COLUMNS = ("losses", "labels")
+_logger = logging.getLogger(__name__)
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
@@ -59,7 +60,7 @@ class ShardedStore(ReferenceStore):
             return None
         refuse_beyond_memory(f"{len(self):,} {column}", len(self) * 8)
         found = [getattr(store, column) for store in self.stores]
-        return found[0] if len(found) == 1 else np.concatenate(found)
+        return found[0] if len(found) == 1 else read_only(np.concatenate(found))
 
     @classmethod
     def at(cls, directory: Path, *, verify: bool | None, cache: Path | None) -> ShardedStore:
@@ -113,12 +114,29 @@ class ShardedStore(ReferenceStore):
         return _written(directory, self._cache, change)
 
     def save(self, path: str | os.PathLike[str]) -> ShardedStore:
-        """Copies the parts, linked and remote ones too, to a store of parts in ``path``; see `ReferenceStore.save`."""
+        """Copies the parts, linked and remote ones too, to a store of parts in ``path``; writes nothing where an
+        undamaged copy of them is already. See `ReferenceStore.save`."""
         if Path(path).resolve() == self._directory.resolve():
             if shards.read(self._directory) != self.shards:
                 raise StoreError(f"{path} was changed since this store was opened. Open it again, or save elsewhere.")
             return self
-        return self.made(Path(path), self.stores, self._cache, copied=True)
+        there = self._copied_to(Path(path))
+        return there or self.made(Path(path), self.stores, self._cache, copied=True)
+
+    def _copied_to(self, directory: Path) -> ShardedStore | None:
+        """The undamaged store there of these parts, if none of them is elsewhere."""
+        try:
+            parts = shards.read(directory)
+            homes = [directory / part.place for part in parts if shards.BARE.fullmatch(part.place)]
+            if shards.fingerprint(parts) != self.fingerprint or len(homes) < len(parts):
+                return None
+            if any(home.is_symlink() for home in homes):
+                return None
+            found = self.at(directory, verify=True, cache=self._cache)
+        except StoreError:
+            return None
+        same = found.shards == parts and [one.source for one in found.stores] == [one.source for one in self.stores]
+        return found if same else None
 
     @property
     def _directory(self) -> Path:
@@ -162,10 +180,11 @@ def _placed(
 ) -> Shard:
     """What the manifest says of a part, once that is where it says."""
     if isinstance(part, str) and "://" in part:
-        if not remote.is_address(part):
+        place = part.rstrip("/")
+        if not remote.is_address(place):
             rule = f"an address of {', '.join(remote.SCHEMES)} without user, port, query or chain"
             raise argument_error("part", rule, repr(part), "Give a part on this machine by its directory.")
-        return _shard(part, ReferenceStore.open_one(remote.fetch(part, cache)))
+        return _shard(place, _fetched(place, cache))
     store = part if isinstance(part, ReferenceStore) else ReferenceStore.open(part)
     if store.address is not None and not copied:
         return _shard(store.address, store)
@@ -177,7 +196,7 @@ def _placed(
     if inside and store.path is not None and shards.BARE.fullmatch(store.path.name):
         return _shard(store.path.name, store)
     name = shards.fresh_name()
-    if store.path is None or copied:
+    if store.path is None or copied or shards.OURS.fullmatch(store.path.resolve().name):  # that other store sweeps it
         store.save(directory / name)
     else:
         (directory / name).symlink_to(store.path.resolve(), target_is_directory=True)
@@ -185,8 +204,7 @@ def _placed(
 
 
 def _shard(place: str, store: ReferenceStore) -> Shard:
-    columns = tuple(name for name in _COLUMNS if getattr(store, name) is not None)
-    return Shard(place, store.fingerprint, len(store), store.width, store.stored, columns)
+    return Shard(place, store.fingerprint, len(store), store.width, store.stored, store.columns)
 
 
 def _check_fit(first: Shard, part: Shard) -> None:
@@ -194,6 +212,20 @@ def _check_fit(first: Shard, part: Shard) -> None:
         names = [" and ".join(("features", *one.columns)) for one in (first, part)]
         rule, got = (f"of width {one.width} with {name}" for one, name in zip((first, part), names, strict=True))
         raise argument_error("part", f"{rule}, as the first one", got, "Extract it with the same reference.")
+
+
+def _fetched(
+    place: str, cache: Path | None, fingerprint: str | None = None, *, verify: bool | None = None
+) -> ReferenceStore:
+    """The part at an address, opened from its copy, which is fetched again where that is damaged."""
+    home = remote.fetch(place, cache, fingerprint)
+    try:
+        return ReferenceStore.open_one(home, verify=verify)
+    except StoreError as error:
+        if isinstance(error.__cause__, OSError):  # none of its bytes: another copy would be read no better
+            raise
+        _logger.warning("the copy of %s at %s is damaged and fetched again: %s", place, home, error)
+        return ReferenceStore.open_one(remote.fetch(place, cache, fingerprint, anew=True), verify=verify)
 
 
 def _opened(
@@ -204,9 +236,11 @@ def _opened(
     stores = []
     for number, part in enumerate(parts):
         local = shards.BARE.fullmatch(part.place) is not None
-        home = directory / part.place if local else remote.fetch(part.place, cache, part.fingerprint)
-        store = ReferenceStore.open_one(home, verify=verify)
-        store.address = None if local else part.place
+        if local:
+            store = ReferenceStore.open_one(directory / part.place, verify=verify)
+        else:
+            store = _fetched(part.place, cache, part.fingerprint, verify=verify)
+            store.address = part.place
         if _shard(part.place, store) != part:
             raise StoreError(
                 f"part {number} of {directory}, {part.place}, is another store than the one that was added. "

@@ -22,11 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["BARE", "MOST", "Shard", "claim", "fingerprint", "fresh_name", "is_sharded", "publish", "read", "sweep"]
+__all__ = [
+    "BARE",
+    "MOST",
+    "OURS",
+    "Shard",
+    "claim",
+    "fingerprint",
+    "fresh_name",
+    "is_sharded",
+    "publish",
+    "read",
+    "sweep",
+]
 
 FORMAT, VERSION = manifest.PARTS_FORMAT, 1
 BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,127}")
-_OURS = re.compile(r"written-[0-9a-f]{32}")
+OURS = re.compile(r"written-[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 MOST = 10_000  # parts: each keeps two files open, and more would not be read back (`manifest.bounded_json`)
 _DTYPES = ("float16", "float32", "bfloat16", "int8")
@@ -125,6 +137,6 @@ def sweep(directory: Path) -> None:
         except StoreError:  # damaged: any of them may be its
             return
     for path in directory.iterdir():
-        if path.name.startswith(atomic.TEMPORARY) or (_OURS.fullmatch(path.name) and path.name not in named):
+        if path.name.startswith(atomic.TEMPORARY) or (OURS.fullmatch(path.name) and path.name not in named):
             with contextlib.suppress(OSError):  # the new store is there; Windows keeps files that somebody has mapped
                 atomic.discard(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["claim", "commit", "current_manifest", "leftovers", "refuse_strangers", "write_store"]
+
+_AT_WORK = re.compile(rf"{re.escape(atomic.TEMPORARY)}\d+-[0-9a-f]+-({re.escape(MANIFEST)}|partial)")
 
 
 def current_manifest(directory: Path) -> Manifest | None:
@@ -65,7 +68,7 @@ def leftovers(directory: Path) -> list[Path]:
 
 def refuse_strangers(directory: Path) -> None:
     """StoreError if ``directory`` has files by the names of ours, and no sign that a store is or was to be there."""
-    if current_manifest(directory) is not None or any(directory.glob(f"{atomic.TEMPORARY}*")):
+    if current_manifest(directory) is not None:
         return
     with contextlib.suppress(OSError), open_regular(directory / MANIFEST) as damaged:
         if FORMAT.encode() in (text := damaged.read(4096)):
@@ -73,7 +76,10 @@ def refuse_strangers(directory: Path) -> None:
         if PARTS_FORMAT.encode() in text:
             raise StoreError(f"{directory} is a store of parts. Pass another path, or append to it.")
     names = [path.name for path in directory.iterdir()]
-    strangers = sorted(name for name in names if name == MANIFEST or FILE_NAME.fullmatch(name))
+    # A writer gives arrays their names while its manifest is a temporary; looked for after the names, as one without a
+    # lock may be at work. It excuses no manifest: that is there from before.
+    begun = any(_AT_WORK.fullmatch(path.name) for path in directory.iterdir())
+    strangers = sorted(name for name in names if name == MANIFEST or (FILE_NAME.fullmatch(name) and not begun))
     if strangers and current_manifest(directory) is None:  # without a lock, one may have been written meanwhile
         raise StoreError(
             f"{directory} holds {', '.join(strangers)}, which no store of ours wrote. "
