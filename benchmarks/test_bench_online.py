@@ -29,7 +29,7 @@ def test_online(benchmark, rows, selection, classes):
     planted = _planted(rows, classes)
     online = OnlineSelection(planted.policy(selection), RATIO, store=planted.store)
     candidates, marked = torch.arange(CANDIDATES), set(planted.marks.nonzero()[0])
-    outputs = {"logits": torch.from_numpy(planted.logits), "labels": torch.tensor(planted.store.labels)}
+    outputs = {"logits": torch.from_numpy(planted.logits), "labels": torch.from_numpy(planted.store.labels)}
     features = torch.from_numpy(planted.embeddings)
     benchmark.group = f"{CANDIDATES} candidates in the loop, {classes:,} classes"
     kept = benchmark(lambda: online(indices=candidates, features=features, **outputs))

@@ -33,7 +33,7 @@ STORE = ReferenceStore.from_arrays(
     losses=generator.exponential(size=M),
     labels=generator.integers(C, size=M),
 )
-DATA = TensorDataset(INPUTS, torch.tensor(STORE.labels), torch.arange(M))
+DATA = TensorDataset(INPUTS, torch.from_numpy(STORE.labels), torch.arange(M))
 ZERO_SHOT = generator.normal(size=(M, C))
 
 

@@ -171,14 +171,6 @@ def test_a_slice_of_everything_is_refused_beyond_memory(store, monkeypatch):
     np.testing.assert_array_equal(store.features[::-2], FEATURES[:171][::-2])
 
 
-@pytest.mark.parametrize("joined", [False, True])
-def test_joined_columns_are_not_written_to(tmp_path, joined):
-    found = ReferenceStore.from_parts(tmp_path / "one", pieces()[: 1 + joined])
-    for column in (found.losses, found.labels):
-        with pytest.raises(ValueError, match="read-only"):
-            column[0] = 0
-
-
 # Elsewhere
 
 

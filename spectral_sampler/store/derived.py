@@ -1,9 +1,9 @@
 """Small arrays that were computed from a store, kept beside its files so that no other process computes them again.
 
-``{name}.json`` has the fingerprint of the store, the version of what computed them, and the checksums of
-``{name}-{array}-{digest}.npy``; it is renamed into place last. Processes that write at once do not collide, since other
-content has another file name. Nothing depends on these files: where they are missing, damaged or of something else, or
-cannot be written, the caller computes.
+``{name}.json`` has the fingerprint of the store, the checksums of the labels that it had in memory (which somebody may
+have corrected there), the version of what computed them, and the checksums of ``{name}-{array}-{digest}.npy``; it is
+renamed into place last. Processes that write at once do not collide, since other content has another file name. Nothing
+depends on these files: where they are missing, damaged or of something else, or cannot be written, the caller computes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ _LIMIT = 32 << 20
 _logger = logging.getLogger(__name__)
 
 
+def _labels(store: ReferenceStore) -> list[str] | None:
+    return None if store.labels is None else list(manifest.data_digests(store.labels))
+
+
 def _file(name: str, key: str, digests: tuple[str, ...]) -> str:
     return f"{name}-{key}-{hashlib.sha256(''.join(digests).encode()).hexdigest()[:16]}.npy"
 
@@ -48,7 +52,7 @@ def kept(
     try:
         with manifest.open_regular(store.path / f"{name}.json") as file:
             body = manifest.bounded_json(file.read(_LIMIT))
-        if [body["store"], body["version"]] != [store.fingerprint, version]:
+        if [body["store"], body["version"], body["labels"]] != [store.fingerprint, version, _labels(store)]:
             return None
         for key, (dtype, shape) in layout.items():
             like, digests = np.broadcast_to(np.zeros((), dtype), shape), tuple(body["sha256"][key])
@@ -69,7 +73,7 @@ def keep(store: ReferenceStore, name: str, version: int, arrays: Mapping[str, ND
     if directory is None:
         return
     staged: dict[str, Path] = {}
-    body: dict[str, Any] = {"store": store.fingerprint, "version": version, "sha256": {}}
+    body: dict[str, Any] = {"store": store.fingerprint, "version": version, "labels": _labels(store), "sha256": {}}
     try:
         with atomic.disk_errors(directory, sum(array.nbytes for array in arrays.values())):
             for key, array in arrays.items():

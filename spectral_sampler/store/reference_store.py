@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spectral_sampler.extraction.extract import extract
     from spectral_sampler.store.manifest import Manifest
 
-__all__ = ["ATTEMPTS", "VERIFY_BELOW", "CandidateRows", "ReferenceStore", "read_only", "reopened"]
+__all__ = ["ATTEMPTS", "VERIFY_BELOW", "CandidateRows", "ReferenceStore", "reopened"]
 
 _logger = logging.getLogger(__name__)
 VERIFY_BELOW = 1 << 30
@@ -50,15 +50,14 @@ class ReferenceStore:
     """Features (M, d), and optionally losses (M,) and labels (M,), of a frozen reference model over M samples.
 
     Make one with :meth:`from_arrays`, :meth:`open` or :meth:`from_model`. Row i belongs to sample i of the data set.
-    A store is not changed after it was made: what is estimated from it is kept beside it by its fingerprint. Losses and
-    labels are read-only; features are not, since a tensor on them would warn, and who writes to them gets estimates of
-    what is there no more. It pickles as its path and fingerprint if it has a path, else with its arrays.
+    A store is not changed after it was made. It pickles as its path and fingerprint if it has a path,
+    else with its arrays.
 
     Attributes:
         features: (M, d) float16 or float32. From :meth:`open`, mapped copy-on-write. Of a store in bfloat16 or int8, or
             of several parts, read by index as an array is: ``features[rows]`` are floats.
-        losses: (M,) float32, finite and at least 0, read-only, or None.
-        labels: (M,) int64, read-only, or None.
+        losses: (M,) float32, finite and at least 0, or None.
+        labels: (M,) int64, or None.
         path: the directory it was opened from, or None.
         address: of a part that is elsewhere, where; ``path`` is then that of its copy.
         source: what an extraction recorded about model and data set, or None.
@@ -76,8 +75,7 @@ class ReferenceStore:
     ) -> None:
         """Takes checked arrays as they are; use the class methods."""
         self.features: Any = features
-        self.losses = None if losses is None else read_only(losses)
-        self.labels = None if labels is None else read_only(labels)
+        self.losses, self.labels = losses, labels
         self.path, self.source = path, source
         self.address: str | None = None
         self._fingerprint = fingerprint
@@ -274,7 +272,10 @@ class ReferenceStore:
             found = self._manifest
             self._fingerprint = self._fingerprint or found.fingerprint
             if found.fingerprint != self._fingerprint:  # else damage would be given checksums that vouch for it
-                raise StoreError(f"the data of {self!r} was changed after it was written. Make the store again.")
+                raise StoreError(
+                    f"the data of {self!r} was changed after it was written, on disk or here in memory. "
+                    f"Make the store again, or one of these arrays with from_arrays."
+                )
             digests = {name: entry.sha256 for name, entry in found.arrays.items()}
             writing.write_store(directory, arrays, digests, self.source, exclusive=exclusive)
             saved = ReferenceStore.open(directory, verify=False)
@@ -432,13 +433,6 @@ def _map_all(directory: Path) -> tuple[Manifest, dict[str, NDArray[Any]]]:
             f"the store at {directory} was replaced {ATTEMPTS} times while it was opened. Try again later."
         )
     return manifest, arrays
-
-
-def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """A view of ``array`` that nobody writes through."""
-    view: NDArray[Any] = array.view()
-    view.flags.writeable = False
-    return view
 
 
 def _readable(part: Part) -> NDArray[Any] | Rows:

@@ -11,7 +11,7 @@ import numpy as np
 
 from spectral_sampler.errors import StoreError, argument_error
 from spectral_sampler.store import atomic, remote, shards
-from spectral_sampler.store.reference_store import ATTEMPTS, VERIFY_BELOW, ReferenceStore, read_only, reopened
+from spectral_sampler.store.reference_store import ATTEMPTS, VERIFY_BELOW, ReferenceStore, reopened
 from spectral_sampler.store.rows import Rows, refuse_beyond_memory
 from spectral_sampler.store.shards import Shard
 from spectral_sampler.validation import whole_number
@@ -60,7 +60,7 @@ class ShardedStore(ReferenceStore):
             return None
         refuse_beyond_memory(f"{len(self):,} {column}", len(self) * 8)
         found = [getattr(store, column) for store in self.stores]
-        return found[0] if len(found) == 1 else read_only(np.concatenate(found))
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     @classmethod
     def at(cls, directory: Path, *, verify: bool | None, cache: Path | None) -> ShardedStore:

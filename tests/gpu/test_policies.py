@@ -82,7 +82,7 @@ def test_choices_are_those_of_the_host(name):
 def test_a_learner_on_the_device():
     network = nn.Sequential(nn.Linear(D, 8), nn.ReLU(), nn.Linear(8, C))
     inputs = torch.tensor(generator.normal(size=(M, D)), dtype=torch.float32)
-    data = TensorDataset(inputs, torch.tensor(STORE.labels))
+    data = TensorDataset(inputs, torch.from_numpy(STORE.labels))
     expected = Learner(network, data, JEST(joint=True))(list(range(N)))
     found = Learner(network.cuda(), data, JEST(joint=True))(list(range(N)))
     for name, value in found.given.items():
