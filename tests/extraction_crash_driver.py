@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from extraction_cases import BATCH, Interrupted, Source, a_model
+from extraction_cases import BATCH, Interrupted, Source, a_model, chunks_read
 from killing import interrupted_at_line, killed_after, killed_at_line, seen_by_a_reader, tally
 
 from spectral_sampler.extraction import extract, job, partial
@@ -46,13 +46,22 @@ def plant(fault):
         partial.Partial.is_done = lambda self, chunk: bool(self._digests[chunk].any())
 
 
-def extracted(name, path, stop=None):
-    dataset = Source(stop, rows=ROWS)
+def extracted(name, path, stop=None, dataset=None):
+    dataset = dataset or Source(stop, rows=ROWS)
     return extract(MODELS[name], dataset, path, batch_size=BATCH, overwrite=True, progress=False)
 
 
+def hashed(directory):
+    """The chunks that are done, as far as the disk says."""
+    files = [file.read_bytes() for file in directory.glob(".partial-*/chunks.bin")]
+    return sum(any(text[start : start + 32]) for text in files for start in range(0, len(text), 32))
+
+
 def trial(beginning, kill):
-    """(a store was there before, ran to its end, what was left, the next extraction left the whole and nothing else)"""
+    """(a store was there before, ran to its end, what was left, the next extraction left the whole and nothing else)
+
+    What is left is "computed again" where the next one read chunks that the disk had.
+    """
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         directory = Path(folder) / "s"
         if beginning == "store":
@@ -61,9 +70,12 @@ def trial(beginning, kill):
             with contextlib.suppress(Interrupted):
                 extracted("new", directory, stop=ROWS // BATCH // 2 * BATCH)
         done = kill(lambda: extracted("new", directory))
-        seen = seen_by_a_reader(directory, KNOWN)
-        if extracted("new", directory).fingerprint != NEW or seen_by_a_reader(directory, KNOWN) != "new":
+        seen, kept, dataset = seen_by_a_reader(directory, KNOWN), hashed(directory), Source(rows=ROWS)
+        again = extracted("new", directory, dataset=dataset).fingerprint
+        if again != NEW or seen_by_a_reader(directory, KNOWN) != "new":
             seen = "not resumed to the same"
+        elif len(chunks_read(dataset)) + kept > ROWS // BATCH:
+            seen = "computed again"
         return beginning == "store", done, seen, len(list(directory.iterdir())) == 4
 
 

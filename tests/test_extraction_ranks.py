@@ -10,12 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extraction_cases import BATCH, Interrupted, Source, a_model, chunks_read
+from extraction_cases import (
+    BATCH,
+    CHUNKS,
+    Interrupted,
+    Source,
+    a_model,
+    chunks_read,
+    in_threads,
+    partial_of,
+)
 
 from spectral_sampler.cli import extracting
 from spectral_sampler.errors import ArgumentError, StoreError
 from spectral_sampler.extraction import extract, job, progress
-from spectral_sampler.extraction.partial import written
+from spectral_sampler.extraction.extract import prepared
+from spectral_sampler.extraction.partial import Partial, written
 from spectral_sampler.store import ReferenceStore
 
 MODULE = '''
@@ -164,3 +174,47 @@ def test_an_unfinished_extraction_that_cannot_be_read_today_is_kept(tmp_path, mo
     dataset = Source()
     extract(a_model(), dataset, tmp_path / "s", batch_size=BATCH, progress=False)
     assert chunks_read(dataset) == [4, 5, 6, 7]
+
+
+def a_job(path, **options):
+    """As `extract` makes it of its defaults."""
+    defaults = {name: value for name, value in extract.__kwdefaults__.items() if name not in ("overwrite", "patience")}
+    return prepared(a_model(), Source(), path, **{**defaults, "batch_size": BATCH, "progress": False, **options})[0]
+
+
+def test_ranks_that_meet_a_damaged_extraction_at_once(tmp_path):
+    """One takes it away; the others do not fall over what is gone meanwhile."""
+    jobs = [a_job(tmp_path, num_replicas=4, rank=rank) for rank in range(4)]
+    for _ in range(20):
+        with pytest.raises(Interrupted):
+            extract(a_model(), Source(stop=BATCH), tmp_path, batch_size=BATCH, progress=False)
+        (partial_of(tmp_path) / "settings.json").write_text("")
+        todo, failures = in_threads({rank: jobs[rank].todo for rank in range(4)})
+        assert failures == {}
+        assert todo == {rank: [rank, rank + 4] for rank in range(4)}
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ranks_remove_what_was_left_of_something_else(tmp_path):
+    """Once they have all: what ranks of another model by mistake have done is not lost before."""
+    with pytest.raises(Interrupted):
+        extract(a_model(1), Source(stop=5 * BATCH), tmp_path, batch_size=BATCH, progress=False)
+    options = {"batch_size": BATCH, "progress": False, "num_replicas": 2, "patience": 0}
+    with pytest.raises(StoreError, match="missing"):
+        extract(a_model(), Source(), tmp_path, rank=0, **options)
+    assert written(tmp_path, a_job(tmp_path).identity) == 4
+    assert len(list(tmp_path.glob(".partial-*"))) == 2
+    extract(a_model(), Source(), tmp_path, rank=1, **options)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_who_waits_reads_nothing_before_all_is_there(tmp_path, monkeypatch):
+    """A rank looks again and again, with the lock: at the hashes, and at the rows once all have one."""
+    hashed, digest = [], Partial._digest
+    monkeypatch.setattr(Partial, "_digest", lambda self, chunk: (hashed.append(chunk), digest(self, chunk))[1])
+    options = {"batch_size": BATCH, "progress": False, "num_replicas": 2, "patience": 1}
+    with pytest.raises(StoreError, match="4 of 8 chunks"):
+        extract(a_model(), Source(), tmp_path, rank=0, **options)
+    assert hashed == [0, 2, 4, 6], "as they are written"
+    extract(a_model(), Source(), tmp_path, rank=1, **options)
+    assert sorted(hashed[4:]) == sorted([*range(1, CHUNKS, 2), *range(CHUNKS)])

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from spectral_sampler.errors import ArgumentError
-from spectral_sampler.extraction import extract, extract_with_ray
+from spectral_sampler.extraction import extract, extract_with_ray, ray_data
+from spectral_sampler.extraction.extract import prepared
 from spectral_sampler.optional import MissingPackage
 from spectral_sampler.store import ReferenceStore
 
@@ -107,6 +108,27 @@ def test_another_model_in_an_actor_is_refused(tmp_path, cluster):
     with pytest.raises(Exception, match="make\\(\\) gave an actor another model than"):
         extract_with_ray(another, tmp_path / "ray", concurrency=1, batch_size=BATCH)
     assert not (tmp_path / "ray" / "manifest.json").exists()
+
+
+def test_of_a_share_handed_out_again_only_what_is_missing_is_computed(tmp_path):
+    """Ray gives what a dead actor had to another, whole."""
+    ours = ("overwrite", "patience")
+    options = {name: value for name, value in extract.__kwdefaults__.items() if name not in ours}
+    options |= {"batch_size": BATCH, "progress": False}
+    job, _ = prepared(*made(), tmp_path, **options)
+    batches = []
+
+    def noted():
+        model, dataset = made()
+        model.forward = Watched(model.forward, lambda: batches.append(1))
+        return model, dataset
+
+    identity = job.identity | {"model": prepared(*noted(), tmp_path, **options)[0].identity["model"]}
+    for share, computed in (([0, 1, 2], 3), ([0, 1, 2, 3], 4)):
+        actor = ray_data._Actor(noted, str(tmp_path), options, identity)
+        said = actor({"item": np.array(share)})
+        assert said["item"].tolist() == share
+        assert len(batches) == computed
 
 
 def test_refusals(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from extraction_cases import (
 )
 
 from spectral_sampler.errors import StoreError
-from spectral_sampler.extraction import extract, partial
+from spectral_sampler.extraction import extract, job, partial
 from spectral_sampler.store import ReferenceStore, atomic
 
 
@@ -127,13 +128,23 @@ def test_a_store_stays_until_the_one_that_overwrites_it_is_done(tmp_path, whole)
 
 def test_a_hashed_chunk_is_needed_for_a_store(tmp_path, monkeypatch):
     """Whatever a chunk was written by: without its hash it counts as missing, so the store is not published."""
-    from spectral_sampler.extraction import partial
-
     monkeypatch.setattr(partial.Partial, "is_done", lambda self, chunk: chunk != 4)
-    with pytest.raises(Exception, match="4"):
+    with pytest.raises(StoreError, match=r"^1 of 8 chunks of .* are not on disk as they were written.*; call again"):
         extract(a_model(), Source(), tmp_path, batch_size=BATCH)
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="has not finished"):
         ReferenceStore.open(tmp_path)
+
+
+def test_an_extraction_that_is_removed_under_way_is_missed_in_a_sentence(tmp_path, whole):
+    class Removed(Source):
+        def __getitem__(self, index):
+            if index == 5 * BATCH and self.reads.get(index) == 2:
+                shutil.rmtree(partial_of(tmp_path))
+            return super().__getitem__(index)
+
+    with pytest.raises(StoreError, match=r"^8 of 8 chunks of .* are not on disk"):
+        extract(a_model(), Removed(), tmp_path, batch_size=BATCH)
+    assert extract(a_model(), Source(), tmp_path, batch_size=BATCH).fingerprint == whole
 
 
 def test_a_second_extraction_waits_and_reuses(tmp_path, whole):
@@ -264,6 +275,66 @@ def test_no_room_for_the_manifest_keeps_what_was_computed(tmp_path, whole, monke
     dataset = Source()
     assert extract(a_model(), dataset, tmp_path, batch_size=BATCH).fingerprint == whole
     assert chunks_read(dataset) == []
+
+
+def killed(patched):
+    """From now on this process changes no name, as one that was killed."""
+
+    def dead(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in ("rename", "replace", "unlink", "rmdir"):
+        patched.setattr(Path, name, dead)
+    patched.setattr(shutil, "rmtree", dead)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("stopped_by", ["full", "interrupted", "killed"])
+@pytest.mark.parametrize("before", [False, True])
+def test_stopped_while_it_is_published_nothing_is_computed_again(
+    tmp_path, whole, monkeypatch, linked, stopped_by, before
+):
+    """Between the names of the arrays and that of the manifest; also where a file system has no second names."""
+    if before:
+        extract(a_model(1), Source(), tmp_path, batch_size=BATCH)
+
+    def stop(directory):
+        if stopped_by == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if stopped_by == "interrupted":
+            raise KeyboardInterrupt
+        killed(patched)
+
+    def no_links(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not linked:
+        monkeypatch.setattr(os, "link", no_links)
+    said = "what was computed is kept, and the same call goes on with it" if stopped_by == "full" else None
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic, "_sync_directory", stop)
+        with pytest.raises((StoreError, KeyboardInterrupt), match=said):
+            extract(a_model(), Source(), tmp_path, batch_size=BATCH, overwrite=True)
+    if stopped_by != "killed":
+        assert len(list(tmp_path.iterdir())) == 1 + 4 * before
+    dataset = Source()
+    assert extract(a_model(), dataset, tmp_path, batch_size=BATCH, overwrite=True).fingerprint == whole
+    assert chunks_read(dataset) == (list(range(CHUNKS)) if stopped_by == "killed" and not linked else [])
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_rows_are_listed_as_they_are_needed(monkeypatch, num_workers):
+    """The numbers of all rows, before the first batch, are 40 GB for 10⁹ of them."""
+    listed, rows = [], job.Batches.rows
+    monkeypatch.setattr(job.Batches, "rows", lambda self, chunk: (listed.append(chunk), rows(self, chunk))[1])
+    batches = job.Batches(range(300), 3, None, num_workers)
+    loaded = batches.load(list(range(0, 100, 2)))
+    chunk, batch = next(loaded)
+    assert (chunk, batch.tolist()) == (0, [0, 1, 2])
+    assert len(listed) <= 1 + 2 * num_workers
+    assert [chunk for chunk, _ in loaded] == list(range(2, 100, 2))
 
 
 def test_settings_of_an_unfinished_extraction_are_plain_json(tmp_path):

@@ -52,7 +52,7 @@ class Batches:
         generator = torch.Generator()  # its own: DataLoader would draw its workers' seeds from the global one
         loader: DataLoader[Any] = DataLoader(
             self.dataset,
-            batch_sampler=[list(self.rows(chunk)) for chunk in chunks],
+            batch_sampler=(list(self.rows(chunk)) for chunk in chunks),  # each as it is asked for: 40 bytes a row
             collate_fn=self.collate_fn,
             num_workers=self.num_workers,
             generator=generator,
@@ -114,7 +114,15 @@ class Job:
                 if self.alone and exclusive:
                     discard_others(self.directory, self.identity)
             fill()
-            return self.publish(exclusive=True) if self.alone and exclusive else None
+            if not (self.alone and exclusive):
+                return None
+            try:
+                return self.publish(exclusive=True)
+            except _Missing as error:
+                raise StoreError(
+                    f"{len(error.chunks)} of {len(self.batches)} chunks of {self.directory} are not on disk as they "
+                    f"were written: something else removed or changed them. What is whole is kept; call again."
+                ) from None
 
     def written(self) -> int:
         """The chunks that all ranks together have written so far."""
@@ -154,10 +162,10 @@ class Job:
             if path.name != atomic.LOCK:
                 atomic.discard(path)
 
-    def todo(self) -> list[int]:
-        """The chunks of this rank that are missing on disk."""
+    def todo(self, share: list[int] | None = None) -> list[int]:
+        """The chunks of this rank, or of a share that it was given, that are missing on disk."""
         partial = Partial.find(self.directory, self.identity)
-        own = range(self.rank, len(self.batches), self.num_replicas)
+        own = range(self.rank, len(self.batches), self.num_replicas) if share is None else share
         todo = [chunk for chunk in own if partial is None or not partial.is_done(chunk)]
         if partial is not None:
             _logger.info("resuming %s: %d of %d chunks to do", self.directory, len(todo), len(own))
@@ -222,6 +230,8 @@ class Job:
         if partial is None or missing:
             raise _Missing(missing)
         with atomic.disk_errors(self.directory, left="what was computed is kept, and the same call goes on with it"):
+            if exclusive:  # not before all is there, or ranks of two models, by mistake, would take each other's
+                discard_others(self.directory, self.identity)
             try:
                 partial.publish(self.directory, self.identity, exclusive=exclusive)
             except (FileNotFoundError, PermissionError) as error:

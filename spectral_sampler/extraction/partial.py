@@ -111,7 +111,11 @@ class Partial:
                 return None  # published meanwhile by a rank that nothing keeps from it, see `publish`
             _require_damage(path, error)
             _logger.warning("starting over: the unfinished extraction at %s is damaged (%s)", path, error)
-        atomic.discard(path)
+        removed = directory / atomic.temporary_name("partial")
+        with contextlib.suppress(FileNotFoundError):  # of several ranks that meet it one takes it away
+            path.rename(removed)
+        with contextlib.suppress(OSError):
+            atomic.discard(removed)
         return None
 
     @classmethod
@@ -156,24 +160,32 @@ class Partial:
         self._digests[chunk] = self._digest(chunk)
 
     def missing(self) -> list[int]:
-        """The chunks that are still to be computed."""
-        return [chunk for chunk in range(self.layout.chunks) if not self.is_done(chunk)]
+        """The chunks that are still to be computed; while some have no hash those, and nothing is read."""
+        unhashed: list[int] = np.flatnonzero(~self._digests.any(axis=1)).tolist()
+        return unhashed or [chunk for chunk in range(self.layout.chunks) if not self.is_done(chunk)]
 
     def publish(self, directory: Path, source: Mapping[str, Any], *, exclusive: bool) -> None:
         """Turns the files into the store of ``directory``; the object is of no use afterwards.
 
         Without the ``exclusive`` lock several ranks may come here at once. Whoever can rename the directory of the
-        extraction has it; the others meet FileNotFoundError.
+        extraction has it; the others meet FileNotFoundError. With it the directory stays what it is until the store has
+        its manifest, so that whoever is killed before that has lost nothing.
         """
         entries = {name: self.layout.entry(name, data_digests(array)) for name, array in self._arrays.items()}
         for name in entries:
             _synchronise(self.path / f"{name}.npy")
         self._arrays, self._digests = {}, np.empty((0, _DIGEST_BYTES), np.uint8)  # Windows renames no mapped file
         path = self.path if exclusive else self.path.rename(directory / atomic.temporary_name("partial"))
+        staged: dict[str, Path] = {}
         try:
-            staged = {name: path / f"{name}.npy" for name in entries}
+            for name in entries:
+                staged[name] = _second_name(path / f"{name}.npy", directory)
             writing.commit(directory, staged, entries, source, exclusive=exclusive)
         except BaseException:
+            for link in staged.values():
+                if link.parent == directory:
+                    with contextlib.suppress(OSError):
+                        link.unlink()
             if path != self.path:
                 with contextlib.suppress(OSError):
                     path.rename(self.path)
@@ -224,6 +236,16 @@ def _reserve(path: Path, header: bytes, size: int) -> None:
 def _synchronise(path: Path) -> None:
     with open_regular(path, write=True) as file:
         os.fsync(file.fileno())
+
+
+def _second_name(path: Path, directory: Path) -> Path:
+    """A link to the file by a temporary name in ``directory``; the file itself where the file system has no links."""
+    link = directory / atomic.temporary_name(path.name)
+    try:
+        os.link(path, link)
+    except OSError:
+        return path
+    return link
 
 
 def written(directory: Path, identity: Mapping[str, Any]) -> int:

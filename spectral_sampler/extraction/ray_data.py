@@ -93,14 +93,14 @@ class _Actor:
         identity: dict[str, Any],
     ) -> None:  # fmt: skip
         model, dataset = make()
-        job, self.fill = prepared(model, dataset, path, **options)
-        if differing := sorted(name for name in identity if job.identity.get(name) != identity[name]):
+        self.job, self.fill = prepared(model, dataset, path, **options)
+        if differing := sorted(name for name in identity if self.job.identity.get(name) != identity[name]):
             raise StoreError(
                 f"make() gave an actor another {', '.join(differing)} than the process that asked. Build the same "
                 f"everywhere: load the model's weights, or seed its initialisation."
             )
 
     def __call__(self, chunks: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-        """Computes these chunks and says so."""
-        self.fill(chunks["item"].tolist())
+        """Computes these chunks and says so; but not those that a dead actor had done of them."""
+        self.fill(self.job.todo(chunks["item"].tolist()))
         return chunks

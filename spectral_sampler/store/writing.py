@@ -137,9 +137,10 @@ def commit(
     try:
         atomic.publish(directory, {named[name]: path for name, path in staged.items()}, new_manifest, MANIFEST)
     except BaseException:
-        if new_manifest.exists():  # not named yet, so nothing speaks of the arrays that have their names already
-            for name in named.values():
-                (directory / name).unlink(missing_ok=True)
+        if new_manifest.exists():  # not named yet: what has its name already is whose it was, who may go on with it
+            for name, path in staged.items():
+                with contextlib.suppress(FileNotFoundError):
+                    (directory / named[name]).replace(path)
             new_manifest.unlink()
         raise
     for path in directory.iterdir():  # of the store just replaced, or of a writer that died between two renames
