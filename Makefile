@@ -70,7 +70,7 @@ test-older-frameworks: $(VENV)-cpu/ready
 
 # The other torch that is supported and tested: a CPU build, without torchvision beside it, with older frameworks. The extension
 # module in the source tree was compiled beside another torch; that it loads here is part of the test.
-$(VENV)-cpu/ready: $(VENV)/ready
+$(VENV)-cpu/ready: $(VENV)/ready Makefile
 	$(PYTHON) -m venv $(VENV)-cpu
 	$(VENV)-cpu/bin/pip install --quiet "torch==2.13.0" numpy scipy scikit-learn array-api-strict array-api-compat hypothesis \
 		pytest pytest-timeout pytest-xdist torchdata "accelerate==1.10.0" "lightning==2.5.5" "transformers==4.57.1"

@@ -41,10 +41,12 @@ def table(runs: Mapping[str, Mapping[str, Any]]) -> str:
         failures = sum(line["failures"] for _, line in done)
         worst = max((line["worst"] for _, line in done if line["worst"] is not None), default=None)
         of = done[-1][1]
+        if any((line["limit"], line["unit"]) != (of["limit"], of["unit"]) for _, line in done):
+            raise ValueError(f"{what!r} has another limit in one run than in another: record the older one again")
         counts = [f"{count:,}" if count else "" for count in checked]
         rows.append([group, what, *counts, f"{failures:,}", _value(worst, of), _value(of["limit"], of)])
     parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
-    parts += [f"Not run, {reason}: {'; '.join(names)}." for reason, names in reasons.items()]
+    parts += [f"Not run, {reason}: {'; '.join(whats)}." for reason, whats in reasons.items()]
     return "\n\n".join(parts)
 
 

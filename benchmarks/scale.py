@@ -165,11 +165,12 @@ def arithmetic(result: dict[str, Any]) -> str:
     for dtype, width, size in (("int8", 64, 1), ("int8", 384, 1), ("float16", 384, 2), ("float16", 2048, 2)):
         each = width * size + (4 if dtype == "int8" else 0) + 4 + 8
         rows.append([f"a store of {width} {dtype}, losses and labels", f"{each * FUTURE / 1e9:,.0f} GB", ""])
-    names = {"save": "written once, 64 int8", "verify": "compared once, 64 int8",
+    names = {"extraction": "extracted, beside the model and reading the samples", "save": "written once, 64 int8",
+             "verify": "compared once, 64 int8",
              "uniform": "an epoch offered, nothing read", "saln": "an epoch chosen by SALN, 64 int8"}  # fmt: skip
     for name, what in names.items():
         seconds = lines[name]["seconds"] / lines[name]["rows"] * FUTURE
-        rows.append([what, "", f"{seconds / 3600:,.1f} h"])
+        rows.append([what, "", f"{seconds:,.0f} s"])
     return _table(["10⁹ rows, one process", "bytes", "time"], rows, 2)
 
 

@@ -75,7 +75,7 @@ def test_what_another_model_or_setting_left_is_not_mixed_in(tmp_path, whole, cap
     dataset = Source()
     with caplog.at_level(logging.WARNING):
         store = extract(a_model(), dataset, tmp_path, batch_size=BATCH)
-    assert f"starting over: the unfinished extraction at {tmp_path} had another {named}" in caplog.text
+    assert f"removed: an unfinished extraction at {tmp_path} that had another {named}" in caplog.text
     assert store.fingerprint == whole
     assert chunks_read(dataset) == list(range(CHUNKS))
 

@@ -255,16 +255,16 @@ def test_damaged_data_is_not_saved_with_checksums_that_vouch_for_it(store, tmp_p
     put(path, damaged)
     target = store.path if place == "same" else tmp_path / "other"
     manifests = (store.path / "manifest.json").read_bytes()
-    with pytest.raises(
-        StoreError, match=r"was changed after it was written, on disk or here in memory\. Make"
-    ):
+    with pytest.raises(StoreError, match=r"was changed after it was written, on disk or here in memory\. Make"):
         ReferenceStore.open(store.path, verify=False).save(target)
     assert (path.read_bytes(), (store.path / "manifest.json").read_bytes()) == (damaged, manifests)
     assert target.exists() == (place == "same")
 
 
 @pytest.mark.parametrize("name", ["features.npy", "manifest.json"])
-@pytest.mark.parametrize("left", [".tmp-x", ".tmp-1-0123456789abcdef-derived-label-noise.json"])
+@pytest.mark.parametrize(
+    "left", [".tmp-x", ".tmp-1-abcd-derived-label-noise.json", ".tmp-1-abcd-partial", ".tmp-1-ef-manifest.json"]
+)
 def test_a_strangers_files_are_not_ours_by_a_temporary(tmp_path, store, name, left):
     other = tmp_path / "other"
     other.mkdir()
@@ -273,6 +273,7 @@ def test_a_strangers_files_are_not_ours_by_a_temporary(tmp_path, store, name, le
     with pytest.raises(StoreError, match=f"holds {name}, which no store of ours wrote"):
         store.save(other)
     assert (other / name).read_text() == "mine"
-    (other / ".tmp-1-0123456789abcdef-manifest.json").touch()  # of a writer that died between two renames
+    begun = store.path / "manifest.json"
+    shutil.copy(begun, other / ".tmp-1-0123456789abcdef-manifest.json")  # of a writer that died between two renames
     if name == "features.npy":
         assert store.save(other).fingerprint == store.fingerprint

@@ -73,7 +73,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         begun.wait()
     except BaseException:  # a thread that cannot be started: those that are would wait for it for ever
         begun.abort()
-        pool.shutdown(wait=False)
+        pool.shutdown(cancel_futures=True)  # or one of those would set the number for threads to come
         raise
     finally:
         torch.set_num_threads(before)

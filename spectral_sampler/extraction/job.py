@@ -167,7 +167,7 @@ class Job:
         partial = Partial.find(self.directory, self.identity)
         own = range(self.rank, len(self.batches), self.num_replicas) if share is None else share
         todo = [chunk for chunk in own if partial is None or not partial.is_done(chunk)]
-        if partial is not None:
+        if len(todo) < len(own):
             _logger.info("resuming %s: %d of %d chunks to do", self.directory, len(todo), len(own))
         return todo
 
@@ -230,14 +230,15 @@ class Job:
         if partial is None or missing:
             raise _Missing(missing)
         with atomic.disk_errors(self.directory, left="what was computed is kept, and the same call goes on with it"):
-            if exclusive:  # not before all is there, or ranks of two models, by mistake, would take each other's
-                discard_others(self.directory, self.identity)
             try:
                 partial.publish(self.directory, self.identity, exclusive=exclusive)
             except (FileNotFoundError, PermissionError) as error:
                 if exclusive or (self.alone and isinstance(error, PermissionError)):
                     raise
                 raise _Missing([]) from None  # another rank, or the same program started twice, is at it
+        if exclusive and not self.alone:  # not before all is there: ranks of two models would take each other's
+            with contextlib.suppress(OSError):
+                discard_others(self.directory, self.identity)
         store = ReferenceStore.open(self.directory, verify=False)
         self.compare(store.source)  # where nothing keeps other writers out, it may be theirs
         return store

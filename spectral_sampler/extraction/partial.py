@@ -94,7 +94,7 @@ class Partial:
     def find(cls, directory: Path, identity: Mapping[str, Any]) -> Partial | None:
         """The extraction to resume, or None; one whose files do not fit its settings is removed."""
         path = _path(directory, identity)
-        if not os.path.lexists(path):
+        if (found := _seen(path)) is None:
             return None
         try:
             if path.is_symlink():
@@ -107,13 +107,16 @@ class Partial:
                 raise ValueError(f"{_CHUNKS} has another size")
             return cls(path, layout)
         except _DAMAGED as error:
-            if not os.path.lexists(path):
-                return None  # published meanwhile by a rank that nothing keeps from it, see `publish`
+            if _seen(path) != found:
+                # Published meanwhile by a rank that nothing keeps from it, see `publish`; or begun anew by another one
+                # that met the damage, too.
+                return cls.find(directory, identity)
             _require_damage(path, error)
             _logger.warning("starting over: the unfinished extraction at %s is damaged (%s)", path, error)
         removed = directory / atomic.temporary_name("partial")
         with contextlib.suppress(FileNotFoundError):  # of several ranks that meet it one takes it away
-            path.rename(removed)
+            if _seen(path) == found:
+                path.rename(removed)
         with contextlib.suppress(OSError):
             atomic.discard(removed)
         return None
@@ -204,6 +207,14 @@ def _require_damage(path: Path, error: BaseException) -> None:
         ) from error
 
 
+def _seen(path: Path) -> tuple[int, int] | None:
+    """Which directory it is, told from one that has its name later; None where there is none."""
+    with contextlib.suppress(OSError):
+        found = path.lstat()
+        return found.st_ino, found.st_ctime_ns
+    return None
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0
 
@@ -274,5 +285,5 @@ def discard_others(directory: Path, identity: Mapping[str, Any]) -> None:
             differing = ", ".join(sorted(key for key in identity if other.get(key) != identity[key]))
         except _DAMAGED:
             differing = "unknown settings"
-        _logger.warning("starting over: the unfinished extraction at %s had another %s", directory, differing)
+        _logger.warning("removed: an unfinished extraction at %s that had another %s", directory, differing)
         atomic.discard(path)

@@ -58,22 +58,24 @@ def fetch(place: str, cache: Path | None, fingerprint: str | None = None, *, ane
     needed = sum(entry.size for entry in found.arrays.values())
     with atomic.disk_errors(directory, needed), atomic.writer_lock(directory) as exclusive:
         writing.claim(directory, exclusive=exclusive)
-        if anew or not _is_whole(directory):
+        if not _is_whole(directory, verify=anew):  # another process may have fetched it anew while this one waited
             _copy(files, place, found, directory, exclusive=exclusive)
     return directory
 
 
-def _is_whole(directory: Path) -> bool:
-    """Is it the copy that its name says, with all its files, at their sizes?"""
+def _is_whole(directory: Path, *, verify: bool = False) -> bool:
+    """Is it the copy that its name says, with all its files, at their sizes, and to ``verify`` with every byte?"""
     found = writing.current_manifest(directory)
+    if found is None or found.fingerprint != directory.name:
+        return False
     try:
-        return (
-            found is not None
-            and found.fingerprint == directory.name
-            and all(manifest.map_array(directory, entry) is not None for entry in found.arrays.values())
-        )
+        for entry in found.arrays.values():
+            array = manifest.map_array(directory, entry)
+            if verify:
+                manifest.verify_data(directory, entry, array)
     except StoreError:
         return False
+    return True
 
 
 def _copy(files: Any, place: str, found: manifest.Manifest, directory: Path, *, exclusive: bool) -> None:

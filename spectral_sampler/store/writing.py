@@ -14,12 +14,14 @@ from spectral_sampler.store.manifest import (
     FILE_NAME,
     FORMAT,
     MANIFEST,
+    MANIFEST_LIMIT,
     PARTS_FORMAT,
     ArrayEntry,
     Manifest,
     data_chunks,
     npy_header,
     open_regular,
+    parsed,
     read_manifest,
 )
 
@@ -76,15 +78,26 @@ def refuse_strangers(directory: Path) -> None:
         if PARTS_FORMAT.encode() in text:
             raise StoreError(f"{directory} is a store of parts. Pass another path, or append to it.")
     names = [path.name for path in directory.iterdir()]
-    # A writer gives arrays their names while its manifest is a temporary; looked for after the names, as one without a
-    # lock may be at work. It excuses no manifest: that is there from before.
-    begun = any(_AT_WORK.fullmatch(path.name) for path in directory.iterdir())
-    strangers = sorted(name for name in names if name == MANIFEST or (FILE_NAME.fullmatch(name) and not begun))
+    ours = _unfinished(directory)  # looked for after the names, as a writer without a lock may be at work
+    strangers = sorted(name for name in names if name == MANIFEST or (FILE_NAME.fullmatch(name) and name not in ours))
     if strangers and current_manifest(directory) is None:  # without a lock, one may have been written meanwhile
         raise StoreError(
             f"{directory} holds {', '.join(strangers)}, which no store of ours wrote. "
             f"Pass a new directory, or remove them."
         )
+
+
+def _unfinished(directory: Path) -> set[str]:
+    """The arrays of a writer at work, or one that died: those of a manifest that is still a temporary, and beside
+    anything of a writer those whose names nobody else gives."""
+    names: set[str] = set()
+    for path in directory.glob(f"{atomic.TEMPORARY}*-{MANIFEST}"):
+        with contextlib.suppress(OSError, StoreError), open_regular(path) as file:
+            names |= {entry.file for entry in parsed(file.read(MANIFEST_LIMIT), path).arrays.values()}
+    present = [path.name for path in directory.iterdir()]
+    if any(_AT_WORK.fullmatch(name) for name in present):
+        names |= {name for name in present if FILE_NAME.fullmatch(name) and "-" in name}
+    return names
 
 
 def write_store(
