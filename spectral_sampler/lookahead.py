@@ -7,6 +7,7 @@ for, and none outlives its chunk: an iterator that is forgotten half-way leaves 
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -18,11 +19,22 @@ __all__ = ["LookAhead"]
 T = TypeVar("T")
 
 
+_collecting: int | None = None
+
+
+def _note(phase: str, _: dict[str, int]) -> None:
+    """Which thread is collecting garbage."""
+    global _collecting  # noqa: PLW0603 - there is one collector
+    _collecting = threading.get_ident() if phase == "start" else None
+
+
 class _Chunk(threading.Thread, Generic[T]):
     """``compute(start, stop)`` in a thread. Holds no reference to who waits for it, so that one can be collected."""
 
     def __init__(self, compute: Callable[[int, int], list[T]], start: int, stop: int) -> None:
         super().__init__(name="spectral-lookahead", daemon=False)  # not killed inside native code at exit
+        if _note not in gc.callbacks:
+            gc.callbacks.append(_note)
         self._compute, self._span = compute, (start, stop)
         self._results: list[T] | None = None
         self._error: BaseException | None = None
@@ -34,8 +46,9 @@ class _Chunk(threading.Thread, Generic[T]):
             self._error = error
 
     def finish(self) -> None:
-        """Wait for the thread, unless this is the thread: garbage collection may close an iterator in it."""
-        if self is not threading.current_thread():
+        """Wait for the thread, unless this is the thread, or garbage is being collected in this one: that may happen
+        anywhere, also where the interpreter holds the lock without which no thread begins or ends."""
+        if _collecting != threading.get_ident() and self is not threading.current_thread():
             self.join()
 
     def take(self) -> list[T]:
@@ -90,7 +103,7 @@ class LookAhead(Generic[T]):
         return self._ready.pop()
 
     def close(self) -> None:
-        """Drop what is ready and wait for the running chunk, if any."""
+        """Drop what is ready and wait for the running chunk, if any; but not from within a garbage collection."""
         self._ready, self._next = [], self._stop
         chunk, self._chunk = self._chunk, None
         if chunk is not None:

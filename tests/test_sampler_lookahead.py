@@ -162,6 +162,24 @@ def test_the_thread_does_not_keep_the_iterator_alive():
     assert not lookahead_threads()
 
 
+def test_an_iterator_that_is_found_as_garbage_waits_for_nobody():
+    """A collection may begin where a thread begins, which holds a lock that every thread needs in order to end."""
+    selection = Gate()
+    cycle = [iter(make(selection=selection))]
+    next(cycle[0])
+    cycle.append(cycle)
+    (thread,) = lookahead_threads()
+    late = threading.Timer(5, selection.gate.set)
+    late.start()
+    del cycle
+    gc.collect()
+    assert not selection.gate.is_set(), "the collection waited for the thread"
+    late.cancel()
+    selection.gate.set()
+    thread.join()
+    late.join()
+
+
 def test_batches_and_abandoned_iterators_leak_nothing():
     """tests/reliability has it for 10,000 batches, with memory."""
     sampler = make(make_store(64, 2), candidate_batch_size=4, lookahead=2)
