@@ -86,8 +86,10 @@ def main():
             line = subprocess.run([*command, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
             rows.append(json.loads(line.splitlines()[-1]))
     kept = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if asked and RESULT.exists() else []
+    found = circumstances("python -m benchmarks.estimates_at_scale")
+    rows = [{**row, "commit": found["commit"]} for row in rows]
     of = {tuple(list(row.values())[:5]): row for row in kept + rows}
-    write_json(RESULT, {**circumstances("python -m benchmarks.estimates_at_scale"), "rows": list(of.values())})
+    write_json(RESULT, {**found, "rows": list(of.values())})
     print(json.dumps(rows[-1]))
 
 

@@ -178,15 +178,15 @@ def estimates(result: dict[str, Any]) -> str:
     """What is computed once from a whole store."""
     machine = result["machine"]
     where = f"{machine['processor']}, {machine['cores']} cores, torch {result['versions']['torch']}"
-    head = f"{result['date'][:10]}, {where}, commit {result['commit']}: `{result['command']}`\n\n"
+    head = f"{result['date'][:10]}, {where}: `{result['command']}`\n\n"
     note = f"{result['note'].capitalize()}.\n\n" if result.get("note") else ""
     rows = []
     for line in sorted(result["rows"], key=lambda line: (line["estimate"], line["width"], line["rows"])):
         sizes = [f"{line[name]:,}" for name in ("rows", "width", "classes", "threads")]
         times = [f"{line[name]:,.0f} s" for name in ("seconds", "cpu_seconds")]
-        rows.append([line["estimate"], *sizes, *times, f"{line['peak_mb']:,} MB"])
-    titles = ["estimate", "rows", "width", "classes", "threads", "took", "of a core", "memory grew by"]
-    return head + note + _table(titles, rows, 7)
+        rows.append([line["estimate"], *sizes, *times, f"{line['peak_mb']:,} MB", line["commit"][:7]])
+    titles = ["estimate", "rows", "width", "classes", "threads", "took", "of a core", "memory grew by", "commit"]
+    return head + note + _table(titles, rows, 8)
 
 
 def main() -> None:
